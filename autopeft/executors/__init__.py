@@ -1,0 +1,28 @@
+"""Executors run trials. One plugin a file: `plugin(**options).run(search, make_evaluate)`.
+
+All executors agree with `serial`: with one slot, the same params, statuses, metrics and weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from autopeft.search import Search
+from autopeft.trial import Evaluate
+
+# Builds what trains trials, once a worker: loads the model and the data. Called as
+# `make_evaluate(should_end)`; `should_end()` turns true when the user wants the search to end: `evaluate` looks at it
+# between steps and then returns without a Result. Picklable, so that it travels to workers.
+MakeEvaluate = Callable[[Callable[[], bool]], Evaluate]
+
+
+class Executor(Protocol):
+    """Asks, evaluates, reports and tells until `search.ask()` returns None or the user interrupts."""
+
+    def run(self, search: Search, make_evaluate: MakeEvaluate) -> None:
+        """Runs the search to its end.
+
+        Raises:
+            KeyboardInterrupt: The user interrupted; the trials that were running are not told, and will run again.
+        """

@@ -1,0 +1,176 @@
+"""What a ledger says, folded: one Record a number. Search, reports and trackers read the same fold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from autopeft import ledger as ledgers
+from autopeft.objectives import Objective, losses, reference_point
+from autopeft.pareto import hypervolume, non_dominated
+from autopeft.trial import Report, Status, Trial
+
+
+@dataclass
+class Record:
+    """All that is known of one number.
+
+    Attributes:
+        trial: Its params and seed.
+        known: Metrics that were known before training: `trainable_parameters` and its parts.
+        reports: Its rungs, in order.
+        status: None while it runs, and for a refused configuration.
+        metrics: Of its result.
+        refusal: Why it may not run; empty for a trial.
+        error: Why it failed; else empty.
+        asked_seconds, told_seconds: Search time of the two events; told is None before.
+    """
+
+    trial: Trial
+    known: Mapping[str, float] = field(default_factory=dict)
+    reports: list[Report] = field(default_factory=list)
+    status: Status | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    refusal: str = ""
+    error: str = ""
+    asked_seconds: float = 0.0
+    told_seconds: float | None = None
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self.trial.params
+
+    @property
+    def is_complete(self) -> bool:
+        return self.status is Status.COMPLETE
+
+    @property
+    def is_running(self) -> bool:
+        return self.status is None and not self.refusal
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """One retraining with a fresh seed, scored on the test split.
+
+    Attributes:
+        name: What was confirmed: `trial 17`, or a baseline's name: `majority`, `head`, `full`.
+        number: The trial; None for a baseline that the search did not run.
+        params: What was trained; empty for `majority`.
+        seed: The fresh seed.
+        status: COMPLETE, or why there is no number.
+        metrics: Test metrics by name, and the parameter counts.
+    """
+
+    name: str
+    number: int | None
+    params: Mapping[str, Any]
+    seed: int
+    status: Status
+    metrics: Mapping[str, float]
+    error: str = ""
+
+
+class History:
+    """The fold of a ledger's events. `apply` takes them in order; nothing else changes it.
+
+    Attributes:
+        header: The first event: config, objectives, data, provenance, what was measured to choose.
+        records: By number.
+        told: The numbers in order of telling.
+        confirmations: In order.
+        resumes: The resume events: what changed in the config, and where the run went on.
+    """
+
+    def __init__(self, events: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.header: Mapping[str, Any] = {}
+        self.records: list[Record] = []
+        self.told: list[int] = []
+        self.confirmations: list[Confirmation] = []
+        self.resumes: list[Mapping[str, Any]] = []
+        for event in events:
+            self.apply(event)
+
+    @staticmethod
+    def read(path: Any) -> History:
+        """The history of a ledger file."""
+        return History(ledgers.read(path))
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return tuple(Objective.from_json(data) for data in self.header["objectives"])
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved config as it is now: the header's, with what resumes changed."""
+        return self.resumes[-1]["config"] if self.resumes else self.header["config"]
+
+    @property
+    def trials(self) -> list[Record]:
+        """The records of what may run: all but the refused."""
+        return [record for record in self.records if not record.refusal]
+
+    def apply(self, event: Mapping[str, Any]) -> None:
+        """Folds one event in."""
+        kind = event["event"]
+        if kind == "search":
+            self.header = event
+        elif kind in ("ask", "refuse"):
+            record = Record(Trial.from_json(event), event.get("known", {}), asked_seconds=event["seconds"])
+            if kind == "refuse":
+                record.refusal = event["reason"]
+            assert record.number == len(self.records), f"number {record.number} follows {len(self.records) - 1}"
+            self.records.append(record)
+        elif kind == "report":
+            self.records[event["number"]].reports.append(Report(event["step"], event["metrics"]))
+        elif kind == "tell":
+            record = self.records[event["number"]]
+            record.status, record.metrics = Status(event["status"]), event["metrics"]
+            record.error, record.told_seconds = event["error"], event["seconds"]
+            self.told.append(record.number)
+        elif kind == "rerun":
+            # Its driver or worker died before it was told: what it reported then is dropped.
+            self.records[event["number"]].reports.clear()
+        elif kind == "confirm":
+            self.confirmations.append(
+                Confirmation(
+                    event["name"], event["number"], event["params"], event["seed"], Status(event["status"]),
+                    event["metrics"], event["error"],
+                )
+            )
+        elif kind == "resume":
+            self.resumes.append(event)
+        # An event of a later minor version is not ours to judge: it changes nothing here.
+
+    def losses(self, records: Sequence[Record]) -> np.ndarray:
+        """The losses of complete records: (n_records, n_objectives)."""
+        objectives = self.objectives
+        return np.array([losses(objectives, record.metrics) for record in records]).reshape(-1, len(objectives))
+
+    def front(self) -> list[Record]:
+        """The complete records that none dominates, the best score first."""
+        complete = [record for record in self.records if record.is_complete]
+        points = self.losses(complete)
+        members = [(tuple(points[i]), complete[i].number, complete[i]) for i in np.flatnonzero(non_dominated(points))]
+        return [record for *_, record in sorted(members, key=lambda member: member[:2])]
+
+    def hypervolumes(self) -> list[float]:
+        """The hypervolume after each tell, in order of telling."""
+        reference = reference_point(self.objectives)
+        points = np.empty((0, len(reference)))
+        volumes: list[float] = []
+        for number in self.told:
+            if self.records[number].is_complete:
+                points = np.vstack([points, self.losses([self.records[number]])])
+                points = points[non_dominated(points)]
+                volumes.append(hypervolume(points, reference))
+            else:
+                volumes.append(volumes[-1] if volumes else 0.0)
+        return volumes

@@ -1,0 +1,109 @@
+"""The ledger: an append-only file of JSON lines, the only truth of a run. README.md documents each event.
+
+Every event has `event`, and `seconds` of search time (it stops while the search does). An appended event is on the
+disk (fsync) before `append` returns. Exactly one torn last line, from a machine that died while writing, is
+tolerated: it is dropped when the ledger is opened again for writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import EnvironmentFault, UsageError
+
+SCHEMA = 1
+NAME = "ledger.jsonl"
+
+
+class Ledger:
+    """The one writer of a ledger file. A second process that opens it is told who has it."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file, or makes it. Locks it, and drops a torn last line.
+
+        Raises:
+            UsageError: Another process has it open, or a line that is not the last is damaged.
+        """
+        self.path = path
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  (open for the ledger's life)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as fault:
+            self._file.close()
+            raise UsageError(f"{path} is being written by another process: wait for it, or end it") from fault
+        self.events, length = _parse(path)  # as found: what is appended from here on is not kept a second time
+        self._file.truncate(length)
+        self._offset = self.events[-1]["seconds"] if self.events else 0.0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Search time so far, over all sessions."""
+        return self._offset + time.monotonic() - self._start
+
+    def append(self, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes one event, with its time, and returns it. It is on the disk before this returns.
+
+        Raises:
+            EnvironmentFault: It cannot be written (disk full). What was written before stays readable.
+        """
+        stamped = {**event, "seconds": round(self.seconds, 3)}
+        line = (json.dumps(stamped, allow_nan=False) + "\n").encode()
+        start = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._file.fileno())
+        except OSError as fault:
+            with contextlib.suppress(OSError):  # what stays of the line is a torn last line: tolerated
+                self._file.truncate(start)
+            raise EnvironmentFault(
+                f"cannot write {self.path}: {fault.strerror}. Nothing told so far is lost: make room, then resume"
+            ) from fault
+        return stamped
+
+    def close(self) -> None:
+        """Closes and unlocks."""
+        self._file.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All events so far, also while another process writes. A torn last line is left out.
+
+    Raises:
+        UsageError: There is no ledger, it is damaged before its last line, or a newer autopeft wrote it.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path.parent} is no run: it has no {path.name}")
+    return _parse(path)[0]
+
+
+def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The events, and the number of bytes that hold them."""
+    data = path.read_bytes()
+    events: list[dict[str, Any]] = []
+    length = 0
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            break  # torn: the writer died here, so nobody was told that it was written
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict) or "event" not in event or "seconds" not in event:
+                raise ValueError("no event")
+        except ValueError as fault:
+            raise UsageError(f"{path}: line {number} is damaged ({fault}); restore it from a copy") from fault
+        events.append(event)
+        length += len(line)
+    if events and events[0]["event"] == "search" and events[0]["schema"] > SCHEMA:
+        raise UsageError(
+            f"{path} has schema {events[0]['schema']}, this autopeft reads up to {SCHEMA}: upgrade autopeft"
+        )
+    return events, length

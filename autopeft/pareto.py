@@ -1,0 +1,80 @@
+"""Fronts: which points no other dominates, the volume they command, and the knee. All in losses (lower is better)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def non_dominated(losses: np.ndarray) -> np.ndarray:
+    """Which points no other point dominates. Duplicates of a front point are all on the front.
+
+    Args:
+        losses: (n_points, n_objectives), finite.
+
+    Returns:
+        (n_points,) bool.
+    """
+    losses = _points(losses)
+    no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
+    better = (losses[:, None, :] < losses[None, :, :]).any(axis=2)
+    return ~(no_worse & better).any(axis=0)
+
+
+def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:
+    """The volume between the points and the reference that at least one point dominates.
+
+    Slices along the last objective: exact, exponential in the number of objectives only (2 and 3 are what we use).
+
+    Args:
+        losses: (n_points, n_objectives), finite. Points not better than the reference everywhere add nothing.
+        reference: (n_objectives,).
+    """
+    losses, reference = _points(losses), np.asarray(reference, dtype=float)
+    losses = losses[(losses < reference).all(axis=1)]
+    if len(losses) == 0:
+        return 0.0
+    if losses.shape[1] == 1:
+        return float(reference[0] - losses.min())
+    if losses.shape[1] == 2:
+        order = np.lexsort((losses[:, 1], losses[:, 0]))
+        first = losses[order, 0]
+        best = np.minimum.accumulate(losses[order, 1])
+        widths = np.append(first[1:], reference[0]) - first
+        return float((widths * (reference[1] - best)).sum())
+    losses = losses[np.argsort(losses[:, -1], kind="stable")]
+    depths = np.append(losses[1:, -1], reference[-1]) - losses[:, -1]
+    return float(
+        sum(
+            depth * hypervolume(losses[: index + 1, :-1], reference[:-1])
+            for index, depth in enumerate(depths)
+            if depth > 0
+        )
+    )
+
+
+def knee(losses: np.ndarray) -> int:
+    """The index of the front point furthest below the line between the front's two ends (2 objectives).
+
+    Both objectives are scaled to [0, 1] over the front first. With one or two front points: the best in the first
+    objective.
+
+    Args:
+        losses: (n_points, 2), finite, at least one point.
+    """
+    losses = _points(losses)
+    if losses.shape[1] != 2 or len(losses) == 0:
+        raise ValueError(f"a knee needs points of two objectives; these are {losses.shape}")
+    front = np.flatnonzero(non_dominated(losses))
+    points = losses[front]
+    low, span = points.min(axis=0), np.ptp(points, axis=0)
+    if len(np.unique(points, axis=0)) <= 2:
+        return int(front[np.argmin(points[:, 0])])
+    scaled = (points - low) / span
+    return int(front[np.argmin(scaled.sum(axis=1))])  # the ends lie at (0, 1) and (1, 0): distance ~ 1 - sum
+
+
+def _points(losses: np.ndarray) -> np.ndarray:
+    losses = np.asarray(losses, dtype=float)
+    if losses.ndim != 2 or not np.isfinite(losses).all():
+        raise ValueError(f"losses are finite, (n_points, n_objectives); these have shape {losses.shape}")
+    return losses

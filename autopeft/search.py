@@ -1,0 +1,205 @@
+"""The search: ask, report, tell. A conversation written to a ledger, and rebuilt from it.
+
+Knows no Ray, Optuna, MLflow or PyTorch. Everything it holds is a fold of the ledger: the history, and what the
+sampler and the stopper were told, in the ledger's order. So resuming is replaying.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from autopeft.errors import AutoPEFTError, Refused
+from autopeft.history import History, Record
+from autopeft.ledger import Ledger
+from autopeft.samplers import Sampler
+from autopeft.space import Space
+from autopeft.stoppers import Stopper
+from autopeft.trial import Report, Result, Status, Trial, derive_seed
+
+MOST_REFUSALS_IN_A_ROW = 1000
+
+
+class Check(Protocol):
+    """What is known of a configuration before it is trained."""
+
+    def __call__(self, params: Mapping[str, Any]) -> Mapping[str, float]:
+        """Its exact counts: `trainable_parameters`, `adapter_parameters`, `head_parameters`.
+
+        Raises:
+            Refused: It may not run: over budget, empty, or unsupported by the model.
+        """
+
+
+class Search:
+    """Asks for configurations, hears how they do, and knows when to end.
+
+    Args:
+        space: What configurations exist.
+        sampler: Proposes them; told of every record, refused and stopped ones too.
+        stopper: Ends trials early.
+        ledger: Opened for writing, its first event the header. Its further events are replayed.
+        check: Counts, or refuses, before training.
+        seed: Of the search.
+        first: Configurations to ask for first: the methods' stock defaults.
+        most_trials: Budget of trials that were not refused; None for no such bound.
+        most_seconds: Budget of search time; None for no such bound.
+        listeners: Called with each event once it is on the disk, replayed ones not included.
+    """
+
+    def __init__(
+        self,
+        *,
+        space: Space,
+        sampler: Sampler,
+        stopper: Stopper,
+        ledger: Ledger,
+        check: Check,
+        seed: int,
+        first: Sequence[Mapping[str, Any]] = (),
+        most_trials: int | None = None,
+        most_seconds: float | None = None,
+        listeners: Sequence[Callable[[Mapping[str, Any]], None]] = (),
+    ) -> None:
+        self.space, self.sampler, self.stopper, self.ledger, self.check = space, sampler, stopper, ledger, check
+        self.seed, self.first = seed, tuple(first)
+        self.most_trials, self.most_seconds = most_trials, most_seconds
+        self.listeners = tuple(listeners)
+        self.history = History()
+        self.why_ended = ""
+        self._seen: dict[str, int] = {}
+        self._count = self._refusals = 0
+        self._orphans: deque[Trial] = deque()
+        self._replay()
+
+    @property
+    def running(self) -> int:
+        """How many trials were asked for and not told."""
+        return self._count - len(self.history.told)
+
+    def ask(self) -> Trial | None:
+        """The next trial: one that a dead driver left unfinished, or a new one. None when the search is over.
+
+        Raises:
+            AutoPEFTError: 1,000 proposals in a row were refused.
+        """
+        if self.why_ended:
+            return None
+        if self.most_seconds is not None and self.ledger.seconds >= self.most_seconds:
+            self.why_ended = f"the budget of {self.most_seconds / 3600:g} hours is spent"
+            return None
+        if self._orphans:
+            trial = self._orphans.popleft()
+            self._write({"event": "rerun", "number": trial.number})
+            return trial
+        while self.most_trials is None or self._count < self.most_trials:
+            number = len(self.history.records)
+            params = self._propose(number)
+            if params is None:
+                self.why_ended = "the sampler has no more configurations"
+                return None
+            trial = Trial(number, params, derive_seed(self.seed, number))
+            try:
+                known = self._known(params)
+            except Refused as refusal:
+                self._write({"event": "refuse", **trial.to_json(), "reason": str(refusal)})
+                if self._refusals >= MOST_REFUSALS_IN_A_ROW:
+                    raise AutoPEFTError(
+                        f"{self._refusals:,} configurations in a row were refused, the last one because: {refusal}. "
+                        "`autopeft plan` shows the shares: widen the space or the budget"
+                    ) from refusal
+                continue
+            self._write({"event": "ask", **trial.to_json(), "known": dict(known)})
+            return trial
+        self.why_ended = f"the budget of {self.most_trials} trials is spent"
+        return None
+
+    def report(self, trial: Trial, report: Report) -> bool:
+        """Takes a rung of a running trial. Returns whether the trial should stop here."""
+        self._write({"event": "report", "number": trial.number, **report.to_json()})
+        return self._should_stop
+
+    def tell(self, result: Result) -> None:
+        """Takes how a trial ended. It is on the disk before this returns, and the sampler knows.
+
+        Raises:
+            ValueError: That trial is not running.
+        """
+        number = result.trial.number
+        if number >= len(self.history.records) or not self.history.records[number].is_running:
+            raise ValueError(f"trial {number} is not running: a trial is told once")
+        metrics = {**self.history.records[number].known, **result.metrics}
+        self._write(
+            {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics, "error": result.error}
+        )
+
+    def _propose(self, number: int) -> Mapping[str, Any] | None:
+        if number < len(self.first):
+            return self.first[number]
+        return self.sampler.ask(number, derive_seed(self.seed, number, "ask"))
+
+    def _known(self, params: Mapping[str, Any]) -> Mapping[str, float]:
+        why_not = self.space.why_not(params)
+        if why_not:
+            raise Refused(f"not in the space: {why_not}")
+        twin = self._seen.get(_canonical(params))
+        if twin is not None:
+            raise Refused(f"the same as trial {twin}")
+        return self.check(params)
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        event = self.ledger.append(event)
+        self._apply(event)
+        for listener in self.listeners:
+            listener(event)
+
+    def _apply(self, event: Mapping[str, Any]) -> None:
+        """One event, folded into all that the search holds; live and replayed events take this same way."""
+        self.history.apply(event)
+        kind = event["event"]
+        if kind == "ask":
+            self._seen[_canonical(event["params"])] = event["number"]
+            self._count, self._refusals = self._count + 1, 0
+        elif kind == "refuse":
+            self._refusals += 1
+            self.sampler.tell(self.history.records[event["number"]])
+        elif kind == "report":
+            record = self.history.records[event["number"]]
+            self._should_stop = self.stopper.report(record, record.reports[-1])
+        elif kind == "tell":
+            record = self.history.records[event["number"]]
+            self.stopper.tell(record)
+            self.sampler.tell(record)
+
+    def _replay(self) -> None:
+        """The ledger's events, less the reports of trials that were never told: their rerun reports again."""
+        events = self.ledger.events
+        self._should_stop = False
+        told = {event["number"] for event in events if event["event"] == "tell"}
+        last_rerun = {event["number"]: index for index, event in enumerate(events) if event["event"] == "rerun"}
+        for index, event in enumerate(events):
+            if event["event"] == "report":
+                number = event["number"]
+                if number not in told or index < last_rerun.get(number, -1):
+                    continue
+            self._apply(event)
+        self._orphans.extend(record.trial for record in self.history.records if record.is_running)
+
+
+def summary(history: History) -> dict[str, int]:
+    """How many records ended how: a count by status name, `REFUSED` and `RUNNING` included, zeros left out."""
+    counts: dict[str, int] = {}
+    for record in history.records:
+        name = "REFUSED" if record.refusal else str(record.status or "RUNNING")
+        counts[name] = counts.get(name, 0) + 1
+    order = [*map(str, Status), "REFUSED", "RUNNING"]
+    return {name: counts[name] for name in order if name in counts}
+
+
+def _canonical(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
+
+
+__all__ = ["Check", "Record", "Search", "summary"]

@@ -1,0 +1,113 @@
+"""What flows between the search and an executor: Trial out, Report and Result back."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Status(enum.StrEnum):
+    """How a trial ended. A stopped trial's metrics are partial: never final, never on a front."""
+
+    COMPLETE = "COMPLETE"
+    STOPPED = "STOPPED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    FAILED = "FAILED"
+
+
+# Depend on what else the machine did: never compared, never part of "the same results".
+WEATHER = frozenset({"train_seconds", "evaluate_seconds", "attach_seconds", "peak_memory_bytes", "micro_batch_size"})
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One configuration to train and evaluate.
+
+    Attributes:
+        number: 0, 1, 2, ... in order of asking; refused configurations take a number too.
+        params: A member of the search's space, flat: `{"method": "lora", "lora.rank": 8, ...}`.
+        seed: Seeds all of the trial's randomness; depends on the search's seed and `number` only.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"number": self.number, "params": dict(self.params), "seed": self.seed}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Trial:
+        return Trial(data["number"], dict(data["params"]), data["seed"])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A rung of one trial.
+
+    Attributes:
+        step: Optimiser steps done, from 1.
+        metrics: Finite numbers by name: `train_loss` (smoothed) always, validation metrics where they were scored.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"step": self.step, "metrics": dict(self.metrics)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Report:
+        return Report(data["step"], dict(data["metrics"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one trial ended.
+
+    Attributes:
+        trial: The trial.
+        status: Only COMPLETE carries final metrics.
+        metrics: Finite numbers by name; of a STOPPED trial those of its last report; of the others what is known.
+        error: Why, where status is OUT_OF_MEMORY or FAILED; else empty.
+    """
+
+    trial: Trial
+    status: Status
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    error: str = ""
+
+    def __post_init__(self) -> None:
+        wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
+        if wrong:
+            raise ValueError(f"metrics of a result are finite; trial {self.trial.number} came with {wrong}")
+        if bool(self.error) != (self.status in (Status.FAILED, Status.OUT_OF_MEMORY)):
+            raise ValueError(f"a {self.status} result {'has no' if self.error else 'needs an'} error text")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "trial": self.trial.to_json(),
+            "status": str(self.status),
+            "metrics": dict(self.metrics),
+            "error": self.error,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Result:
+        return Result(Trial.from_json(data["trial"]), Status(data["status"]), dict(data["metrics"]), data["error"])
+
+
+# Trains and scores one trial: yields a Report at each rung, then exactly one Result. A generator, so that every
+# executor writes its own loop: closing it between two reports ends the trial early. Exceptions become Results
+# inside: what flies out of `evaluate` is a bug or an interrupt.
+Evaluate = Callable[[Trial], Iterator[Report | Result]]
+
+
+def derive_seed(*parts: object) -> int:
+    """A seed in [0, 2**31) from any parts with a stable `repr`, the same on every machine and Python."""
+    digest = hashlib.sha256("\x1f".join(map(repr, parts)).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
