@@ -1,0 +1,90 @@
+"""Which rows make a batch, and a batch as tensors. No padding work: batches come from length-sorted pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from autopeft.tasks import Ragged, Split
+from autopeft.trial import derive_seed
+
+POOL = 64  # batches a pool: long enough to sort well, short enough that each epoch mixes
+
+
+def order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """One epoch's batches: a function of the seed and the epoch only, so that all executors agree.
+
+    Rows are shuffled, cut into pools, sorted by length within each, cut into batches, and the batches shuffled.
+
+    Args:
+        lengths: (n_rows,) tokens a row.
+
+    Returns:
+        Row indices by batch; the shortest batch is the remainder.
+    """
+    rng = np.random.default_rng(derive_seed(seed, "order", epoch))
+    rows = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(rows), POOL * batch_size):
+        pool = rows[start : start + POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[at : at + batch_size] for at in range(0, len(pool), batch_size)]
+    return [batches[index] for index in rng.permutation(len(batches))]
+
+
+def endless(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
+    """Batch after batch, epoch after epoch."""
+    epoch = 0
+    while True:
+        yield from order(lengths, batch_size, seed, epoch)
+        epoch += 1
+
+
+def by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """All rows in batches, longest first, so that running out of memory shows at once. The same every time."""
+    rows = np.argsort(-lengths, kind="stable")
+    return [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+
+
+def collate(split: Split, rows: np.ndarray, device: Any = "cpu", without: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The model's inputs for some rows, padded to the longest of them.
+
+    A ragged column brings an `attention_mask` (int64, 1 where there is a value).
+
+    Args:
+        without: Dense columns that the model will not look at (their part is cached): one zero a row in their place.
+    """
+    inputs: dict[str, torch.Tensor] = {}
+    for name, column in split.columns.items():
+        if isinstance(column, Ragged):
+            values, mask = pad(column, rows)
+            inputs[name] = torch.from_numpy(values.astype(np.int64))
+            inputs["attention_mask"] = torch.from_numpy(mask)
+        elif name in without:
+            inputs[name] = torch.zeros((len(rows), *[1] * (column.ndim - 1)))
+        else:
+            inputs[name] = _scaled(torch.from_numpy(column[np.sort(rows)][np.argsort(np.argsort(rows))]), split, name)
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def pad(column: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a ragged column side by side: (n_rows, longest, ...), and the mask (n_rows, longest) of what is real."""
+    starts, ends = column.offsets[rows], column.offsets[rows + 1]
+    longest = int((ends - starts).max())
+    values = np.full((len(rows), longest, *column.values.shape[1:]), column.pad, dtype=column.values.dtype)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        values[index, : end - start] = column.values[start:end]
+        mask[index, : end - start] = 1
+    return values, mask
+
+
+def _scaled(stored: torch.Tensor, split: Split, name: str) -> torch.Tensor:
+    """Stored integers as what the model takes, channel by channel (n, channels, height, width)."""
+    if name not in split.scale:
+        return stored.float() if stored.is_floating_point() else stored
+    multiply, add = (torch.from_numpy(np.asarray(part, dtype=np.float32)).view(1, -1, 1, 1) for part in split.scale[name])
+    return stored.float() * multiply + add

@@ -1,0 +1,138 @@
+"""Encoded data, once a node: flat arrays on disk, read by every worker through memory maps, without copying."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autopeft import plugins
+from autopeft.tasks import Ragged, Split, Task
+from autopeft.training.setup import Setup
+
+
+@dataclass(frozen=True)
+class Data:
+    """A task's data, encoded for one model.
+
+    Attributes:
+        folder: Where the arrays lie.
+        splits: "train", "validation", and "test" where there is one.
+        label_names: By label index.
+        origin: Where the data came from and how the splits were made.
+    """
+
+    folder: Path
+    splits: Mapping[str, Split]
+    label_names: tuple[str, ...]
+    origin: Mapping[str, Any]
+
+
+def prepare(setup: Setup) -> Data:
+    """The data of a setup: from the cache, or read and encoded into it now. Safe between processes."""
+    task: Task = plugins.load("tasks", setup.task)
+    folder = Path(setup.cache) / "data" / _key(setup)
+    build_once(folder, lambda to: _encode(task, setup, to))
+    meta = json.loads((folder / "meta.json").read_text())
+    splits = {name: _load_split(folder / name) for name in meta["splits"]}
+    return Data(folder, splits, tuple(meta["label_names"]), meta["origin"])
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> None:
+    """Makes a folder by `build(temporary folder)`, then renames it: it is there whole, or not at all.
+
+    Of several processes one builds, the others wait.
+    """
+    if folder.exists():
+        return
+    with locked(folder.with_name(folder.name + ".lock")):
+        if folder.exists():
+            return
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            build(temporary)
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on a file between processes of one node."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _key(setup: Setup) -> str:
+    """Changes with everything that the encoded arrays depend on; files count by size and time of change."""
+    stamps = {}
+    for name, value in setup.data.items():
+        if isinstance(value, str) and Path(value).is_file():
+            stat = Path(value).stat()
+            stamps[name] = [stat.st_size, stat.st_mtime_ns]
+    parts = [setup.task, dict(setup.data), stamps, setup.model, setup.revision, setup.max_length, setup.seed]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _encode(task: Task, setup: Setup, folder: Path) -> None:
+    dataset = task.read(setup.data, setup.seed)
+    options = {
+        "max_length": setup.max_length,
+        "revision": setup.revision,
+        "trust_remote_code": setup.trust_remote_code,
+        "image_size": setup.data.get("image_size"),
+    }
+    for name, raw in dataset.splits.items():
+        _save_split(folder / name, task.encode(raw, setup.model, options))
+    meta = {
+        "splits": list(dataset.splits),
+        "label_names": list(dataset.label_names),
+        "origin": dict(dataset.origin),
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, default=str))
+
+
+def _save_split(folder: Path, split: Split) -> None:
+    folder.mkdir(parents=True)
+    kinds = {}
+    for name, column in split.columns.items():
+        if isinstance(column, Ragged):
+            kinds[name] = {"kind": "ragged", "pad": column.pad}
+            np.save(folder / f"{name}.values.npy", column.values)
+            np.save(folder / f"{name}.offsets.npy", column.offsets)
+        else:
+            kinds[name] = {"kind": "dense"}
+            np.save(folder / f"{name}.npy", column)
+    for name, (multiply, add) in split.scale.items():
+        np.save(folder / f"{name}.scale.npy", np.stack([multiply, add]))
+    np.save(folder / "labels.npy", split.labels)
+    (folder / "columns.json").write_text(json.dumps({"columns": kinds, "scale": list(split.scale)}))
+
+
+def _load_split(folder: Path) -> Split:
+    meta = json.loads((folder / "columns.json").read_text())
+    columns: dict[str, Ragged | np.ndarray] = {}
+    for name, kind in meta["columns"].items():
+        if kind["kind"] == "ragged":
+            values = np.load(folder / f"{name}.values.npy", mmap_mode="r")
+            columns[name] = Ragged(values, np.load(folder / f"{name}.offsets.npy"), kind["pad"])
+        else:
+            columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+    scale = {}
+    for name in meta["scale"]:
+        multiply, add = np.load(folder / f"{name}.scale.npy")
+        scale[name] = (multiply, add)
+    return Split(columns, np.load(folder / "labels.npy"), scale)

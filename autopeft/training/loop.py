@@ -1,0 +1,419 @@
+"""One trial on a resident base: attach, train, score, in one straight loop. The base is loaded once a worker.
+
+What is random comes from the trial's seed: the head, the adapters, the order of the rows, the dropout. The frozen
+model runs in evaluation mode throughout, also its dropout: only what a method adds has dropout of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import resource
+import shutil
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from autopeft import plugins
+from autopeft.errors import EnvironmentFault, Refused
+from autopeft.tasks import Task
+from autopeft.training.batches import by_length, collate, endless
+from autopeft.training.data import Data, prepare
+from autopeft.training.model import ModelView, clone_shared, load_model, view
+from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
+from autopeft.training.recipe import Attached, attach, trained_state
+from autopeft.training.setup import Setup
+from autopeft.trial import Evaluate, Report, Result, Status, Trial
+
+SCORE_BATCH = 128  # rows of one forward pass without gradient
+
+
+def evaluator(setup: Setup, split: str = "validation") -> Callable[[Callable[[], bool]], Evaluate]:
+    """What an executor sends to its workers: builds `evaluate` there. Picklable.
+
+    Args:
+        setup: What all trials share.
+        split: Which split the final score is of: "test" only to confirm.
+
+    Example:
+        evaluate = evaluator(setup)(should_end)
+        for event in evaluate(trial): ...
+    """
+    return partial(_build, setup, split)
+
+
+def _build(setup: Setup, split: str, should_end: Callable[[], bool]) -> Evaluate:
+    return partial(Worker(setup, should_end).evaluate, split=split)
+
+
+class Worker:
+    """A base model, its data and its caches, resident; serves trial after trial.
+
+    Args:
+        setup: What all trials share.
+        should_end: Looked at between steps; when it turns true the trial ends without a result.
+
+    Raises:
+        EnvironmentFault: The device, the model or the data is not there.
+    """
+
+    def __init__(self, setup: Setup, should_end: Callable[[], bool] = lambda: False) -> None:
+        self.setup, self.should_end = setup, should_end
+        torch.set_num_threads(setup.threads)
+        self.device = torch.device(setup.device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise EnvironmentFault(f"training.device is {setup.device}, but torch {torch.__version__} sees no GPU here")
+        self.task: Task = plugins.load("tasks", setup.task)
+        self.data: Data = prepare(setup)
+        self.base = load_model(
+            setup.model,
+            self.task.auto_class,
+            len(self.data.label_names),
+            revision=setup.revision,
+            trust_remote_code=setup.trust_remote_code,
+            attention=setup.attention,
+            seed=setup.seed,
+        ).to(self.device)
+        self.view: ModelView = view(self.base)
+        self.halves: dict[int, nn.Parameter] = {}
+        folder = Path(setup.cache) / "prefix" / f"{self.data.folder.name}-{setup.precision}-{setup.attention}"
+        self.prefix = PrefixCache(folder, setup.prefix_cache_bytes)
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of a forward pass."""
+        if self.setup.precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def evaluate(self, trial: Trial, split: str = "validation") -> Iterator[Report | Result]:
+        """Trains a trial and scores it on a split: a Report a rung, then the Result.
+
+        Exceptions of the trial become its status; what the user or the machine does wrong flies.
+        """
+        start = time.monotonic()
+        known: dict[str, float] = {}
+        try:
+            for event in self._evaluate(trial, split, start):
+                if isinstance(event, Report):
+                    known = dict(event.metrics)
+                yield event
+        except (Refused, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, MemoryError) as fault:
+            status = Status.OUT_OF_MEMORY if is_out_of_memory(fault) else Status.FAILED
+            text = f"{type(fault).__name__}: {fault}".splitlines()[0]
+            yield Result(trial, status, {name: v for name, v in known.items() if math.isfinite(v)}, error=text)
+
+    def _evaluate(self, trial: Trial, split: str, start: float) -> Iterator[Report | Result]:
+        setup = self.setup
+        network = self.network(trial)
+        attached_seconds = time.monotonic() - start
+        total = total_steps(setup, len(self.data.splits["train"]))
+        rungs = rung_steps(setup.rungs, total)
+        recent: deque[float] = deque(maxlen=max(8, total // 10))
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        for step, loss in self.train(network, trial.seed, total):
+            if not math.isfinite(loss):
+                yield Result(trial, Status.FAILED, error=f"the training loss is {loss} at step {step} of {total}")
+                return
+            recent.append(loss)
+            if setup.trial_seconds is not None and time.monotonic() - start > setup.trial_seconds:
+                text = f"over its time limit of {setup.trial_seconds:g} s at step {step} of {total}"
+                yield Result(trial, Status.FAILED, error=text)
+                return
+            if self.should_end():
+                return
+            if step in rungs:
+                metrics = {"train_loss": float(np.mean(recent))}
+                if setup.score_rungs:
+                    metrics |= self.score(network, "validation")
+                yield Report(step, metrics)
+        trained_seconds = time.monotonic() - start
+        metrics = {**self.score(network, split), "train_loss": float(np.mean(recent))}
+        wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        if wrong:
+            yield Result(trial, Status.FAILED, error=f"not finite after training: {wrong}")
+            return
+        if setup.keep != "none" and split == "validation":
+            self.keep(trial, network.attached)
+        metrics |= network.counts() | {
+            "attach_seconds": attached_seconds,
+            "train_seconds": trained_seconds,
+            "evaluate_seconds": time.monotonic() - start - trained_seconds,
+            "peak_memory_bytes": float(peak_memory_bytes(self.device)),
+            "micro_batch_size": float(network.micro_batch_size),
+        }
+        yield Result(trial, Status.COMPLETE, metrics)
+
+    def network(self, trial: Trial) -> Network:
+        """A clone of the base with the trial's recipe attached, cut where its prefix is cached."""
+        attached = attach(self.base, self.view, trial.params, trial.seed)
+        if self.setup.precision != "fp32":
+            halve_frozen(attached.model, self.halves)
+        return Network(self, attached)
+
+    def train(self, network: Network, seed: int, total: int) -> Iterator[tuple[int, float]]:
+        """Trains for `total` optimiser steps; yields (step, mean loss of its batch) after each."""
+        setup, split = self.setup, self.data.splits["train"]
+        optimizer = make_optimizer(network.attached, setup)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_factor, setup, total))
+        torch.manual_seed(seed)  # attaching consumed randomness, differently by method
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        network.train()
+        batches = endless(split.lengths, setup.batch_size, seed)
+        for step in range(1, total + 1):
+            loss = network.backward("train", next(batches))
+            if setup.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, setup.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            yield step, loss
+
+    def score(self, network: Network, split: str) -> dict[str, float]:
+        """All metrics of the task on a split."""
+        return self.task.score(self.logits(network, split), self.data.splits[split].labels)
+
+    def logits(self, network: Network, split: str) -> np.ndarray:
+        """(n_rows, n_labels) fp32, in the split's order. Leaves the network in training mode."""
+        data = self.data.splits[split]
+        network.eval()
+        out: np.ndarray | None = None
+        with torch.no_grad():
+            for rows in by_length(data.lengths, SCORE_BATCH):
+                logits = network.logits(split, rows).float().cpu().numpy()
+                out = np.empty((len(data), *logits.shape[1:]), dtype=np.float32) if out is None else out
+                out[rows] = logits
+        network.train()
+        assert out is not None, "a split has rows"
+        return out
+
+    def keep(self, trial: Trial, attached: Attached) -> None:
+        """Writes the trained tensors to the run's folder: to a temporary name, then renamed."""
+        folder = Path(self.setup.folder) / "trials" / f"{trial.number:05d}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{trial.number:05d}.", dir=folder.parent))
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained_state(attached).items()}
+        save_file(tensors, temporary / "trained.safetensors")
+        (temporary / "recipe.json").write_text(json.dumps(trial.to_json()))
+        shutil.rmtree(folder, ignore_errors=True)  # of a rerun
+        os.replace(temporary, folder)
+
+    def cached(self, split: str, depth: int) -> Cached | None:
+        """Activations of a split below `depth`; None where they are not cached."""
+        return self.prefix.get(split, self.data.splits[split], depth, self._reach)
+
+    def _reach(self, depth: int, lower: int | None, below: Cached | None) -> Reach:
+        model = clone_shared(self.base, ())
+        if self.setup.precision != "fp32":
+            halve_frozen(model, self.halves)
+        model.eval()
+        cut = Cut(model, self.view.stem, self.view.blocks, lower) if lower is not None else None
+        takes = depth > self.view.n_layers
+        target = self.view.head[0] if takes else self.view.blocks[depth - 1]
+        return Reach(model, target, takes, self.precision, self.device, cut, below)
+
+
+class Network:
+    """A trial's model, and how its batches reach it: through the cached prefix where there is one.
+
+    Args:
+        worker: Whose base, data and caches it uses.
+        attached: The clone with the recipe.
+
+    Attributes:
+        depth: How many blocks the cache stands for; n_layers + 1 where it stands for all but the head; 0 for none.
+    """
+
+    def __init__(self, worker: Worker, attached: Attached) -> None:
+        self.worker, self.attached, self.model = worker, attached, attached.model
+        self.micro_batch_size = worker.setup.micro_batch_size
+        self._caches: dict[str, Cached] = {}
+        self.cut: Cut | None = None
+        self.depth = self._depth()
+        if 0 < self.depth <= worker.view.n_layers:
+            self.cut = Cut(self.model, worker.view.stem, worker.view.blocks, self.depth)
+
+    def _depth(self) -> int:
+        """The deepest cache that holds nothing trained; 0 where it would be over the bound."""
+        lowest, n_layers = self.attached.lowest, self.worker.view.n_layers
+        if lowest == 0 or self.worker.setup.prefix_cache_bytes == 0:
+            return 0
+        if lowest == n_layers and self._trains_one_head() and self._open(n_layers + 1):
+            if all(isinstance(part.values, np.ndarray) and part.values.ndim == 2 for part in self._caches.values()):
+                return n_layers + 1
+            self._caches.clear()  # the head reads more than one vector a row: it is called by the model
+        return lowest if self._open(lowest) else 0
+
+    def _trains_one_head(self) -> bool:
+        head = self.worker.view.head
+        return len(head) == 1 and all(name.startswith(f"{head[0]}.") for name in self.attached.trained)
+
+    def _open(self, depth: int) -> bool:
+        """Opens the caches of the splits that every trial reads; whether they are within the bound."""
+        for split in ("train", "validation"):
+            cached = self.worker.cached(split, depth)
+            if cached is None:
+                return False
+            self._caches[split] = cached
+        return True
+
+    def _cached(self, split: str) -> Cached:
+        if split not in self._caches:
+            cached = self.worker.cached(split, self.depth)
+            if cached is None:
+                raise EnvironmentFault(f"the activations of {split} are over the bound: raise training.prefix_cache_gib")
+            self._caches[split] = cached
+        return self._caches[split]
+
+    def train(self) -> None:
+        """What the recipe added trains with its dropout; the base stays in evaluation mode."""
+        self.model.eval()
+        added = set(self.attached.added)
+        for name, module in self.model.named_modules():
+            if name in added:
+                module.train()
+
+    def eval(self) -> None:
+        self.model.eval()
+
+    def counts(self) -> dict[str, float]:
+        """Exact numbers of trained parameters, with and without the head."""
+        sizes = {name: p.numel() for name, p in self.model.named_parameters() if p.requires_grad}
+        head = sum(size for name, size in sizes.items() if name in self.attached.head)
+        total = sum(sizes.values())
+        return {
+            "trainable_parameters": float(total),
+            "adapter_parameters": float(total - head),
+            "head_parameters": float(head),
+        }
+
+    def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
+        """(n_rows, n_labels) of some rows of a split."""
+        worker, data = self.worker, self.worker.data.splits[split]
+        with worker.precision():
+            if self.depth == 0:
+                return self.model(**collate(data, rows, worker.device)).logits
+            hidden = self._cached(split)(rows, worker.device)
+            if self.cut is None:
+                return self.model.get_submodule(worker.view.head[0])(hidden)
+            self.cut.hidden = hidden
+            unseen = frozenset(data.columns) if self.cut.skips_stem else frozenset()
+            return self.model(**collate(data, rows, worker.device, without=unseen)).logits
+
+    def backward(self, split: str, rows: np.ndarray) -> float:
+        """Gradients of a batch's mean loss, in micro-batches; halves them when memory runs out. Returns the loss.
+
+        Raises:
+            RuntimeError: Out of memory with one row.
+        """
+        while True:
+            try:
+                return self._backward(split, rows)
+            except (RuntimeError, MemoryError) as fault:
+                if not is_out_of_memory(fault) or self.micro_batch_size == 1:
+                    raise
+            self.model.zero_grad(set_to_none=True)
+            self.micro_batch_size = max(1, min(self.micro_batch_size, len(rows)) // 2)
+            if self.worker.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _backward(self, split: str, rows: np.ndarray) -> float:
+        worker, total = self.worker, 0.0
+        labels = worker.data.splits[split].labels
+        for at in range(0, len(rows), self.micro_batch_size):
+            part = rows[at : at + self.micro_batch_size]
+            logits = self.logits(split, part)
+            target = torch.from_numpy(labels[part]).to(worker.device)
+            loss = worker.task.loss(logits.float(), target) * (len(part) / len(rows))
+            loss.backward()
+            total += float(loss.detach())
+        return total
+
+
+def halve_frozen(model: nn.Module, halves: dict[int, nn.Parameter]) -> None:
+    """Gives each frozen linear and convolution weight in bf16, one tensor for all trials.
+
+    Under autocast the products are the same to the bit, and no pass casts them again.
+
+    Args:
+        model: A clone; its modules are its own, its frozen tensors are the base's.
+        halves: By id of the base's tensor; filled here.
+    """
+    for module in model.modules():
+        reads_weight = any("magnitude" in name for name, _ in module.named_children())  # DoRA's norms need fp32
+        children = module.named_children() if not reads_weight else ()
+        for _, child in children:
+            if isinstance(child, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not child.weight.requires_grad:
+                weight = child.weight
+                if weight.dtype == torch.float32:
+                    if id(weight) not in halves:
+                        halves[id(weight)] = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
+                    child.weight = halves[id(weight)]
+
+
+def total_steps(setup: Setup, n_rows: int) -> int:
+    """Optimiser steps of one trial."""
+    if setup.steps is not None:
+        return setup.steps
+    assert setup.epochs is not None, "a setup has epochs or steps"
+    return max(1, round(setup.epochs * math.ceil(n_rows / setup.batch_size)))
+
+
+def rung_steps(rungs: tuple[float, ...], total: int) -> frozenset[int]:
+    """The steps after which a trial reports: each share of the total, at least 1, and below the end."""
+    return frozenset(step for share in rungs if (step := max(1, round(share * total))) < total)
+
+
+def learning_rate_factor(setup: Setup, total: int, step: int) -> float:
+    """What multiplies each group's learning rate at a step from 0: a linear warm-up, then the schedule."""
+    warm = round(setup.warmup * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    rest = (step - warm) / max(1, total - warm)
+    if setup.schedule == "constant":
+        return 1.0
+    if setup.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    return 1 - rest
+
+
+def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) or SGD with a group a component and one for the head."""
+    parameters = dict(attached.model.named_parameters())
+    groups: list[Mapping[str, Any]] = [
+        {
+            "params": [parameters[name] for name in group.names],
+            "lr": group.lr,
+            "weight_decay": setup.weight_decay if group.weight_decay is None else group.weight_decay,
+        }
+        for group in attached.groups
+    ]
+    if setup.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9)
+    return torch.optim.AdamW(groups)
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(fault, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(fault).lower()
+    return isinstance(fault, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Of the trial on a GPU; on a CPU of the whole worker so far, which is weather."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

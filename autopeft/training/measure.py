@@ -1,0 +1,129 @@
+"""Measured choices: precision and attention by one step of each candidate, and what a trial costs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from autopeft.training.loop import SCORE_BATCH, Network, Worker, peak_memory_bytes, total_steps
+from autopeft.training.setup import Setup
+from autopeft.trial import Trial
+
+# Largest difference of logits that a candidate may show against fp32 eager, of the largest logit: what bf16's 8 bits
+# of mantissa leave after a dozen layers.
+TOLERANCE = 0.05
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was measured to choose. Stands in the ledger's first line; resume and confirm use it again.
+
+    Attributes:
+        precision, attention: The fastest that agrees with fp32 eager.
+        micro_batch_size: Rows of one forward pass.
+        candidates: Of each: seconds a step (median), and the largest difference of logits, of the largest logit.
+    """
+
+    precision: str
+    attention: str
+    micro_batch_size: int
+    candidates: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, Any]) -> Choice:
+    """Measures a step of each candidate, where the config says `auto`; keeps what the user fixed.
+
+    Args:
+        setup: Its precision and attention are not read.
+        precision, attention: A name, or "auto".
+        params: A configuration that trains through all blocks: what most steps of the search cost.
+    """
+    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
+    attentions = ("eager", "sdpa") if attention == "auto" else (attention,)
+    if len(precisions) * len(attentions) == 1:
+        return Choice(precisions[0], attentions[0], setup.micro_batch_size)
+    exact: np.ndarray | None = None
+    candidates: list[dict[str, Any]] = []
+    for name_p in ("fp32", *(p for p in precisions if p != "fp32")):
+        for name_a in attentions:
+            if name_p not in precisions and exact is not None:
+                continue  # fp32 runs once as the yardstick where it is no candidate
+            try:
+                seconds, logits = _measure(replace(setup, precision=name_p, attention=name_a), params)
+            except ValueError as fault:  # transformers: this model has no such attention
+                if "attention" not in str(fault).lower() and "sdpa" not in str(fault).lower():
+                    raise
+                continue
+            exact = logits if exact is None else exact
+            difference = float(np.abs(logits - exact).max() / np.abs(exact).max())
+            if name_p in precisions:
+                candidates.append(
+                    {"precision": name_p, "attention": name_a, "step_seconds": seconds, "difference": difference}
+                )
+    best = min((c for c in candidates if c["difference"] <= TOLERANCE), key=lambda c: float(c["step_seconds"]))
+    return Choice(best["precision"], best["attention"], setup.micro_batch_size, tuple(candidates))
+
+
+def _measure(setup: Setup, params: Mapping[str, Any]) -> tuple[float, np.ndarray]:
+    """Median seconds of a step, and the logits of some validation rows before any step."""
+    worker = Worker(replace(setup, prefix_cache_bytes=0))
+    network = worker.network(Trial(0, params, setup.seed))
+    rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
+    network.eval()
+    with torch.no_grad():
+        logits = network.logits("validation", rows).float().cpu().numpy()
+    return statistics.median(step_seconds(worker, network, STEPS)[1:]), logits
+
+
+def step_seconds(worker: Worker, network: Network, steps: int) -> list[float]:
+    """Seconds of each of some training steps; the first one warms up."""
+    seconds = []
+    last = time.perf_counter()
+    for _ in worker.train(network, worker.setup.seed, steps + 1):
+        if worker.device.type == "cuda":
+            torch.cuda.synchronize(worker.device)
+        now = time.perf_counter()
+        seconds.append(now - last)
+        last = now
+    return seconds
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one trial of a configuration takes, from a few measured steps.
+
+    Attributes:
+        method: Its recipe.
+        seconds: Of training and scoring, without building caches.
+        peak_memory_bytes: Of the process (CPU) or the device (GPU).
+    """
+
+    method: str
+    seconds: float
+    peak_memory_bytes: int
+
+
+def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
+    """Measures a few steps of each configuration and the scoring of a batch."""
+    worker = Worker(setup)
+    out = []
+    for params in members:
+        network = worker.network(Trial(0, params, setup.seed))
+        step = statistics.median(step_seconds(worker, network, STEPS)[1:])
+        steps = total_steps(setup, len(worker.data.splits["train"]))
+        start = time.perf_counter()
+        worker.score(network, "validation")
+        scoring = time.perf_counter() - start
+        passes = 1 + (len(setup.rungs) if setup.score_rungs else 0)
+        out.append(Cost(str(params["method"]), step * steps + scoring * passes, peak_memory_bytes(worker.device)))
+    return out
