@@ -56,7 +56,7 @@ class Model:
     def __init__(self, setup: Setup, n_labels: int, most_parameters: int | None = None) -> None:
         from autopeft.training.model import meta_model, view
 
-        task = plugins.load("tasks", setup.task)
+        task = plugins.load("tasks", setup.task)()
         options = {"revision": setup.revision, "trust_remote_code": setup.trust_remote_code}
         self.meta = meta_model(setup.model, task.auto_class, n_labels, **options)
         self.view = view(self.meta)
@@ -96,7 +96,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     from autopeft.training.data import prepare as prepare_data
     from autopeft.training.measure import Choice, choose
 
-    task = plugins.load("tasks", config.task.name)
+    task = plugins.load("tasks", config.task.name)(**config.task.options)
     setup = make_setup(config, folder)
     data = prepare_data(setup)
     model = Model(setup, len(data.label_names), config.budget.parameters)
@@ -150,7 +150,7 @@ def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
 
 def make_setup(config: Config, folder: Path) -> Setup:
     """The part of a config that training reads. Precision and attention stay to be chosen."""
-    task = plugins.load("tasks", config.task.name)
+    task = plugins.load("tasks", config.task.name)(**config.task.options)
     model = config.model.path
     if hasattr(task, "bases") and model in task.bases:
         model = str(task.base(model))

@@ -74,7 +74,7 @@ class Worker:
         self.device = torch.device(setup.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise EnvironmentFault(f"training.device is {setup.device}, but torch {torch.__version__} sees no GPU here")
-        self.task: Task = plugins.load("tasks", setup.task)
+        self.task: Task = plugins.load("tasks", setup.task)()
         self.data: Data = prepare(setup)
         self.base = load_model(
             setup.model,
