@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 ABSENT = "–"
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|#~!&])")
+# What Markdown reads as markup; an underscore within a word is none, and `http:` and `www.` would become links.
+_MARKDOWN = re.compile(r"([\\`*{}\[\]<>|#~!&$]|(?<!\w)_|_(?!\w)|(?<=http):|(?<=https):|(?<=www)\.)", re.IGNORECASE)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _LEARNING_RATE = re.compile(r",\s*(?:[\w ]+ )?lr [\d.e+-]+$", re.IGNORECASE)
 
