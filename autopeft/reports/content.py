@@ -91,7 +91,7 @@ def score_notes(facts: Facts) -> list[str]:
         notes.append(f"Confirmed scores are of the test split{rows}, retrained with {many} fresh seeds: mean ± 95 % "
                      "t interval over seeds. The choice of test rows adds to that; the leaderboard counts it in.")
     else:
-        notes.append("Nothing was confirmed yet: `autopeft confirm` retrains the front and scores the test split.")
+        notes.append("Nothing was confirmed yet: autopeft confirm retrains the front and scores the test split.")
     return notes
 
 

@@ -295,12 +295,19 @@ class Facts:
         best = self.front[0]
         sentence = f"{self._named(best)} reaches {self._reached(best)}{self._against(best)}"
         if self.knee is not None and self.knee.number != best.number:
-            less = abs(self.better(self.score(best), self.score(self.knee)))
-            sentence += (
-                f"; the knee, {self._named(self.knee)}, gives up {text.score(less, 3)} of it"
-                f"{self._sized(self.knee, ' for')}"
-            )
-        return sentence + "."
+            less = self._difference(best, self.knee)
+            sentence += f"; the knee, {self._named(self.knee)}, has {text.score(abs(less), 3)} "
+            sentence += ("less" if less >= 0 else "more") if self.is_maximized else ("more" if less >= 0 else "less")
+            sentence += self._sized(self.knee, " with")
+        return sentence[0].upper() + sentence[1:] + "."
+
+    def _difference(self, first: Record, second: Record) -> float:
+        """By how much the first is better: on test where both were confirmed, else on validation."""
+        found = [self.confirmation(first), self.confirmation(second)]
+        means = [entry.interval.mean for entry in found if entry is not None]
+        if len(means) == 2:
+            return self.better(means[0], means[1])
+        return self.better(self.score(first), self.score(second))
 
     def _nothing(self) -> str:
         if not self.history.records:

@@ -116,7 +116,8 @@ def front(facts: Facts) -> Table:
     ]
     if facts.confirmed:
         columns += [
-            Column("test", f"{text.metric_title(facts.metric)}, test", str, True),
+            Column("test", f"{text.metric_title(facts.metric)}, test, mean ± 95 % CI", str, True),
+            Column("seeds", "seeds", str, True),
             Column("drop", "drop", text.signed, True),
         ]
     columns += _size_columns(facts)
@@ -159,9 +160,8 @@ def _test(found: Confirmed | None) -> dict[str, Any]:
     if found is None:
         return {"test": None, "seeds": None, "drop": None, "label": None}
     value = text.mean_and_interval(found.interval.mean, found.interval.half_width)
-    if not found.sample.is_fixed:
-        value += f" ({text.plural(found.interval.n, 'seed')})"
-    return {"test": value, "seeds": found.interval.n, "drop": found.drop, "label": found.label}
+    seeds = None if found.sample.is_fixed else found.interval.n
+    return {"test": value, "seeds": seeds, "drop": found.drop, "label": found.label}
 
 
 def _size(facts: Facts, size: float | None) -> dict[str, Any]:
@@ -170,14 +170,9 @@ def _size(facts: Facts, size: float | None) -> dict[str, Any]:
 
 
 def _confirmed_note(facts: Facts) -> str:
-    metric = text.metric_title(facts.metric)
-    note = f"{metric} is of {facts.validation_label}: the best of many looks better than it is."
     if not facts.confirmed:
-        return note + " Nothing was confirmed on the test split yet."
-    return note + (
-        " Test: retrained with fresh seeds, mean ± half the 95 % t interval over seeds; the interval leaves out the "
-        "choice of test rows. Drop: validation less test, positive where the search promised too much."
-    )
+        return ""
+    return "Drop: validation less test, positive where the search promised too much."
 
 
 def baselines(facts: Facts) -> Table:
@@ -199,7 +194,8 @@ def baselines(facts: Facts) -> Table:
         Column("trial", "trial", str, True),
         Column("score", f"{text.metric_title(facts.metric)}, validation", text.score, True),
     ]
-    columns += [Column("test", "test", str, True)] if facts.confirmed else []
+    if facts.confirmed:
+        columns += [Column("test", "test, mean ± 95 % CI", str, True), Column("seeds", "seeds", str, True)]
     columns += [*_size_columns(facts), Column("behind", "front's best has over it", text.signed, True)]
     note = "Frozen head and full fine-tuning are the best trials of the methods head and full, where they were run."
     return Table("Baselines", tuple(columns), tuple(row(baseline) for baseline in facts.baselines), note)
