@@ -47,8 +47,9 @@ def reported_metrics(facts: Facts) -> list[str]:
 def methods_table(found: Importances) -> Table:
     rows = tuple({"method": m.method, "n": m.n, "best": m.best, "median": m.median, "worst": m.worst}
                  for m in found.methods)
-    columns = (Column("method", "method"), Column("n", "complete trials", str, True), Column("best", "best", text.score, True),
-               Column("median", "median", text.score, True), Column("worst", "worst", text.score, True))
+    columns = (Column("method", "method"), Column("n", "complete trials", str, True),
+               Column("best", "best", text.score, True), Column("median", "median", text.score, True),
+               Column("worst", "worst", text.score, True))
     return Table("Scores by method", columns, rows)
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from autopeft.errors import UsageError
-from autopeft.history import History, Record
+from autopeft.history import Confirmation, History, Record
 from autopeft.objectives import Objective
 from autopeft.pareto import knee
 from autopeft.reports import text
@@ -193,14 +193,18 @@ class Facts:
 
     @property
     def model_name(self) -> str | None:
-        return self.header.get("model", {}).get("name")
+        name: str | None = self.header.get("model", {}).get("name")
+        return name
 
     @property
     def model_parameters(self) -> float | None:
-        return self.header.get("model", {}).get("parameters")
+        parameters: float | None = self.header.get("model", {}).get("parameters")
+        return parameters
 
     def rows(self, split: str) -> int | None:
-        return self.header.get("dataset", {}).get("sizes", {}).get(split)
+        """How many rows a split has; None where there is no such split."""
+        count: int | None = self.header.get("dataset", {}).get("sizes", {}).get(split)
+        return count
 
     @property
     def validation_label(self) -> str:
@@ -214,7 +218,7 @@ class Facts:
         """By name. A name with no complete retraining is left out; `confirm_failures` has its reasons."""
         values: dict[str, dict[int, Mapping[str, float]]] = {}
         failures: dict[str, list[str]] = {}
-        first = {}
+        first: dict[str, Confirmation] = {}
         for entry in self.history.confirmations:
             first.setdefault(entry.name, entry)
             if entry.status is Status.COMPLETE:

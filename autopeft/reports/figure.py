@@ -10,6 +10,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ def front_png(history: History, path: Path | str, describe: Describe, name: str 
     facts = Facts(history, describe, name)
     figure = _draw(facts, front_plot(facts))
     path = Path(path)
-    figure.savefig(path, dpi=_DPI, metadata={"Software": "autopeft"})
+    figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": "autopeft"})
     return path
 
 
@@ -195,9 +196,11 @@ def _point(axes: Axes, plot: Plot, mark: Mark) -> None:
     low, high = plot.y_limits
     y = low + plot.up(mark.y) * (high - low)
     if mark.is_knee:
-        axes.plot(mark.x, y, "*", color=style.light, markersize=16, markeredgecolor="white", markeredgewidth=0.9, zorder=7)
+        axes.plot(mark.x, y, "*", color=style.light, markersize=16, markeredgecolor="white",
+                  markeredgewidth=0.9, zorder=7)
     elif mark.is_front:
-        axes.plot(mark.x, y, _MARKERS[style.shape], color=style.light, markersize=9.5 if style.shape in ("plus", "cross") else 7.5, markeredgecolor="white",
+        size = 9.5 if style.shape in ("plus", "cross") else 7.5
+        axes.plot(mark.x, y, _MARKERS[style.shape], color=style.light, markersize=size, markeredgecolor="white",
                   markeredgewidth=0.9, zorder=6)
     else:
         marker = ("v" if plot.is_maximized else "^") if mark.is_beyond else _MARKERS[style.shape]
@@ -286,7 +289,7 @@ def segments(corners: list[tuple[float, float]], half: float) -> list[Box]:
     """Thin boxes along a line of horizontal and vertical pieces."""
     return [
         Box(min(a[0], b[0]) - half, min(a[1], b[1]) - half, max(a[0], b[0]) + half, max(a[1], b[1]) + half)
-        for a, b in zip(corners, corners[1:])
+        for a, b in pairwise(corners)
     ]
 
 
@@ -312,8 +315,8 @@ def _frame(figure: Figure, facts: Facts, plot: Plot) -> None:
     if plot.head is not None:
         handles.append(Line2D([], [], color=_QUIET, linewidth=0.9, linestyle=(0, (1, 2)), label="frozen head"))
     if handles:
-        figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.07, 0.012), ncols=7, frameon=False, fontsize=7,
-                      handletextpad=0.3, columnspacing=1.1, borderpad=0.2, labelspacing=0.35)
+        figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.07, 0.012), ncols=7, frameon=False,
+                      fontsize=7, handletextpad=0.3, columnspacing=1.1, borderpad=0.2, labelspacing=0.35)
 
 
 def caption(facts: Facts, plot: Plot) -> str:

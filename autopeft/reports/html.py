@@ -106,7 +106,8 @@ def page(template: str, methods: list[str], values: dict[str, Any]) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    loader = FileSystemLoader(_TEMPLATES)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
 
 
 def _read(name: str) -> str:
@@ -125,8 +126,8 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
         else:
             value = text.mean_and_interval(confirmed.interval.mean, confirmed.interval.half_width, 3)
             label = f"test, {text.plural(confirmed.interval.n, 'seed')}, 95 % CI"
-        tiles.append({"value": value, "title": f"{text.metric_title(facts.metric)} of the {title}, trial {record.number}",
-                      "detail": label})
+        what = f"{text.metric_title(facts.metric)} of the {title}, trial {record.number}"
+        tiles.append({"value": value, "title": what, "detail": label})
         size = facts.size(record)
         if title == "knee" and size is not None and facts.size_metric == SIZE:
             whole = facts.model_parameters
@@ -150,7 +151,7 @@ def _charts(facts: Facts) -> list[dict[str, str]]:
     volume = svg.curves(content.volume_series(facts), "trials told", "hypervolume", is_step=True)
     if volume:
         charts.append({"title": "Hypervolume over trials", "svg": volume,
-                       "caption": f"What the front dominates, in {_volume_unit(facts)}. A trial that adds nothing is flat."})
+                       "caption": f"What the front dominates: {_volume_unit(facts)}. A trial that adds nothing is flat."})
     for metric in content.reported_metrics(facts):
         drawn = svg.curves(content.learning_series(facts, metric), "optimiser steps", text.metric_title(metric))
         if drawn:

@@ -13,7 +13,7 @@ is below `LEAST_R2` nothing is claimed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,7 @@ def _by_parameter(facts: Facts, scores: np.ndarray, seed: int) -> tuple[tuple[Im
 
     columns, owners = encode(facts.complete, int(facts.header.get("model", {}).get("n_layers", 0)))
     has = {name: np.array([name in record.params for record in facts.complete]) for name in dict.fromkeys(owners)}
-    lost = {name: 0.0 for name in has}
+    lost = dict.fromkeys(has, 0.0)
     rng = np.random.default_rng(seed)
     missed = 0.0
     for train, test in KFold(_FOLDS, shuffle=True, random_state=seed).split(columns):
@@ -194,5 +194,6 @@ def _columns(values: Sequence[Any]) -> list[np.ndarray]:
         return out + [np.array([-1.0 if value is None else float(item in value) for value in lists]) for item in items]
     if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
         return [np.array([-1.0 if value is None else float(value) for value in values])]
-    options: Mapping[str, None] = dict.fromkeys(sorted(map(repr, present)))
-    return [np.array([-1.0 if value is None else float(repr(value) == option) for value in values]) for option in options]
+    codes = [None if value is None else repr(value) for value in values]
+    options = sorted({code for code in codes if code is not None})
+    return [np.array([-1.0 if code is None else float(code == option) for code in codes]) for option in options]

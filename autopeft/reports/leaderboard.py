@@ -299,18 +299,18 @@ def _notes(facts: Facts, placed: Sequence[Row], rest: Sequence[Row]) -> list[str
     notes = []
     if placed and placed[0].confirmed is not None:
         notes.append(
-            "Confirmed: retrained with fresh seeds, scored on the test split; ± is half the 95 % t interval over seeds. "
-            "Rows of one group cannot be told from its best at 5 %: Welch's t (paired where the seeds are the same), "
+            "Confirmed: retrained with fresh seeds, scored on the test split; ± is half the 95 % t interval over "
+            "seeds. Rows of one group cannot be told from its best at 5 %: Welch's t (paired where the seeds are the same), "
             f"p values adjusted by Holm, counting {placed[0].confirmed.sample.sources}. "
             "Tied does not mean equal."
         )
-        notes.append("Each search's trials were chosen by validation. The first of many test means is a little flattered "
-                     "itself: read the group, not the order within it.")
+        notes.append("Each search's trials were chosen by validation. The first of many test means is a little "
+                     "flattered itself: read the group, not the order within it.")
     if any(row.group == 0 for row in placed):
         notes.append("No group: confirmed with one seed, so nothing can be said of chance. Confirm with more seeds.")
     if rest:
-        notes.append("Unconfirmed: the score is of validation, one seed, the best of many, so flattered by chance; it is not "
-                     "ranked against confirmed ones until autopeft confirm was run.")
+        notes.append("Unconfirmed: the score is of validation, one seed, the best of many, so flattered by chance; it "
+                     "is not ranked against confirmed ones until autopeft confirm was run.")
     return notes
 
 

@@ -15,7 +15,9 @@ from autopeft.reports.table import Column, Table
 MOST_ROWS = 12  # of a curve: enough to see its course
 
 
-def write(history: History, path: Path | str, describe: Describe, *, name: str = "", picture: str = "front.png") -> Path:
+def write(
+    history: History, path: Path | str, describe: Describe, *, name: str = "", picture: str = "front.png"
+) -> Path:
     """Writes the report of a search.
 
     Args:

@@ -182,6 +182,12 @@ def ticks(limits: tuple[float, float], most: int = 6) -> list[float]:
     return [round(step * index, 12) for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Tick values with as many digits as the one that needs most."""
+    digits = max((len(f"{value:.6f}".rstrip("0").split(".")[1]) for value in values), default=0)
+    return [f"{value:,.{digits}f}" for value in values]
+
+
 def log_ticks(limits: tuple[float, float]) -> list[float]:
     """Powers of ten within the limits; with values between them where there are fewer than three."""
     low, high = math.floor(math.log10(limits[0])), math.ceil(math.log10(limits[1]))

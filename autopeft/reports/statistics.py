@@ -164,24 +164,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def tied_groups(samples: Sequence[Sample], *, maximize: bool = True, level: float = LEVEL) -> list[int]:
     """Which group each sample is in: 1 for the best and all that cannot be told from it, then the next.
 
-    All pairs are compared, the p values adjusted together (Holm). The best mean leads group 1; every further sample,
-    best first, joins the group that is open unless it differs from that group's leader, and else opens the next.
-    Being tied is no proof of being equal, and is not transitive: two members of a group may differ.
+    The best mean leads a group and is compared with all samples that have none yet (comparisons with the best, their
+    p values adjusted by Holm); its group reaches down to the first that differs, which leads the next. Being tied is
+    no proof of being equal, and is not transitive: two members of a group may differ.
 
     Returns:
         Group numbers from 1, in the order of `samples`; 0 for a sample with one seed, which cannot be placed.
     """
-    pairs = [(i, j) for i in range(len(samples)) for j in range(i + 1, len(samples))]
-    compared = {pair: compare(samples[pair[0]], samples[pair[1]]) for pair in pairs}
-    tested = [pair for pair in pairs if compared[pair].p is not None]
-    adjusted = dict(zip(tested, holm([p for pair in tested if (p := compared[pair].p) is not None]), strict=True))
     placed = [index for index, sample in enumerate(samples) if sample.can_be_compared]
-    order = sorted(placed, key=lambda index: -samples[index].mean if maximize else samples[index].mean)
+    left = sorted(placed, key=lambda index: -samples[index].mean if maximize else samples[index].mean)
     groups = [0] * len(samples)
-    leader, group = -1, 0
-    for index in order:
-        pair = (min(leader, index), max(leader, index))
-        if leader < 0 or adjusted.get(pair, 1.0) < 1 - level:
-            leader, group = index, group + 1
-        groups[index] = group
+    group = 0
+    while left:
+        leader, others, group = left[0], left[1:], group + 1
+        p_values = [compare(samples[leader], samples[other]).p for other in others]
+        adjusted = holm([p for p in p_values if p is not None])  # none is None: all can be compared
+        end = next((index for index, p in enumerate(adjusted) if p < 1 - level), len(others))
+        for index in (leader, *others[:end]):
+            groups[index] = group
+        left = others[end:]
     return groups

@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from autopeft.reports import labels, text
 from autopeft.reports.facts import Facts
 from autopeft.reports.labels import Box
 from autopeft.reports.palette import look
-from autopeft.reports.plot import Mark, Plot, log_ticks, ticks, tip, wrap
+from autopeft.reports.plot import Mark, Plot, log_ticks, tick_labels, ticks, tip, wrap
 
 _LIGHT = {"bg": "#ffffff", "ink": "#25292f", "quiet": "#626b78", "grid": "#e6e8eb", "area": "#2a6fcf"}
 _DARK = {"bg": "#16181d", "ink": "#e8eaee", "quiet": "#9aa4b2", "grid": "#2c313a", "area": "#5b9bf0"}
@@ -87,7 +88,9 @@ def _number(value: object) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def _label(x: float, y: float, content: str, size: float, anchor: str = "start", quiet: bool = False, **more: object) -> str:
+def _label(
+    x: float, y: float, content: str, size: float, anchor: str = "start", quiet: bool = False, **more: object
+) -> str:
     return _tag("text", escape(content), x=x, y=y, font_size=size, text_anchor=anchor,
                 class_="ap-q" if quiet else None, **more)
 
@@ -155,19 +158,22 @@ def front(facts: Facts, plot: Plot, *, theme: str = "auto", narrow: bool = False
 
 def _front_axes(plot: Plot, frame: _Frame, size: float) -> list[str]:
     parts = []
-    for value in ticks(plot.y_limits, 8):
+    values = ticks(plot.y_limits, 8)
+    for value, label in zip(values, tick_labels(values), strict=True):
         y = frame.y((value - plot.y_limits[0]) / (plot.y_limits[1] - plot.y_limits[0]))
         parts.append(_tag("line", x1=frame.left, x2=frame.width - frame.right, y1=y, y2=y, class_="ap-grid"))
-        parts.append(_label(frame.left - 7, y + size * 0.35, f"{value:g}", size - 1, "end", True))
+        parts.append(_label(frame.left - 7, y + size * 0.35, label, size - 1, "end", True))
     for value in log_ticks(plot.x_limits) if plot.is_log else ticks(plot.x_limits):
         x = frame.x(plot.across(value))
         parts.append(_tag("line", x1=x, x2=x, y1=frame.top, y2=frame.height - frame.bottom, class_="ap-grid"))
-        parts.append(_label(x, frame.height - frame.bottom + size + 5, text.short_count(value), size - 1, "middle", True))
+        below = frame.height - frame.bottom + size + 5
+        parts.append(_label(x, below, text.short_count(value), size - 1, "middle", True))
     bottom = frame.height - frame.bottom
     parts.append(_tag("line", x1=frame.left, x2=frame.width - frame.right, y1=bottom, y2=bottom, class_="ap-axis"))
     parts.append(_label(frame.x(0.5), frame.height - 6, plot.x_title, size, "middle"))
     middle = frame.y(0.5)
-    parts.append(_label(size + 1, middle, plot.y_title, size, "middle", transform=f"rotate(-90 {size + 1:g} {middle:g})"))
+    turned = f"rotate(-90 {size + 1:g} {middle:g})"
+    parts.append(_label(size + 1, middle, plot.y_title, size, "middle", transform=turned))
     return parts
 
 
@@ -210,11 +216,12 @@ def _front_names(plot: Plot, frame: _Frame, size: float, narrow: bool) -> tuple[
     low, high = plot.y_limits
     where = {mark.number: (frame.x(plot.across(mark.x)), frame.y(plot.up(mark.y))) for mark in plot.marks}
     texts = [[f"#{mark.number}"] if narrow and not mark.baseline else wrap(mark.label) for mark in plot.labelled]
-    sizes = [(max(labels.text_width(line, size) for line in lines) + 6, len(lines) * size * 1.15 + 4) for lines in texts]
+    widths = [max(labels.text_width(line, size) for line in lines) + 6 for lines in texts]
+    sizes = [(width, len(lines) * size * 1.15 + 4) for width, lines in zip(widths, texts, strict=True)]
     steps = [(frame.x(plot.across(x)), frame.y((y - low) / (high - low))) for x, y in plot.steps]
     soft = [Box.around(*where[mark.number], 4) for mark in plot.marks]
     soft += [Box(min(a[0], b[0]) - 3, min(a[1], b[1]) - 3, max(a[0], b[0]) + 3, max(a[1], b[1]) + 3)
-             for a, b in zip(steps, steps[1:])]
+             for a, b in pairwise(steps)]
     hard = [Box.around(*where[mark.number], 8) for mark in plot.marks if mark.is_front or mark.baseline]
     if plot.majority is not None:
         bottom = frame.height - frame.bottom
@@ -274,7 +281,8 @@ def shape(name: str, x: float, y: float, r: float) -> str:
         return f"M{x - r:.1f} {y:.1f}a{r:.1f} {r:.1f} 0 1 0 {2 * r:.1f} 0a{r:.1f} {r:.1f} 0 1 0 {-2 * r:.1f} 0Z"
     if name in ("plus", "cross"):
         t, turn = 0.36, 0.0 if name == "plus" else math.pi / 4
-        corner = [(1, t), (t, t), (t, 1), (-t, 1), (-t, t), (-1, t), (-1, -t), (-t, -t), (-t, -1), (t, -1), (t, -t), (1, -t)]
+        arm = ((1, t), (t, t), (t, 1), (-t, 1))
+        corner = [*arm, (-t, t), (-1, t), (-1, -t), (-t, -t), (-t, -1), (t, -1), (t, -t), (1, -t)]
         points = [(a * math.cos(turn) - b * math.sin(turn), a * math.sin(turn) + b * math.cos(turn)) for a, b in corner]
         return _polygon([(x + 1.12 * r * a, y + 1.12 * r * b) for a, b in points])
     sides, turn, grow = {
@@ -297,8 +305,9 @@ def _polygon(points: Sequence[tuple[float, float]]) -> str:
 def key(method: str) -> str:
     """A method's marker alone, for a legend."""
     parts = _tag("path", d=shape(look(method).shape, 8, 8, 5), class_="ap-s")
-    return _tag("svg", _tag("g", parts, class_=f"ap-pt ap-on {method_class(method)}"), class_="ap-key", viewBox="0 0 16 16",
-                width=16, height=16, aria_hidden="true")
+    group = _tag("g", parts, class_=f"ap-pt ap-on {method_class(method)}")
+    return _tag("svg", group, class_="ap-key", viewBox="0 0 16 16", width=16, height=16,
+                aria_hidden="true")
 
 
 # ── curves ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -337,14 +346,15 @@ def curves(series: Sequence[Series], x_title: str, y_title: str, *, is_step: boo
                 frame.y((y - y_limits[0]) / (y_limits[1] - y_limits[0])))
 
     parts = []
-    for value in ticks(y_limits, 5):
+    values = ticks(y_limits, 5)
+    for value, label in zip(values, tick_labels(values), strict=True):
         y = at(x_limits[0], value)[1]
         parts.append(_tag("line", x1=frame.left, x2=frame.width - frame.right, y1=y, y2=y, class_="ap-grid"))
-        parts.append(_label(frame.left - 6, y + 4, f"{value:g}", size - 1, "end", True))
+        parts.append(_label(frame.left - 6, y + 4, label, size - 1, "end", True))
     for value in ticks(x_limits, 6):
         if value == int(value):
-            parts.append(_label(at(value, 0)[0], frame.height - frame.bottom + size + 4, text.short_count(value), size - 1,
-                                "middle", True))
+            below = frame.height - frame.bottom + size + 4
+            parts.append(_label(at(value, 0)[0], below, text.short_count(value), size - 1, "middle", True))
     bottom = frame.height - frame.bottom
     parts.append(_tag("line", x1=frame.left, x2=frame.width - frame.right, y1=bottom, y2=bottom, class_="ap-axis"))
     parts.append(_label(frame.x(0.5), frame.height - 5, x_title, size, "middle"))
