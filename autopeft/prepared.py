@@ -1,0 +1,238 @@
+"""What a config becomes once its model and data were looked at: all that a search needs beside its ledger."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from autopeft import ledger as ledgers
+from autopeft import plugins
+from autopeft.config import Config, build_space, resolve
+from autopeft.errors import Refused, UsageError
+from autopeft.objectives import Objective
+from autopeft.space import Space
+from autopeft.training.setup import Setup
+
+SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
+DEFAULT_RUNGS = (0.1, 0.3)
+
+@dataclass(frozen=True)
+class Prepared:
+    """A config with its model and data looked at: all that a search needs beside its ledger.
+
+    Attributes:
+        config: The resolved config.
+        setup: What workers get.
+        space: The space, with the model's layers.
+        objectives: With their references.
+        signal: What judges a rung: the score's name, or `train_loss`.
+        header: The ledger's first event.
+    """
+
+    config: Config
+    setup: Setup
+    space: Space
+    objectives: tuple[Objective, ...]
+    signal: str
+    header: Mapping[str, Any]
+
+
+class Model:
+    """The model on the meta device: counts configurations, and refuses those that may not run.
+
+    Args:
+        setup: Names the model.
+        n_labels: Size of its head.
+        most_parameters: Budget of trainable parameters; None for none.
+    """
+
+    def __init__(self, setup: Setup, n_labels: int, most_parameters: int | None = None) -> None:
+        from autopeft.training.model import meta_model, view
+
+        task = plugins.load("tasks", setup.task)
+        options = {"revision": setup.revision, "trust_remote_code": setup.trust_remote_code}
+        self.meta = meta_model(setup.model, task.auto_class, n_labels, **options)
+        self.view = view(self.meta)
+        self.most_parameters = most_parameters
+        self._counts: dict[str, Mapping[str, float] | str] = {}
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model, head included: what full fine-tuning trains."""
+        return sum(parameter.numel() for parameter in self.meta.parameters())
+
+    def check(self, params: Mapping[str, Any]) -> Mapping[str, float]:
+        """The exact counts of a configuration (`autopeft.search.Check`).
+
+        Raises:
+            Refused: Over budget, empty or unsupported.
+        """
+        from autopeft.training.recipe import count
+
+        key = json.dumps({k: v for k, v in params.items() if not k.endswith((".lr", ".weight_decay", ".dropout"))})
+        if key not in self._counts:
+            try:
+                self._counts[key] = count(self.meta, self.view, params)
+            except Refused as refusal:
+                self._counts[key] = str(refusal)
+        counts = self._counts[key]
+        if isinstance(counts, str):
+            raise Refused(counts)
+        if self.most_parameters is not None and counts["trainable_parameters"] > self.most_parameters:
+            raise Refused(f"over the budget of {self.most_parameters:,} trainable parameters")
+        return counts
+
+
+def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
+    """Reads and encodes the data, looks at the model, measures what the config leaves to measurement."""
+    from autopeft.provenance import provenance
+    from autopeft.training.data import prepare as prepare_data
+    from autopeft.training.measure import Choice, choose
+
+    task = plugins.load("tasks", config.task.name)
+    setup = make_setup(config, folder)
+    data = prepare_data(setup)
+    model = Model(setup, len(data.label_names), config.budget.parameters)
+    space = build_space(config, model.view.n_layers)
+    trivial = task.trivial(data.splits["train"].labels, data.splits["validation"].labels, len(data.label_names))
+    objectives = tuple(make_objective(entry, trivial, model.parameters) for entry in config.objectives)
+    signal = choose_signal(config, objectives, len(data.splits["validation"]))
+    setup = replace(setup, score_rungs=signal != "train_loss")
+    if measure:
+        typical = next((p for p in space.defaults() if p["method"] not in ("head", "last_layers")), space.defaults()[0])
+        choice = choose(setup, config.training.precision, config.training.attention, typical)
+    else:
+        choice = Choice(_unless_auto(config.training.precision, "fp32"), _unless_auto(config.training.attention, "eager"),
+                        setup.micro_batch_size)
+    header = {
+        "event": "search",
+        "schema": ledgers.SCHEMA,
+        "id": uuid.uuid4().hex,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": resolve(config),
+        "objectives": [objective.to_json() for objective in objectives],
+        "signal": signal,
+        "dataset": {
+            "label_names": list(data.label_names),
+            "sizes": {name: len(split) for name, split in data.splits.items()},
+            "origin": dict(data.origin),
+        },
+        "model": {
+            "name": Path(setup.model).name if os.path.isdir(setup.model) else setup.model,
+            "path": setup.model,
+            "revision": setup.revision or weights_digest(setup.model),
+            "n_layers": model.view.n_layers,
+            "parameters": model.parameters,
+        },
+        "baselines": {"majority": trivial},
+        "chosen": choice.to_json(),
+        "provenance": provenance(setup.device),
+    }
+    setup = with_choice(setup, header["chosen"])
+    return Prepared(config, setup, space, objectives, signal, json.loads(json.dumps(header, default=str)))
+
+
+def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
+    """The same from a ledger's first event: nothing is measured again."""
+    setup = with_choice(make_setup(config, folder), header["chosen"])
+    setup = replace(setup, score_rungs=header["signal"] != "train_loss")
+    objectives = tuple(Objective.from_json(entry) for entry in header["objectives"])
+    space = build_space(config, header["model"]["n_layers"])
+    return Prepared(config, setup, space, objectives, header["signal"], header)
+
+
+def make_setup(config: Config, folder: Path) -> Setup:
+    """The part of a config that training reads. Precision and attention stay to be chosen."""
+    task = plugins.load("tasks", config.task.name)
+    model = config.model.path
+    if hasattr(task, "bases") and model in task.bases:
+        model = str(task.base(model))
+    training = config.training
+    return Setup(
+        model=model,
+        task=config.task.name,
+        data=dict(resolve(config)["data"]),
+        folder=str(folder.resolve()),
+        cache=str((folder / "cache").resolve()),
+        seed=config.seed,
+        revision=config.model.revision,
+        trust_remote_code=config.model.trust_remote_code,
+        epochs=None if training.steps is not None else training.epochs,
+        steps=training.steps,
+        batch_size=training.batch_size,
+        max_length=training.max_length,
+        optimizer=training.optimizer,
+        schedule=training.schedule,
+        warmup=training.warmup,
+        weight_decay=training.weight_decay,
+        clip=training.clip,
+        micro_batch_size=training.micro_batch_size or training.batch_size,
+        threads=training.threads,
+        device=choose_device(training.device),
+        trial_seconds=training.trial_seconds,
+        rungs=tuple(config.stopper.options.get("rungs", DEFAULT_RUNGS)),
+        keep=config.keep,
+        prefix_cache_bytes=int(training.prefix_cache_gib * 2**30),
+    )
+
+
+def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
+    """The setup with what was measured to choose."""
+    return replace(
+        setup,
+        precision=chosen["precision"],
+        attention=chosen["attention"],
+        micro_batch_size=chosen["micro_batch_size"],
+    )
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the first GPU where torch sees one, else the CPU."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make_objective(entry: Any, trivial: Mapping[str, float], parameters: int) -> Objective:
+    """An objective of the config, with the references that its search gives it."""
+    if entry.metric.endswith("_parameters"):
+        goal, reference, scale = entry.goal or "minimize", float(parameters), entry.scale or "log10"
+    else:
+        goal, scale = entry.goal or "maximize", entry.scale or "linear"
+        reference = trivial.get(entry.metric)
+        if reference is None and entry.reference is None:
+            raise UsageError(f"objectives: {entry.metric} has no trivial baseline: give its `reference`, the worst value of interest")
+    return Objective(entry.metric, goal, reference if entry.reference is None else entry.reference, scale)
+
+
+def choose_signal(config: Config, objectives: Sequence[Objective], validation_rows: int) -> str:
+    """What judges a rung: the score where validation is large enough to be the less noisy one, else the loss."""
+    signal = str(config.stopper.options.get("signal", "auto"))
+    if signal == "auto":
+        return objectives[0].metric if validation_rows >= SIGNAL_ROWS else "train_loss"
+    return signal
+
+
+def weights_digest(model: str) -> str | None:
+    """SHA-256 of a local model's weights: what a hub model's revision is for."""
+    if not os.path.isdir(model):
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(Path(model).glob("*.safetensors")):
+        with open(file, "rb") as handle:
+            while block := handle.read(2**20):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _unless_auto(value: str, default: str) -> str:
+    return default if value == "auto" else value

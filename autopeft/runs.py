@@ -1,0 +1,401 @@
+"""A run: one search in its folder. What it found, and what can be done with it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopeft import ledger as ledgers
+from autopeft import plugins
+from autopeft.config import Config, changes, from_resolved, resolve
+from autopeft.confirm import Candidate, Confirm
+from autopeft.errors import BudgetSpent, NothingCompleted, UsageError
+from autopeft.history import History, Record
+from autopeft.ledger import Ledger
+from autopeft.naming import describe
+from autopeft.objectives import with_signal
+from autopeft.pareto import knee
+from autopeft.prepared import Model, Prepared, reopen
+from autopeft.search import Search, summary
+from autopeft.training.setup import Setup
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def open_run(folder: str | Path) -> Run:
+    """A run from its folder.
+
+    Raises:
+        UsageError: There is no ledger in it.
+    """
+    folder = Path(folder).resolve()
+    return Run(folder, History.read(folder / ledgers.NAME))
+
+
+class Run:
+    """One search: what it found, and what can be done with it.
+
+    Attributes:
+        folder: Where it lies.
+        history: The fold of its ledger.
+    """
+
+    def __init__(self, folder: Path, history: History) -> None:
+        self.folder, self.history = folder, history
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @cached_property
+    def config(self) -> Config:
+        return from_resolved(self.history.config)
+
+    @property
+    def front(self) -> list[Record]:
+        """The complete trials that none dominates, the best score first."""
+        return self.history.front()
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial: number, status, name, metrics, params."""
+        import pandas as pd
+
+        front = {record.number for record in self.front}
+        rows = [
+            {
+                "number": record.number,
+                "status": str(record.status or "RUNNING"),
+                "on_front": record.number in front,
+                "name": self.describe(record.params),
+                **record.known,
+                **record.metrics,
+                **{key: value if not isinstance(value, list) else str(value) for key, value in record.params.items()},
+                "error": record.error,
+            }
+            for record in self.history.trials
+        ]
+        return pd.DataFrame(rows)
+
+    def describe(self, params: Mapping[str, Any]) -> str:
+        """What a person calls a configuration."""
+        return describe(params, self.history.header["model"]["n_layers"])
+
+    def pick(self, which: str) -> Record:
+        """A complete trial: `best`, `knee`, `max-params=50k` (the best no larger) or `trial=17`."""
+        front = self.front
+        if not front and not which.startswith("trial="):
+            raise UsageError(f"{self.folder} has no complete trial to pick")
+        if which == "best":
+            return front[0]
+        if which == "knee":
+            return front[knee(self.history.losses(front)[:, :2])]
+        kind, _, value = which.partition("=")
+        if kind == "max-params":
+            limit = parse_count(value)
+            small = [record for record in front if record.metrics["trainable_parameters"] <= limit]
+            if not small:
+                least = min(record.metrics["trainable_parameters"] for record in front)
+                raise UsageError(f"no trial of the front has at most {value} trainable parameters; the smallest has {least:,.0f}")
+            return small[0]
+        if kind == "trial":
+            records = {str(record.number): record for record in self.history.records if record.is_complete}
+            if value not in records:
+                raise UsageError(f"trial {value!r} is no complete trial of {self.folder}; there are {', '.join(records)}")
+            return records[value]
+        raise UsageError(f"expected best, knee, max-params=50k or trial=17, got {which!r}")
+
+    def resume(self, overrides: Sequence[str] = (), *, quiet: bool = False) -> Run:
+        """Goes on to the end of the budget. `overrides` may change budget, executor, trackers and what to keep.
+
+        Raises:
+            UsageError: They change anything else; says what.
+        """
+        config = from_resolved(self.history.config, overrides)
+        different = changes(self.history.config, resolve(config))
+        prepared = reopen(config, self.history.header, self.folder)
+        with opened(self.folder) as ledger:
+            from autopeft.provenance import provenance
+
+            ledger.append({"event": "resume", "config": resolve(config), "changes": different,
+                           "provenance": json.loads(json.dumps(provenance(prepared.setup.device), default=str))})
+        write_config(self.folder, resolve(config))
+        go(prepared, self.folder, quiet)
+        return open_run(self.folder)
+
+    def write_front(self) -> list[Path]:
+        """front.json, front.csv and front.png in the run's folder."""
+        from autopeft.reports import figure
+
+        figure.front_json(self.history, self.folder / "front.json", self.describe)
+        figure.front_csv(self.history, self.folder / "front.csv", self.describe)
+        figure.front_png(self.history, self.folder / "front.png", self.describe)
+        return [self.folder / f"front.{kind}" for kind in ("json", "csv", "png")]
+
+    def report(self) -> list[Path]:
+        """Writes report.html and report.md."""
+        from autopeft.reports import html, markdown
+
+        out = []
+        for write, name in ((html.write, "report.html"), (markdown.write, "report.md")):
+            path = self.folder / name
+            write(self.history, path, self.describe, name=self.name)
+            out.append(path)
+        return out
+
+    def artifacts(self) -> dict[str, Path]:
+        """What a tracker may show: artifact path → file."""
+        self.write_front()
+        paths = {f"00_pareto/pareto.{kind}": self.folder / f"front.{kind}" for kind in ("png", "json", "csv")}
+        paths["config.resolved.yaml"] = self.folder / "config.yaml"
+        if self.front:
+            self.report()
+            paths |= {"report.html": self.folder / "report.html", "00_pareto/pareto.html": self.folder / "report.html"}
+        return {name: path for name, path in paths.items() if path.exists()}
+
+    def adapter_folder(self, record: Record) -> Path | None:
+        """Where the trained tensors of a trial lie; None where they were not kept."""
+        folder = trial_folder(self.folder, record.number)
+        return folder if (folder / "trained.safetensors").exists() else None
+
+    def track(self) -> dict[str, Any]:
+        """Fills the config's trackers, but the console, from the ledger. A second time adds nothing."""
+        out = {}
+        for entry in self.config.trackers:
+            if entry.name != "console":
+                tracker = make_tracker(entry, self, quiet=True)
+                out[entry.name] = tracker.fill(self.history)
+        return out
+
+    def confirm(self, seeds: int = 5, which: Sequence[str] = (), *, quiet: bool = False) -> list[Record]:
+        """Retrains the front and the baselines with fresh seeds, and scores the test split.
+
+        Args:
+            seeds: How many each.
+            which: What to confirm as `pick` takes it; empty for the whole front, the frozen head and full fine-tuning.
+
+        Raises:
+            UsageError: There is no test split, or nothing to confirm.
+        """
+        from autopeft.training.loop import evaluator
+
+        if "test" not in self.history.header["dataset"]["sizes"]:
+            raise UsageError("the data has no test split: give data.test, or data.test_share to carve one before a search")
+        if not self.front:
+            raise UsageError(f"{self.folder} has no complete trial to confirm")
+        picked = [Candidate.of(self.pick(name)) for name in which] or self.candidates()
+        prepared = reopen(self.config, self.history.header, self.folder)
+        setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
+        with opened(self.folder) as ledger:
+            conversation = Confirm(ledger, picked, seeds, self.config.seed, [] if quiet else [_say_confirmation])
+            executor = plugins.load("executors", self.config.executor.name)(**executor_options(self.config))
+            executor.run(conversation, evaluator(setup, "test"))
+            shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
+            self.history = conversation.history
+        self.write_front()
+        self.report()
+        return self.front
+
+    def candidates(self) -> list[Candidate]:
+        """The front, and the baselines that a reviewer asks for: the best frozen head, the best full fine-tuning."""
+        candidates = [Candidate.of(record) for record in self.front]
+        complete = [record for record in self.history.records if record.is_complete]
+        for method in ("head", "full"):
+            tried = [record for record in complete if record.params["method"] == method]
+            if tried:
+                best = min(tried, key=lambda record: float(self.history.losses([record])[0, 0]))
+                if best.number not in {candidate.number for candidate in candidates}:
+                    candidates.append(Candidate.of(best))
+        return candidates
+
+    def export(self, which: str = "knee", to: str | Path | None = None) -> Path:
+        """Writes the adapter of one trial to a folder, and checks it in a fresh process.
+
+        A trial whose tensors were not kept is trained again from its number, which gives the same.
+
+        Args:
+            which: As `pick` takes it.
+            to: The folder; `<run>/export/<which>` where absent.
+        """
+        from autopeft.reports.card import model_card
+        from autopeft.training.export import export, verify
+        from autopeft.training.loop import Worker
+
+        record = self.pick(which)
+        to = Path(to) if to is not None else self.folder / "export" / f"trial-{record.number}"
+        if to.exists() and any(to.iterdir()):
+            raise UsageError(f"{to} is not empty: name another folder with --to")
+        prepared = reopen(self.config, self.history.header, self.folder)
+        folder = self.adapter_folder(record)
+        if folder is None:
+            folder = self._retrain(record, prepared.setup)
+        card = model_card(self.history, record, self.describe(record.params), f"autopeft export {self.folder} --pick {which}")
+        header = self.history.header
+        export(
+            setup=prepared.setup,
+            params=record.params,
+            seed=record.trial.seed,
+            tensors=folder / "trained.safetensors",
+            label_names=header["dataset"]["label_names"],
+            to=to,
+            card=card,
+            facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
+        )
+        worker = Worker(replace(prepared.setup, precision="fp32", prefix_cache_bytes=0))
+        verify(to, worker, record.trial, folder / "trained.safetensors")
+        return to
+
+    def _retrain(self, record: Record, setup: Setup) -> Path:
+        from autopeft.training.loop import Worker
+        from autopeft.trial import Result
+
+        print(f"trial {record.number} was not kept: training it again", file=sys.stderr)
+        result = None
+        for event in Worker(replace(setup, keep="all")).evaluate(record.trial):
+            result = event
+        if not isinstance(result, Result) or result.error:
+            raise UsageError(f"training trial {record.number} again failed: {getattr(result, 'error', 'interrupted')}")
+        return trial_folder(self.folder, record.number)
+
+    def summary(self) -> dict[str, Any]:
+        """What `--json` shows: counts, front, hypervolume, where things lie."""
+        volumes = self.history.hypervolumes()
+        return {
+            "schema": 1,
+            "run": str(self.folder),
+            "counts": summary(self.history),
+            "hypervolume": volumes[-1] if volumes else 0.0,
+            "front": [
+                {
+                    "trial": record.number,
+                    "name": self.describe(record.params),
+                    "params": dict(record.params),
+                    "metrics": dict(record.metrics),
+                }
+                for record in self.front
+            ],
+        }
+
+    def _repr_html_(self) -> str:
+        from autopeft.reports import html
+
+        return html.fragment(self.history, self.describe)
+
+
+def _say_confirmation(event: Mapping[str, Any]) -> None:
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "_" not in name)
+    print(f"{event['name']}: {event['status']} {metrics}", file=sys.stderr)
+
+
+def parse_count(text: str) -> float:
+    """`50k`, `1.5M` or `50000` as a number."""
+    factors = {"k": 1e3, "m": 1e6, "b": 1e9}
+    factor = factors.get(text[-1:].lower(), 1.0)
+    try:
+        return float(text[:-1] if factor != 1.0 else text.replace("_", "").replace(",", "")) * factor
+    except ValueError:
+        raise UsageError(f"expected a number of parameters such as 50k or 1.5M, got {text!r}") from None
+
+
+# ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
+    """Searches from where the ledger stands to the end of the budget."""
+    from autopeft.training.loop import evaluator
+
+    config = prepared.config
+    with opened(folder) as ledger:
+        model = Model(prepared.setup, len(prepared.header["dataset"]["label_names"]), config.budget.parameters)
+        sampler = plugins.load("samplers", config.sampler.name)(prepared.space, prepared.objectives, **config.sampler.options)
+        options = {k: v for k, v in config.stopper.options.items() if k not in ("rungs", "signal")}
+        stopper = plugins.load("stoppers", config.stopper.name)(with_signal(prepared.objectives, prepared.signal), **options)
+        listeners: list[Callable[[Mapping[str, Any]], None]] = []
+        conversation = Search(
+            space=prepared.space,
+            sampler=sampler,
+            stopper=stopper,
+            ledger=ledger,
+            check=model.check,
+            seed=config.seed,
+            first=() if config.sampler.name == "fixed" else prepared.space.defaults(),
+            most_trials=config.budget.trials,
+            most_seconds=None if config.budget.hours is None else config.budget.hours * 3600,
+            listeners=[lambda event: [listener(event) for listener in listeners]],
+        )
+        history = conversation.history
+        run = Run(folder, history)
+        trackers = [make_tracker(entry, run, quiet) for entry in config.trackers]
+        with contextlib.ExitStack() as stack:
+            for tracker in trackers:
+                tracker.start(history)
+                stack.callback(tracker.finish)
+                listeners.append(tracker.handle)
+            if config.keep == "front":
+                listeners.append(lambda event: keep_front(folder, history, event))
+            executor = plugins.load("executors", config.executor.name)(**executor_options(config))
+            executor.run(conversation, evaluator(prepared.setup))
+            shutil.rmtree(folder / "cache" / "prefix", ignore_errors=True)
+            run.write_front()
+            if history.front():
+                run.report()
+    if not history.front():
+        counts = ", ".join(f"{count} {name}" for name, count in summary(history).items()) or "none asked"
+        why = f"no trial completed ({counts}); {conversation.why_ended}. `autopeft report {folder}` shows each reason"
+        raise BudgetSpent(why) if "hours" in conversation.why_ended else NothingCompleted(why)
+
+
+def executor_options(config: Config) -> dict[str, Any]:
+    """The executor's options, with the time limit of a trial for its watchdog."""
+    return {**config.executor.options, "trial_seconds": config.training.trial_seconds}
+
+
+def make_tracker(entry: Any, run: Run, quiet: bool) -> Any:
+    """A tracker with what it may show: names for people, pictures, adapters."""
+    extra: dict[str, Any] = {"describe": run.describe}
+    if entry.name == "console":
+        extra["quiet"] = quiet
+    if entry.name == "mlflow":
+        extra |= {"artifacts": run.artifacts, "adapters": run.adapter_folder}
+    return plugins.load("trackers", entry.name)(run.folder, **{**entry.options, **extra})
+
+
+def keep_front(folder: Path, history: History, event: Mapping[str, Any]) -> None:
+    """After a tell, drops the trained tensors of trials that are not on the front."""
+    if event["event"] != "tell":
+        return
+    members = {record.number for record in history.front()}
+    for record in history.records:
+        if record.told_seconds is not None and record.number not in members:
+            shutil.rmtree(trial_folder(folder, record.number), ignore_errors=True)
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Where a trial's trained tensors lie, where they were kept."""
+    return folder / "trials" / f"{number:05d}"
+
+
+def write_config(folder: Path, resolved: Mapping[str, Any]) -> None:
+    """The resolved config, for people; the ledger's first line is what counts."""
+    from ruamel.yaml import YAML
+
+    with open(folder / "config.yaml", "w") as file:
+        YAML(typ="safe", pure=True).dump(json.loads(json.dumps(resolved)), file)
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[Ledger]:
+    """The ledger of a folder, for writing."""
+    ledger = Ledger(folder / ledgers.NAME)
+    try:
+        yield ledger
+    finally:
+        ledger.close()

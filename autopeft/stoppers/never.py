@@ -1,0 +1,25 @@
+"""Every trial runs to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autopeft.history import Record
+from autopeft.objectives import Objective
+from autopeft.trial import Report
+
+
+class Never:
+    """Stops nothing."""
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        pass
+
+    def report(self, record: Record, report: Report) -> bool:
+        return False
+
+    def tell(self, record: Record) -> None:
+        pass
+
+
+plugin = Never

@@ -1,0 +1,115 @@
+"""Cached activations are what the model computes, however they came about."""
+
+import contextlib
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
+
+from autopeft.tasks import Ragged, Split
+from autopeft.training.batches import by_length, collate
+from autopeft.training.prefix_cache import Cut, PrefixCache, Reach
+
+N_LAYERS = 3
+
+
+def text():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=N_LAYERS, num_attention_heads=2, intermediate_size=32
+    )
+    model = BertForSequenceClassification(config).eval()
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 12, 150)
+    ids = Ragged(rng.integers(1, 50, lengths.sum()).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]), 0)
+    split = Split({"input_ids": ids}, np.zeros(150, dtype=np.int64))
+    return model, split, ("bert.embeddings",), tuple(f"bert.encoder.layer.{i}" for i in range(N_LAYERS))
+
+
+def images():
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=N_LAYERS, num_attention_heads=2,
+        intermediate_size=32,
+    )
+    model = ViTForImageClassification(config).eval()
+    pixels = np.random.default_rng(0).normal(size=(150, 3, 8, 8)).astype(np.float32)
+    split = Split({"pixel_values": pixels}, np.zeros(150, dtype=np.int64))
+    return model, split, ("vit.embeddings",), tuple(f"vit.layers.{i}" for i in range(N_LAYERS))
+
+
+def reach_of(model, stem, blocks):
+    def reach(depth, lower, below):
+        clone = copy.deepcopy(model)
+        cut = Cut(clone, stem, blocks, lower) if lower is not None else None
+        takes = depth > N_LAYERS
+        target = "classifier" if takes else blocks[depth - 1]
+        return Reach(clone, target, takes, contextlib.nullcontext, "cpu", cut, below)
+
+    return reach
+
+
+def logits(model, split, cached=None, stem=(), blocks=(), depth=0):
+    clone = copy.deepcopy(model)
+    cut = Cut(clone, stem, blocks, depth) if cached is not None else None
+    out = np.empty((len(split), 2), dtype=np.float32)
+    with torch.no_grad():
+        for rows in by_length(split.lengths, 32):  # other batches than the cache's
+            if cut is not None:
+                cut.hidden = cached(rows, "cpu")
+            unseen = frozenset(split.columns) if cut is not None and cut.skips_stem else frozenset()
+            out[rows] = clone(**collate(split, rows, without=unseen)).logits.numpy()
+    return out
+
+
+@pytest.mark.parametrize("make", [text, images])
+@pytest.mark.parametrize("depth", range(1, N_LAYERS + 1))
+def test_logits_from_the_cache_equal_logits_from_the_inputs(make, depth, tmp_path):
+    model, split, stem, blocks = make()
+    cached = PrefixCache(tmp_path, 2**30).get("train", split, depth, reach_of(model, stem, blocks))
+    exact = logits(model, split)
+    assert np.abs(logits(model, split, cached, stem, blocks, depth) - exact).max() <= 1e-5 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("make", [text, images])
+def test_a_cache_built_on_a_lower_one_holds_the_same_bits(make, tmp_path):
+    model, split, stem, blocks = make()
+    reach = reach_of(model, stem, blocks)
+    alone = PrefixCache(tmp_path / "a", 2**30).get("train", split, 3, reach)
+    cache = PrefixCache(tmp_path / "b", 2**30)
+    cache.get("train", split, 1, reach)
+    built_on_1 = cache.get("train", split, 3, reach)
+    rows = np.arange(len(split))
+    assert torch.equal(alone(rows, "cpu"), built_on_1(rows, "cpu"))
+
+
+def test_the_head_alone_is_called_on_its_own_input(tmp_path):
+    model, split, stem, blocks = text()
+    cached = PrefixCache(tmp_path, 2**30).get("train", split, N_LAYERS + 1, reach_of(model, stem, blocks))
+    assert cached.values.shape == (len(split), 16)
+    with torch.no_grad():
+        head = model.classifier(cached(np.arange(len(split)), "cpu")).numpy()
+    np.testing.assert_allclose(head, logits(model, split), atol=1e-6)
+
+
+def test_over_the_bound_nothing_is_cached(tmp_path):
+    model, split, stem, blocks = text()
+    size = int(split.lengths.sum()) * 16 * 4
+    assert PrefixCache(tmp_path, size - 1).get("train", split, 1, reach_of(model, stem, blocks)) is None
+    assert not any(tmp_path.iterdir())
+    assert PrefixCache(tmp_path, size).get("train", split, 1, reach_of(model, stem, blocks)) is not None
+
+
+def test_the_least_recently_used_goes_and_is_read_on_by_who_has_it(tmp_path):
+    model, split, stem, blocks = text()
+    size = int(split.lengths.sum()) * 16 * 4
+    cache = PrefixCache(tmp_path, int(2.5 * size))
+    reach = reach_of(model, stem, blocks)
+    first = cache.get("train", split, 1, reach)
+    before = first(np.arange(5), "cpu")
+    for depth in (2, 3):
+        cache.get("train", split, depth, reach)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["train-2", "train-3"]
+    assert torch.equal(first(np.arange(5), "cpu"), before)
