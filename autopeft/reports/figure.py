@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCHEMA = 1
+MOST_METHODS = 18  # in the legend
 PIXELS = (1760, 1080)  # drawn at 200 dots an inch: sharp at the 880 px that a web page gives it
 _DPI = 200
 _MARKERS = {"circle": "o", "square": "s", "diamond": "D", "up": "^", "down": "v", "cross": "X", "plus": "P",
@@ -234,6 +235,9 @@ def _baselines(axes: Axes, plot: Plot) -> list[Any]:
         ))
     elif plot.majority is not None:
         arrow = "↓" if plot.is_maximized else "↑"
+        edge = 0.004 if plot.is_maximized else 0.996  # at the edge: the line itself lies beyond
+        axes.axhline(plot.y_limits[0] + edge * (plot.y_limits[1] - plot.y_limits[0]), color=_QUIET, linewidth=0.9,
+                     linestyle=(0, (5, 3)), zorder=2)
         texts.append(axes.annotate(
             f"majority class {text.score(plot.majority, 3)} {arrow}", (1, 0 if plot.is_maximized else 1),
             xycoords="axes fraction", xytext=(-3, 4 if plot.is_maximized else -10), textcoords="offset points",
@@ -294,29 +298,46 @@ def segments(corners: list[tuple[float, float]], half: float) -> list[Box]:
 
 
 def _frame(figure: Figure, facts: Facts, plot: Plot) -> None:
-    """Title, what is drawn, and the legend of methods below."""
-    from matplotlib.lines import Line2D
-
+    """Title, what is drawn, and the legend below."""
     model = f" · {facts.model_name}" if facts.model_name else ""
     figure.text(0.085, 0.945, text.plain(f"{facts.name}{model}"), fontsize=10.5, color=_INK, weight="bold")
     figure.text(0.085, 0.9, caption(facts, plot), fontsize=8, color=_QUIET)
-    handles = [
-        Line2D([], [], marker=_MARKERS[look(method).shape], color=look(method).light, linestyle="none", markersize=5.5,
-               label=text.plain(method))
-        for method in plot.methods[:18]
+    items: list[tuple[str, dict[str, Any]]] = [
+        (method, {"marker": _MARKERS[look(method).shape], "color": look(method).light, "markersize": 5.5})
+        for method in plot.methods[:MOST_METHODS]
     ]
-    if plot.marks and any(mark.is_knee for mark in plot.marks):
-        handles.append(Line2D([], [], marker="*", color=_INK, linestyle="none", markersize=9, label="knee"))
+    if len(plot.methods) > MOST_METHODS:
+        items.append((f"and {len(plot.methods) - MOST_METHODS} more", {}))
+    if any(mark.is_knee for mark in plot.marks):
+        items.append(("knee", {"marker": "*", "color": _INK, "markersize": 9}))
     if plot.steps:
-        handles.append(Line2D([], [], color=_INK, linewidth=1.3, label="front"))
+        items.append(("front", {"color": _INK, "linestyle": "-", "linewidth": 1.3}))
     if any(mark.shows_test for mark in plot.marks):
-        handles.append(Line2D([], [], marker="o", color=_QUIET, markerfacecolor="white", linewidth=1.1, markersize=4.6,
-                              label="test, mean ± 95 % CI"))
+        items.append(("test, mean ± 95 % CI", {"marker": "o", "color": _QUIET, "markerfacecolor": "white",
+                                               "linestyle": "-", "linewidth": 1.1, "markersize": 4.6}))
     if plot.head is not None:
-        handles.append(Line2D([], [], color=_QUIET, linewidth=0.9, linestyle=(0, (1, 2)), label="frozen head"))
-    if handles:
-        figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.07, 0.012), ncols=7, frameon=False,
-                      fontsize=7, handletextpad=0.3, columnspacing=1.1, borderpad=0.2, labelspacing=0.35)
+        items.append(("frozen head", {"color": _QUIET, "linestyle": (0, (1, 2)), "linewidth": 1.1}))
+    _legend(figure, items)
+
+
+def _legend(figure: Figure, items: list[tuple[str, dict[str, Any]]]) -> None:
+    """Keys in rows, each as wide as its name: matplotlib's own columns are all as wide as the widest."""
+    from matplotlib.lines import Line2D
+
+    width, size = float(figure.bbox.width), 7 * _DPI / 72
+    x, y, left, right = 0.085, 0.078, 0.085, 0.985
+    for name, look_of_line in items:
+        name = text.plain(name, 48)
+        needed = (labels.text_width(name, size) + 2.6 * size) / width
+        if x + needed > right and x > left:
+            x, y = left, y - 0.029
+        key = 0.5 * size / width
+        ends = [x - key, x + key] if "marker" not in look_of_line else [x - key, x, x + key]
+        line = Line2D(ends, [y] * len(ends), transform=figure.transFigure,
+                      **{"linestyle": "none", "markevery": [1] if len(ends) == 3 else None, **look_of_line})
+        figure.add_artist(line)
+        figure.text(x + 1.0 * size / width, y, name, fontsize=7, color=_INK, va="center_baseline")
+        x += needed
 
 
 def caption(facts: Facts, plot: Plot) -> str:

@@ -150,8 +150,8 @@ def _charts(facts: Facts) -> list[dict[str, str]]:
     charts = []
     volume = svg.curves(content.volume_series(facts), "trials told", "hypervolume", is_step=True)
     if volume:
-        charts.append({"title": "Hypervolume over trials", "svg": volume,
-                       "caption": f"What the front dominates: {_volume_unit(facts)}. A trial that adds nothing is flat."})
+        caption = f"What the front dominates, in {_volume_unit(facts)}. A trial that adds nothing is flat."
+        charts.append({"title": "Hypervolume over trials", "svg": volume, "caption": caption})
     for metric in content.reported_metrics(facts):
         drawn = svg.curves(content.learning_series(facts, metric), "optimiser steps", text.metric_title(metric))
         if drawn:

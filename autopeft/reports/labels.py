@@ -68,7 +68,7 @@ def place(
                     continue
                 covered = sum(box.overlap(other) for other in soft) / (width * height)
                 away_from_empty = 1 + math.cos(angle - 1.25 * math.pi)  # 0 towards lower right … 2 towards upper left
-                cost = 6 * covered + distance / 20 - 0.35 * away_from_empty
+                cost = 9 * covered + distance / 20 - 0.35 * away_from_empty
                 if best is None or cost < best[0]:
                     best = (cost, box)
         placed.append(None if best is None else best[1])

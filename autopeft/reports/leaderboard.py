@@ -300,8 +300,8 @@ def _notes(facts: Facts, placed: Sequence[Row], rest: Sequence[Row]) -> list[str
     if placed and placed[0].confirmed is not None:
         notes.append(
             "Confirmed: retrained with fresh seeds, scored on the test split; ± is half the 95 % t interval over "
-            "seeds. Rows of one group cannot be told from its best at 5 %: Welch's t (paired where the seeds are the same), "
-            f"p values adjusted by Holm, counting {placed[0].confirmed.sample.sources}. "
+            "seeds. Rows of one group cannot be told from its best at 5 %: Welch's t (paired where the seeds are the "
+            f"same), p values adjusted by Holm, counting {placed[0].confirmed.sample.sources}. "
             "Tied does not mean equal."
         )
         notes.append("Each search's trials were chosen by validation. The first of many test means is a little "

@@ -32,6 +32,7 @@ _KNOWN: dict[str, tuple[tuple[str, str], str]] = {
     "serial_adapter": (_ORANGE, "square"),
     "parallel_adapter": (_AMBER, "diamond"),
     "prefix": (_PINK, "pentagon"),
+    "serial_adapter+parallel_adapter+prefix": (_VIOLET, "pentagon"),
 }
 
 

@@ -236,6 +236,8 @@ def _y_limits(facts: Facts, trivial: float | None) -> tuple[tuple[float, float],
     shown += [sign * end for end in ends if end is not None]
     low, high = min(min(shown), float(np.quantile(scores, 0.1))), float(scores.max())
     span = max(high - low, 0.05 * abs(high), 1e-9)
+    middle = (low + high) / 2
+    low, high = min(low, middle - span / 2), max(high, middle + span / 2)
     majority_is_shown = False
     if trivial is not None and sign * trivial >= low - 0.75 * span:
         low, majority_is_shown = min(low, sign * trivial), True
@@ -250,7 +252,8 @@ def _x_limits(xs: Sequence[float], is_log: bool) -> tuple[float, float]:
     low, high = min(xs), max(xs)
     if is_log:
         low, high = math.log10(max(low, 1.0)), math.log10(max(high, 1.0))
-        span = max(high - low, 0.6)
+        span, middle = max(high - low, 1.0), (low + high) / 2
+        low, high = min(low, middle - span / 2), max(high, middle + span / 2)
         return 10 ** (low - 0.1 * span), 10 ** (high + 0.1 * span)
     span = max(high - low, 1.0)
     return low - 0.06 * span, high + 0.06 * span

@@ -204,7 +204,8 @@ def _front_baselines(plot: Plot, frame: _Frame, size: float) -> list[str]:
             y = line(plot.majority, "6 4") - 5
         else:
             name += " ↓" if plot.is_maximized else " ↑"
-            y = frame.height - frame.bottom - 6 if plot.is_maximized else frame.top + size
+            edge = line(plot.y_limits[0] if plot.is_maximized else plot.y_limits[1], "6 4")
+            y = edge - 6 if plot.is_maximized else edge + size
         parts.append(_label(right - 4, y, name, size - 1, "end", True))
     if plot.note:
         parts.append(_label(frame.left + 6, frame.top + size, plot.note, size - 1, "start", True))
