@@ -8,7 +8,7 @@ from typing import Any
 
 from autopeft.reports import text
 from autopeft.reports.facts import Facts
-from autopeft.reports.importance import Importances
+from autopeft.reports.importance import FEWEST, Importances
 from autopeft.reports.svg import Series
 from autopeft.reports.table import Column, Table
 from autopeft.trial import Status
@@ -54,7 +54,8 @@ def methods_table(found: Importances) -> Table:
 
 
 def importance_table(found: Importances, most: int = 12) -> Table:
-    rows = tuple({"name": p.name, "share": max(p.share, 0.0), "n": p.n} for p in found.parameters[:most])
+    shown = [p for p in found.parameters if p.share >= 0.005][:most]
+    rows = tuple({"name": p.name, "share": p.share, "n": p.n} for p in shown)
     columns = (Column("name", "parameter"), Column("share", "share of variance", lambda value: f"{value:.0%}", True),
                Column("n", "trials", str, True))
     return Table("Parameters", columns, rows)
@@ -71,7 +72,7 @@ def importance_notes(found: Importances) -> list[str]:
         notes.append(
             "Share: how much of the score's variance, among the trials that have the parameter, a random forest fails "
             "to predict on held-out trials once the parameter is shuffled among them (five folds; held-out "
-            f"R² {found.r2:.2f})."
+            f"R² {found.r2:.2f}). What is not listed has under 0.5 %, or fewer than {FEWEST} trials."
         )
     notes.append(
         "Limits: complete trials only, one seed each; the search asks more often where it hopes, and parameters that "

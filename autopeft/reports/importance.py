@@ -24,6 +24,7 @@ from autopeft.reports.facts import Facts
 
 LEAST_TRIALS = 20
 LEAST_R2 = 0.1
+FEWEST = 8  # trials that have a parameter, for it to be judged
 _FOLDS, _TREES, _SHUFFLES = 5, 100, 5
 
 
@@ -141,7 +142,7 @@ def _by_parameter(facts: Facts, scores: np.ndarray, seed: int) -> tuple[tuple[Im
         own = scores[has[name]]
         variance = float(((own - own.mean()) ** 2).sum())
         constant = len({repr(record.params[name]) for record in facts.complete if name in record.params}) < 2
-        if not constant and variance > 1e-24 and len(own) >= 5:
+        if not constant and variance > 1e-24 and len(own) >= FEWEST:
             found.append(Importance(name, total / variance, len(own)))
     found.sort(key=lambda importance: (-importance.share, importance.name))
     return tuple(found), r2
