@@ -132,6 +132,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
             "parameters": model.parameters,
         },
         "baselines": {"majority": trivial},
+        "stock": list(range(len(space.defaults()))) if config.sampler.name != "fixed" else [],
         "chosen": choice.to_json(),
         "provenance": provenance(setup.device),
     }

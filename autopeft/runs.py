@@ -250,7 +250,7 @@ class Run:
             facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
         )
         worker = Worker(replace(prepared.setup, precision="fp32", prefix_cache_bytes=0))
-        verify(to, worker, record.trial, folder / "trained.safetensors")
+        verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
         return to
 
     def _retrain(self, record: Record, setup: Setup) -> Path:
@@ -283,6 +283,16 @@ class Run:
                 for record in self.front
             ],
         }
+
+    def open_commands(self) -> list[str]:
+        """The one-line commands that open this search elsewhere: MLflow's."""
+        out = []
+        for entry in self.config.trackers:
+            if entry.name == "mlflow":
+                from autopeft.trackers.mlflow import open_command
+
+                out.append(open_command(self.history, entry.options, self.folder))
+        return out
 
     def _repr_html_(self) -> str:
         from autopeft.reports import html

@@ -95,6 +95,23 @@ def read_file(path: str | Path) -> Table:
     return {str(name): frame[name].tolist() for name in frame.columns}
 
 
+def read_columns(file: Path, columns: Sequence[str]) -> Table:
+    """Some columns of a file of rows without labels.
+
+    Raises:
+        ConfigError: One is not there.
+    """
+    table = read_file(file)
+    faults = [
+        Fault(column, f"no such column in {file}.{did_you_mean(column, table)} There are: {', '.join(table)}")
+        for column in columns
+        if column not in table
+    ]
+    if faults:
+        raise ConfigError(faults, str(file))
+    return {column: table[column] for column in columns}
+
+
 def _from_files(data: Mapping[str, Any], label: str) -> tuple[dict[str, Table], Sequence[str] | None, str]:
     tables = {split: read_file(data[split]) for split in SPLITS if data.get(split)}
     info = Path(data["train"]).parent / "dataset_info.json"

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
 from autopeft.tasks import Dataset, Raw, Split, _metrics
+from autopeft.tasks._reading import read_file
 from autopeft.tasks._splits import carve
 from autopeft.trial import derive_seed
 
@@ -54,6 +56,14 @@ class Digits:
             "made": dict.fromkeys(splits, "half, a quarter and a quarter, stratified, by seed"),
         }
         return Dataset(splits, tuple(map(str, TARGET)), origin)
+
+    def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """Rows of 64 pixels from 0 to 16, as scikit-learn has them."""
+        table = read_file(file)
+        pixels = np.array(list(table.values()), dtype=np.float64).T
+        if pixels.shape[1] != 64 or pixels.min() < 0 or pixels.max() > 16:
+            raise ConfigError([Fault("", f"expected 64 columns of pixels from 0 to 16, got {pixels.shape[1]}")], str(file))
+        return {"image": list(pixels.astype(np.uint8).reshape(-1, 8, 8))}
 
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
         pixels = np.asarray(raw.inputs["image"], dtype=np.uint8)[:, None]

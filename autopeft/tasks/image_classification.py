@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from autopeft.errors import ConfigError, EnvironmentFault, Fault
 from autopeft.tasks import Dataset, Raw, Split, _metrics
-from autopeft.tasks._reading import read_table
+from autopeft.tasks._reading import read_columns, read_table
 from autopeft.tasks._splits import complete
 
 CHUNK = 256  # pictures decoded at once: bounds the memory of preparing
@@ -29,6 +29,11 @@ class ImageClassification:
             return read_folders(data, seed)
         column = data.get("image") or "image"
         return read_table(data, {column: "image"}, seed, encodes_pictures=True)
+
+    def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        if file.is_dir():
+            return {"image": sorted(str(path) for path in file.iterdir() if path.suffix.lower() in PICTURES)}
+        return read_columns(file, [data.get("image") or "image"])
 
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
         """Pixels as the model's image processor makes them, decoded, resized and cropped once.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autopeft.errors import EnvironmentFault
 from autopeft.tasks import Dataset, Ragged, Raw, Split, _metrics
-from autopeft.tasks._reading import read_table
+from autopeft.tasks._reading import read_columns, read_table
 
 
 class TextClassification:
@@ -19,9 +20,10 @@ class TextClassification:
     metrics = _metrics.METRICS
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
-        text = data.get("text") or "text"
-        columns = [text] if isinstance(text, str) else list(text)
-        return read_table(data, {column: "text" for column in columns}, seed)
+        return read_table(data, dict.fromkeys(text_columns(data), "text"), seed)
+
+    def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        return read_columns(file, text_columns(data))
 
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
         """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""
@@ -58,6 +60,12 @@ class TextClassification:
 
     def trivial(self, train_labels: np.ndarray, labels: np.ndarray, n_labels: int) -> dict[str, float]:
         return _metrics.trivial(train_labels, labels, n_labels)
+
+
+def text_columns(data: Mapping[str, Any]) -> list[str]:
+    """One column, or the two of a pair."""
+    text = data.get("text") or "text"
+    return [text] if isinstance(text, str) else list(text)
 
 
 def longest_input(tokenizer: Any, model_path: str) -> int:
