@@ -1,4 +1,4 @@
-"""Each dimension that exists, independently and uniformly (Bergstra and Bengio, 2012)."""
+"""Random search: the space's own draw. What every other sampler has to beat."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from autopeft.objectives import Objective
 from autopeft.space import Space
 
 
-class Random:
-    """Draws from the space; learns nothing."""
+class RandomSampler:
+    """Each ask is one draw, whatever was told (Bergstra and Bengio, 2012)."""
 
     def __init__(self, space: Space, objectives: Sequence[Objective]) -> None:
         self.space = space
@@ -22,7 +22,7 @@ class Random:
         return self.space.draw(np.random.default_rng(seed))
 
     def tell(self, record: Record) -> None:
-        pass
+        """Nothing that is told changes the next draw."""
 
 
-plugin = Random
+plugin = RandomSampler

@@ -1,0 +1,235 @@
+"""What the Optuna samplers share: the space as distributions, records as Optuna's trials, one study in memory.
+
+How a record is told:
+
+COMPLETE        COMPLETE with its losses (parameters on log10; all are minimised)
+refused         PRUNED with a violated constraint: told as FAIL, Optuna forgets it and proposes its like again
+OUT_OF_MEMORY   the same: its region cannot run here
+STOPPED         PRUNED, without values and without a constraint: among the worse, and no partial score taken as final
+FAILED          as STOPPED, whatever the reason. Diverging and being too slow are traits of a configuration, and a dead
+                worker is its memory more often than bad luck; one point among the worse forbids nothing.
+
+Nothing but the study lives from one ask to the next, and it holds what was told and nothing else that a sampler
+looks at. So a study that is filled from a ledger proposes what the live one does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from autopeft.errors import UsageError
+from autopeft.history import Record
+from autopeft.objectives import Objective, losses
+from autopeft.space import Choice, Domain, Float, Int, Space, Subset
+from autopeft.trial import Status, derive_seed
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+
+class Axes:
+    """The space in Optuna's terms: each dimension as none, one or several axes.
+
+    A real or whole number is one axis. A choice is an axis over its options' indices, which frees it of what Optuna
+    can store: ordered where the options are ascending numbers, else categorical. A subset is a boolean an item. What
+    has one value only is no axis.
+
+    Attributes:
+        distributions: By axis name: `lora.rank`, `lora.layers=3`.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self._of = {name: _distributions(name, dimension.domain) for name, dimension in space.dimensions.items()}
+        self.distributions: dict[str, BaseDistribution] = {k: v for axes in self._of.values() for k, v in axes.items()}
+
+    def encode(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+        """A member of the space as values by axis, and the distributions of those axes."""
+        values: dict[str, Any] = {}
+        for name, value in params.items():
+            values |= _encode(name, self.space.dimensions[name].domain, value, self._of[name])
+        return values, {axis: self.distributions[axis] for axis in values}
+
+    def suggest(self, trial: optuna.Trial, seed: int) -> dict[str, Any]:
+        """A member of the space, asked of Optuna dimension by dimension in the space's order.
+
+        A subset that comes out too small gets further items, drawn by the seed: that is cheaper than a refusal.
+        """
+        params: dict[str, Any] = {}
+        for name, dimension in self.space.dimensions.items():
+            if name == "method" or self.space.exists(name, params):
+                values = {axis: _suggest(trial, axis, of) for axis, of in self._of[name].items()}
+                params[name] = _decode(name, dimension.domain, values, derive_seed(seed, name))
+        return params
+
+
+class OptunaSampler:
+    """Startup trials by the space's own draw, then an Optuna sampler that is made anew for each ask.
+
+    The space's draw rather than Optuna's, for it draws a subset's size first: independent booleans would hardly ever
+    propose one layer, or all of them.
+
+    Args:
+        space: What may be proposed.
+        objectives: Of the search; their losses are Optuna's values.
+        startup: Trials that were told, refused ones not counted, before Optuna is asked.
+
+    Attributes:
+        ran: How many trials were told, refused ones not counted.
+        completed: How many of them completed.
+    """
+
+    def __init__(self, space: Space, objectives: Sequence[Objective], startup: int) -> None:
+        self.space, self.objectives, self.startup = space, tuple(objectives), startup
+        self.ran = self.completed = 0
+        self.axes = Axes(space)
+        with _quiet():
+            import optuna
+
+            self.study = optuna.create_study(directions=["minimize"] * len(self.objectives))
+
+    def ask(self, number: int, seed: int) -> Mapping[str, Any]:
+        if self.ran < self.startup:
+            return self.space.draw(np.random.default_rng(seed))
+        import optuna
+
+        with _quiet():
+            self.study.sampler = self.sampler(seed)
+            trial = self.study.ask()
+            params = self.axes.suggest(trial, seed)
+            # The question itself leaves a failed trial behind, which no sampler looks at.
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return params
+
+    def tell(self, record: Record) -> None:
+        self.ran += not record.refusal
+        self.completed += record.is_complete
+        if not self.space.contains(record.params):
+            return  # refused for this very reason: nothing that Optuna could place
+        from optuna.trial import TrialState, create_trial
+
+        values, distributions = self.axes.encode(record.params)
+        infeasible = bool(record.refusal) or record.status is Status.OUT_OF_MEMORY
+        complete = record.is_complete
+        trial = create_trial(
+            state=TrialState.COMPLETE if complete else TrialState.PRUNED,
+            values=losses(self.objectives, record.metrics).tolist() if complete else None,
+            params=values,
+            distributions=distributions,
+            constraints={"may run": 1.0} if infeasible else None,
+        )
+        self.study.add_trial(trial)
+
+    def sampler(self, seed: int) -> BaseSampler:
+        """The Optuna sampler for one ask."""
+        raise NotImplementedError
+
+
+def check_count(sampler: str, option: str, value: object, least: int) -> int:
+    """The value, if it is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"sampler {sampler!r}: {option} is a whole number from {least}, not {value!r}")
+    return value
+
+
+def check_share(sampler: str, option: str, value: object) -> float:
+    """The value, if it is a number in [0, 1]."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise UsageError(f"sampler {sampler!r}: {option} is a number between 0 and 1, not {value!r}")
+    return float(value)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's notes on each study and its warnings that an option is experimental or leaves in version 6."""
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"optuna|autopeft\.samplers")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        try:
+            logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _distributions(name: str, domain: Domain) -> dict[str, BaseDistribution]:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if domain.size == 1:
+        return {}
+    if isinstance(domain, Float):
+        return {name: FloatDistribution(domain.low, domain.high, log=domain.log)}
+    if isinstance(domain, Int):
+        return {name: IntDistribution(domain.low, domain.high, log=domain.log)}
+    if isinstance(domain, Subset):
+        return {f"{name}={item!r}": CategoricalDistribution((False, True)) for item in domain.items}
+    count = len(domain.options)
+    if _is_ascending(domain.options):
+        return {name: IntDistribution(0, count - 1)}
+    return {name: CategoricalDistribution(tuple(range(count)))}
+
+
+def _is_ascending(options: Sequence[Any]) -> bool:
+    """Whether these are numbers in rising order, so that neighbours are alike."""
+    numbers = all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in options)
+    return numbers and list(options) == sorted(options)
+
+
+def _suggest(trial: optuna.Trial, axis: str, of: BaseDistribution) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(of, FloatDistribution):
+        return trial.suggest_float(axis, of.low, of.high, log=of.log)
+    if isinstance(of, IntDistribution):
+        return trial.suggest_int(axis, of.low, of.high, log=of.log)
+    assert isinstance(of, CategoricalDistribution)
+    return trial.suggest_categorical(axis, of.choices)
+
+
+def _encode(name: str, domain: Domain, value: Any, axes: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    if not axes:
+        return {}
+    if isinstance(domain, Subset):
+        return {axis: item in value for axis, item in zip(axes, domain.items)}
+    if isinstance(domain, Choice):
+        value = _index(domain, value)
+    return {name: float(value) if isinstance(domain, Float) else value}
+
+
+def _decode(name: str, domain: Domain, values: Mapping[str, Any], seed: int) -> Any:
+    if not values:
+        return _only(domain)
+    if isinstance(domain, Subset):
+        chosen = {item for item, is_in in zip(domain.items, values.values()) if is_in}
+        rest = [item for item in domain.items if item not in chosen]
+        lacking = max(domain.min_size - len(chosen), 0)
+        chosen |= {rest[index] for index in np.random.default_rng(seed).permutation(len(rest))[:lacking]}
+        return [item for item in domain.items if item in chosen]
+    if isinstance(domain, Choice):
+        return domain.options[values[name]]
+    if isinstance(domain, Float):
+        return min(max(float(values[name]), domain.low), domain.high)
+    return int(values[name])
+
+
+def _only(domain: Domain) -> Any:
+    """The value of a domain that has one."""
+    if isinstance(domain, Subset):
+        return list(domain.items) if domain.min_size else []
+    return domain.options[0] if isinstance(domain, Choice) else domain.low
+
+
+def _index(domain: Choice, value: Any) -> int:
+    """1, 1.0 and True are three options."""
+    return next(i for i, option in enumerate(domain.options) if type(option) is type(value) and option == value)
+
