@@ -81,7 +81,7 @@ class NSGA2Sampler(OptunaSampler):
 
 def _tournament(parents: Sequence[FrozenTrial], rng: np.random.Generator) -> FrozenTrial:
     """Two at random; the one that dominates the other, else the first."""
-    first, second = (parents[index] for index in rng.integers(len(parents), size=2))
+    first, second = (parents[int(index)] for index in rng.integers(len(parents), size=2))
     pairs = list(zip(second.values, first.values))
     dominates = all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
     return second if dominates else first

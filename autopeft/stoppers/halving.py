@@ -29,9 +29,9 @@ class HalvingStopper:
         self._rungs: dict[int, dict[int, float]] = defaultdict(dict)  # step → number → loss
 
     def report(self, record: Record, report: Report) -> bool:
-        (mine,) = losses([self.score], report.metrics)
+        mine = float(losses([self.score], report.metrics)[0])
         rung = self._rungs[report.step]
-        rung[record.number] = float(mine)
+        rung[record.number] = mine
         better = sum(theirs < mine for theirs in rung.values())
         return better >= len(rung) / self.eta
 
