@@ -1,7 +1,7 @@
 """The composition root: with `prepared` and `runs` beside it, the only code that knows every part.
 
-    run = autopeft.run("my.yaml")          # search
-    run = autopeft.open_run("runs/my-1")   # look at one, resume it, confirm, export
+run = autopeft.run("my.yaml")          # search
+run = autopeft.open_run("runs/my-1")   # look at one, resume it, confirm, export
 """
 
 from __future__ import annotations
@@ -182,12 +182,17 @@ def plan(config: Config, draws: int = 1000) -> Plan:
     )
 
 
-def leaderboard(folders: Sequence[str | Path], format: str = "markdown") -> str:
-    """Runs side by side, confirmed numbers first. `format`: markdown, html, csv or json."""
+def leaderboard(folders: Sequence[str | Path], format: str = "markdown", *, by: str = "search") -> str:
+    """Runs side by side, confirmed numbers first.
+
+    Args:
+        format: markdown, html, csv or json.
+        by: A row a `search`, a `method`, or `all` trials of the fronts.
+    """
     from autopeft.reports import leaderboard as boards
 
     runs = [open_run(folder) for folder in folders]
-    return boards.render([boards.Entry(run.name, run.history, run.describe) for run in runs], format)
+    return boards.render([boards.Entry(run.name, run.history, run.describe) for run in runs], format, by=by)
 
 
 def predict(folder: str | Path, file: str | Path, output: str | Path | None = None) -> pd.DataFrame:
@@ -209,3 +214,21 @@ DEMO = Path(__file__).parent / "demo.yaml"
 def demo(*, name: str | None = None, overrides: Sequence[str] = (), quiet: bool = False) -> Run:
     """The embedded default: scikit-learn's digits and a small vision transformer pretrained on the spot, offline."""
     return run(load(DEMO, overrides), name=name, quiet=quiet)
+
+
+def doctor() -> dict[str, Any]:
+    """What a question about an installation begins with."""
+    import shutil
+
+    from autopeft.prepared import choose_device
+    from autopeft.provenance import provenance
+    from autopeft.tasks.digits import cache_folder
+
+    found = provenance(choose_device("auto"))
+    free = shutil.disk_usage(Path.cwd()).free
+    return {
+        **found["versions"],
+        **{key: found[key] for key in ("commit", "system", "processor", "cores", "device")},
+        "disk_free_gib": round(free / 2**30, 1),
+        "cache": str(cache_folder()),
+    }

@@ -23,6 +23,7 @@ from autopeft.training.setup import Setup
 SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
 DEFAULT_RUNGS = (0.1, 0.3)
 
+
 @dataclass(frozen=True)
 class Prepared:
     """A config with its model and data looked at: all that a search needs beside its ledger.
@@ -56,7 +57,7 @@ class Model:
     def __init__(self, setup: Setup, n_labels: int, most_parameters: int | None = None) -> None:
         from autopeft.training.model import meta_model, view
 
-        task = plugins.load("tasks", setup.task)
+        task = plugins.load("tasks", setup.task)()
         options = {"revision": setup.revision, "trust_remote_code": setup.trust_remote_code}
         self.meta = meta_model(setup.model, task.auto_class, n_labels, **options)
         self.view = view(self.meta)
@@ -96,7 +97,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     from autopeft.training.data import prepare as prepare_data
     from autopeft.training.measure import Choice, choose
 
-    task = plugins.load("tasks", config.task.name)
+    task = plugins.load("tasks", config.task.name)(**config.task.options)
     setup = make_setup(config, folder)
     data = prepare_data(setup)
     model = Model(setup, len(data.label_names), config.budget.parameters)
@@ -109,8 +110,11 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         typical = next((p for p in space.defaults() if p["method"] not in ("head", "last_layers")), space.defaults()[0])
         choice = choose(setup, config.training.precision, config.training.attention, typical)
     else:
-        choice = Choice(_unless_auto(config.training.precision, "fp32"), _unless_auto(config.training.attention, "eager"),
-                        setup.micro_batch_size)
+        choice = Choice(
+            _unless_auto(config.training.precision, "fp32"),
+            _unless_auto(config.training.attention, "eager"),
+            setup.micro_batch_size,
+        )
     header = {
         "event": "search",
         "schema": ledgers.SCHEMA,
@@ -132,6 +136,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
             "parameters": model.parameters,
         },
         "baselines": {"majority": trivial},
+        "stock": list(range(len(space.defaults()))) if config.sampler.name != "fixed" else [],
         "chosen": choice.to_json(),
         "provenance": provenance(setup.device),
     }
@@ -150,7 +155,7 @@ def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
 
 def make_setup(config: Config, folder: Path) -> Setup:
     """The part of a config that training reads. Precision and attention stay to be chosen."""
-    task = plugins.load("tasks", config.task.name)
+    task = plugins.load("tasks", config.task.name)(**config.task.options)
     model = config.model.path
     if hasattr(task, "bases") and model in task.bases:
         model = str(task.base(model))
@@ -210,7 +215,9 @@ def make_objective(entry: Any, trivial: Mapping[str, float], parameters: int) ->
         goal, scale = entry.goal or "maximize", entry.scale or "linear"
         reference = trivial.get(entry.metric)
         if reference is None and entry.reference is None:
-            raise UsageError(f"objectives: {entry.metric} has no trivial baseline: give its `reference`, the worst value of interest")
+            raise UsageError(
+                f"objectives: {entry.metric} has no trivial baseline: give its `reference`, the worst value of interest"
+            )
     return Objective(entry.metric, goal, reference if entry.reference is None else entry.reference, scale)
 
 

@@ -30,13 +30,15 @@ class Scope:
     """Where one component acts on one model: names of the model's modules, resolved.
 
     Attributes:
-        modules: Module kind → full names of the modules of that kind in the chosen layers, in order.
+        modules: Chosen module kind → full names of its modules in the chosen layers, in order.
+        kinds: The same of every kind that the layers have, chosen or not.
         layers: Indices of the chosen blocks, ascending.
         blocks: Full names of the chosen blocks, in order.
         head: Full names of the modules that make the head; never among `modules`.
     """
 
     modules: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[str, tuple[str, ...]]
     layers: tuple[int, ...]
     blocks: tuple[str, ...]
     head: tuple[str, ...]
@@ -67,8 +69,7 @@ class Method(Protocol):
     def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
         """Changes the model in place: adds parameters inside the modules or blocks of the scope, or unfreezes some.
 
-        Runs on the meta device too (counting), with nothing allocated. Unfreezing goes through
-        `training`-side ownership: see `unfreezes`.
+        Runs on the meta device too (counting), with nothing allocated.
 
         Args:
             model: A transformers model, all frozen, which shares its frozen tensors with other trials.
@@ -78,6 +79,9 @@ class Method(Protocol):
         Raises:
             autopeft.errors.Refused: Nothing to act on, or a layer type it cannot handle; says which.
         """
+
+    def config(self, scope: Scope, params: Mapping[str, Any]) -> Any:
+        """Only where `is_peft`: a fresh peft config with full module names; attaching and exporting share it."""
 
     def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
         """Full names of base parameters that it trains in place: they are cloned for the trial before `attach`."""

@@ -104,6 +104,9 @@ class Task(Protocol):
             autopeft.errors.ConfigError: Columns, files or labels that are not as they should be; all at once.
         """
 
+    def read_rows(self, file: Any, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """The input columns of rows without labels, for prediction: a file, or a folder of pictures."""
+
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
         """Encodes a split with the model's own tokenizer or image processor, offline.
 

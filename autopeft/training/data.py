@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from autopeft import plugins
+from autopeft.files import build_once
 from autopeft.tasks import Ragged, Split, Task
 from autopeft.training.setup import Setup
 
@@ -40,40 +36,12 @@ class Data:
 
 def prepare(setup: Setup) -> Data:
     """The data of a setup: from the cache, or read and encoded into it now. Safe between processes."""
-    task: Task = plugins.load("tasks", setup.task)
+    task: Task = plugins.load("tasks", setup.task)()
     folder = Path(setup.cache) / "data" / _key(setup)
     build_once(folder, lambda to: _encode(task, setup, to))
     meta = json.loads((folder / "meta.json").read_text())
     splits = {name: _load_split(folder / name) for name in meta["splits"]}
     return Data(folder, splits, tuple(meta["label_names"]), meta["origin"])
-
-
-def build_once(folder: Path, build: Callable[[Path], None]) -> None:
-    """Makes a folder by `build(temporary folder)`, then renames it: it is there whole, or not at all.
-
-    Of several processes one builds, the others wait.
-    """
-    if folder.exists():
-        return
-    with locked(folder.with_name(folder.name + ".lock")):
-        if folder.exists():
-            return
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
-            build(temporary)
-            os.replace(temporary, folder)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds an exclusive lock on a file between processes of one node."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _key(setup: Setup) -> str:

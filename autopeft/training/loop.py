@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autopeft import plugins
@@ -32,7 +32,7 @@ from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.data import Data, prepare
 from autopeft.training.model import ModelView, clone_shared, load_model, view
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
-from autopeft.training.recipe import Attached, attach, trained_state
+from autopeft.training.recipe import Attached, attach, load_trained, trained_state
 from autopeft.training.setup import Setup
 from autopeft.trial import Evaluate, Report, Result, Status, Trial
 
@@ -74,7 +74,7 @@ class Worker:
         self.device = torch.device(setup.device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise EnvironmentFault(f"training.device is {setup.device}, but torch {torch.__version__} sees no GPU here")
-        self.task: Task = plugins.load("tasks", setup.task)
+        self.task: Task = plugins.load("tasks", setup.task)()
         self.data: Data = prepare(setup)
         self.base = load_model(
             setup.model,
@@ -198,6 +198,17 @@ class Worker:
         assert out is not None, "a split has rows"
         return out
 
+    def sample(self, trial: Trial, tensors: Path, rows: int = 8) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
+        """The logits of a trained trial for some validation rows, and the model's inputs of these rows."""
+        network = self.network(trial)
+        load_trained(network.attached, load_file(tensors))
+        network.eval()
+        split = self.data.splits["validation"]
+        chosen = np.arange(min(rows, len(split)))
+        with torch.no_grad():
+            logits = network.logits("validation", chosen).float().cpu().numpy()
+        return logits, collate(split, chosen, self.device)
+
     def keep(self, trial: Trial, attached: Attached) -> None:
         """Writes the trained tensors to the run's folder: to a temporary name, then renamed."""
         folder = Path(self.setup.folder) / "trials" / f"{trial.number:05d}"
@@ -272,7 +283,9 @@ class Network:
         if split not in self._caches:
             cached = self.worker.cached(split, self.depth)
             if cached is None:
-                raise EnvironmentFault(f"the activations of {split} are over the bound: raise training.prefix_cache_gib")
+                raise EnvironmentFault(
+                    f"the activations of {split} are over the bound: raise training.prefix_cache_gib"
+                )
             self._caches[split] = cached
         return self._caches[split]
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from autopeft.files import build_once
 from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import by_length, collate, pad
-from autopeft.training.data import build_once
 
 BATCH = 64  # rows of one forward pass while a cache is built: fixed, so that its bits are
 

@@ -1,0 +1,39 @@
+"""Folders that are there whole, or not at all; and locks between processes of one node."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> None:
+    """Makes a folder by `build(temporary folder)`, then renames it: it is there whole, or not at all.
+
+    Of several processes one builds, the others wait.
+    """
+    if folder.exists():
+        return
+    with locked(folder.with_name(folder.name + ".lock")):
+        if folder.exists():
+            return
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            build(temporary)
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds an exclusive lock on a file between processes of one node."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,77 @@
+"""A bottleneck: down, a nonlinearity, up. The module that serial and parallel adapters put beside a layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Bottleneck(nn.Module):
+    """scale · U gelu(D x), U at 0 so that it begins as nothing. Linear, or 1 × 1 convolutions on feature maps.
+
+    Args:
+        inputs, outputs: Features, or channels.
+        size: Of the bottleneck.
+        is_map: Whether x is (n, channels, height, width) rather than (..., features).
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, size: int, dropout: float, scale: float, is_map: bool, device: Any
+    ) -> None:
+        super().__init__()
+        make: Any = (
+            (lambda i, o: nn.Conv2d(i, o, 1, device=device))
+            if is_map
+            else (lambda i, o: nn.Linear(i, o, device=device))
+        )
+        self.down, self.up = make(inputs, size), make(size, outputs)
+        self.dropout, self.scale = nn.Dropout(dropout), scale
+        if not self.up.weight.is_meta:
+            nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(nn.functional.gelu(self.down(self.dropout(x)))) * self.scale
+
+
+class AddAfter:
+    """Forward hook of a layer: adds the adapter of the layer's own output, or of what was remembered."""
+
+    def __init__(self, adapter: Bottleneck, remembered: Remember | None = None) -> None:
+        self.adapter, self.remembered = adapter, remembered
+
+    def __call__(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + self.adapter(output if self.remembered is None else self.remembered.take())
+
+
+class Remember:
+    """Forward pre-hook: keeps the layer's input until the adapter takes it."""
+
+    def __init__(self) -> None:
+        self.input: torch.Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        self.input = args[0]
+
+    def take(self) -> torch.Tensor:
+        kept, self.input = self.input, None
+        assert kept is not None, "the layer that gives the adapter's input runs before the one it adds to"
+        return kept
+
+
+def add_beside(model: nn.Module, name: str, adapter: Bottleneck, suffix: str) -> None:
+    """Registers the adapter as a sibling of the layer: inside its block, by name."""
+    parent, _, leaf = name.rpartition(".")
+    model.get_submodule(parent).add_module(f"{leaf}_{suffix}", adapter)
+
+
+def features(module: nn.Module) -> tuple[int, int, bool]:
+    """(inputs, outputs, whether on feature maps) of a linear layer or convolution, a peft layer's base included."""
+    layer: Any = getattr(module, "base_layer", module)
+    if isinstance(layer, nn.Conv2d):
+        return layer.in_channels, layer.out_channels, True
+    if type(layer).__name__ == "Conv1D":  # transformers': a linear layer with its weight transposed
+        return layer.weight.shape[0], layer.weight.shape[1], False
+    return layer.in_features, layer.out_features, False

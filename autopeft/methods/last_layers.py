@@ -1,0 +1,35 @@
+"""Last layers: the top `count` blocks and all that is above them, trained in full (Howard and Ruder, 2018,
+arXiv:1801.06146, without gradual unfreezing)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.errors import Refused
+from autopeft.methods import Scope
+from autopeft.methods._unfreeze import Unfreeze
+
+
+class LastLayers(Unfreeze):
+    """Trains the last blocks, and the norms and poolers that follow them."""
+
+    label = "last layers"
+    keys: Mapping[str, str] = {"count": "how many of the last blocks"}
+    stock: Mapping[str, Any] = {"count": 1, "lr": 1e-4}
+
+    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
+        blocks, count = scope.blocks, params["count"]
+        if count > len(blocks):
+            raise Refused(f"the model has {len(blocks)} layers, not {count}")
+        starts = tuple(f"{block}." for block in blocks[len(blocks) - count :])
+        names = [name for name, _ in model.named_parameters()]
+        last = max(index for index, name in enumerate(names) if name.startswith(f"{blocks[-1]}."))
+        heads = tuple(f"{head}." for head in scope.head)
+        return [n for i, n in enumerate(names) if n.startswith(starts) or (i > last and not n.startswith(heads))]
+
+    def describe(self, params: Mapping[str, Any]) -> str:
+        return "last layer" if params["count"] == 1 else f"last {params['count']} layers"
+
+
+plugin = LastLayers

@@ -1,0 +1,54 @@
+"""Parallel adapter: f(x) + s U gelu(D x), beside a sub-layer f and on its input x (He et al., 2022,
+arXiv:2110.04366)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.errors import Refused
+from autopeft.methods import Scope
+
+# Where a sub-layer ends → where it begins: the feed-forward, the attention.
+BEGINS = {"down": "up", "output": "query"}
+
+
+class ParallelAdapter:
+    """A bottleneck beside each chosen sub-layer; `down` stands for the feed-forward, `output` for the attention."""
+
+    label = "parallel adapter"
+    keys: Mapping[str, str] = {"size": "width of the bottleneck", "dropout": "on its input", "scale": "of its output"}
+    stock: Mapping[str, Any] = {"size": 48, "dropout": 0.0, "scale": 4.0, "lr": 1e-3}
+    modules: tuple[str, ...] = ("down",)
+    is_peft = False
+
+    def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
+        from autopeft.methods._bottleneck import AddAfter, Bottleneck, Remember, add_beside, features
+
+        if not scope.names:
+            raise Refused("empty: no module is chosen")
+        for kind, names in scope.modules.items():
+            if kind not in BEGINS:
+                raise Refused(f"a parallel adapter goes beside a sub-layer: {' or '.join(BEGINS)}, not {kind}")
+            for block in scope.blocks:
+                begins = [name for name in scope.kinds.get(BEGINS[kind], ()) if name.startswith(f"{block}.")]
+                ends = [name for name in names if name.startswith(f"{block}.")]
+                if not ends or not begins:
+                    raise Refused(f"{block} has no {BEGINS[kind]} and {kind} to put a parallel adapter beside")
+                first, last = model.get_submodule(begins[0]), model.get_submodule(ends[-1])
+                inputs, outputs, device = features(first)[0], features(last)[1], next(last.parameters()).device
+                size = (params["size"], params["dropout"], params["scale"])
+                adapter = Bottleneck(inputs, outputs, *size, is_map=False, device=device)
+                add_beside(model, ends[-1], adapter, "parallel_adapter")
+                remember = Remember()
+                first.register_forward_pre_hook(remember)
+                last.register_forward_hook(AddAfter(adapter, remember))
+
+    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
+        return []
+
+    def describe(self, params: Mapping[str, Any]) -> str:
+        return f"{self.label} of {params['size']}"
+
+
+plugin = ParallelAdapter

@@ -1,0 +1,42 @@
+"""Serial adapter: h + s U gelu(D h) on the output h of a layer (Houlsby et al., 2019, arXiv:1902.00751: after the
+attention and the feed-forward; Pfeiffer et al., 2021, arXiv:2005.00247: after the feed-forward)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.errors import Refused
+from autopeft.methods import Scope
+
+
+class SerialAdapter:
+    """A bottleneck after each chosen layer. peft has none, so it is exported in autopeft's own form."""
+
+    label = "serial adapter"
+    keys: Mapping[str, str] = {"size": "width of the bottleneck", "dropout": "on its input", "scale": "of its output"}
+    stock: Mapping[str, Any] = {"size": 48, "dropout": 0.0, "scale": 1.0, "lr": 1e-3}
+    modules: tuple[str, ...] = ("down",)
+    is_peft = False
+
+    def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
+        from autopeft.methods._bottleneck import AddAfter, Bottleneck, add_beside, features
+
+        if not scope.names:
+            raise Refused("empty: no module is chosen")
+        for name in scope.names:
+            layer = model.get_submodule(name)
+            _, outputs, is_map = features(layer)
+            device = next(layer.parameters()).device
+            adapter = Bottleneck(outputs, outputs, params["size"], params["dropout"], params["scale"], is_map, device)
+            add_beside(model, name, adapter, "serial_adapter")
+            layer.register_forward_hook(AddAfter(adapter))
+
+    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
+        return []
+
+    def describe(self, params: Mapping[str, Any]) -> str:
+        return f"{self.label} of {params['size']}"
+
+
+plugin = SerialAdapter

@@ -1,0 +1,368 @@
+"""What a report says of one search, worked out once: the front, its knee, the baselines, what was confirmed.
+
+Figures, tables, HTML and Markdown all read these, so that no two of them disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from autopeft.errors import UsageError
+from autopeft.history import Confirmation, History, Record
+from autopeft.objectives import Objective
+from autopeft.pareto import knee
+from autopeft.reports import text
+from autopeft.reports.statistics import Interval, Sample, interval
+from autopeft.trial import Status
+
+SIZE = "trainable_parameters"
+# Metrics that are a share of rows, so that their sampling variance is known from the number of rows.
+ROW_SHARES = frozenset({"accuracy"})
+
+# What a person calls a configuration; in the product `naming.describe` for the model at hand.
+Describe = Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One configuration retrained with fresh seeds and scored on the test split.
+
+    Attributes:
+        name: `trial 17`, or a baseline's name.
+        number: The trial; None for what the search did not run.
+        params: What was trained; empty for the majority class.
+        sample: Seed → test score.
+        interval: Mean and 95 % t interval over seeds.
+        metrics: Mean of every metric over the seeds.
+        failures: Why a seed gave no number; one entry each.
+        drop: The search's validation score less the confirmed mean, as a loss of score: positive is worse on test.
+            None where the search did not run it.
+    """
+
+    name: str
+    number: int | None
+    params: Mapping[str, Any]
+    sample: Sample
+    interval: Interval
+    metrics: Mapping[str, float]
+    failures: tuple[str, ...]
+    drop: float | None
+
+    @property
+    def label(self) -> str:
+        """What this number is."""
+        n = self.interval.n
+        if self.sample.is_fixed:
+            return "test, no seed involved"
+        return "test, 1 seed" if n == 1 else f"confirmed on test, {n} seeds, mean ± 95 % CI"
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a search must beat.
+
+    Attributes:
+        kind: "majority", "head", "full" or "stock".
+        title: For people.
+        score: On validation.
+        size: Trainable parameters; 0 for the majority class.
+        record: The trial that stands for it; None for the majority class.
+        confirmed: Its test score, where there is one.
+    """
+
+    kind: str
+    title: str
+    score: float
+    size: float | None
+    record: Record | None
+    confirmed: Confirmed | None
+
+
+class Facts:
+    """A history, read for reporting. Cheap to build; each fact is worked out when it is first asked for.
+
+    Args:
+        history: With its header, at least.
+        describe: Params → a name for people.
+        name: Of the run, for titles.
+
+    Raises:
+        UsageError: The history has no header.
+    """
+
+    def __init__(self, history: History, describe: Describe, name: str = "") -> None:
+        if not history.header:
+            raise UsageError("this ledger is empty: the search has not begun, so there is nothing to report")
+        self.history, self.describe = history, describe
+        self.header = history.header
+        self.name = name or str(self.header.get("id", "search"))[:12]
+        self.objectives: tuple[Objective, ...] = history.objectives
+        self.score_objective = self.objectives[0]
+
+    # ── axes ──
+
+    @property
+    def metric(self) -> str:
+        """The score's name."""
+        return self.score_objective.metric
+
+    @property
+    def is_maximized(self) -> bool:
+        return self.score_objective.goal == "maximize"
+
+    @cached_property
+    def size_metric(self) -> str | None:
+        """What figures have on x: trainable parameters, else the second objective; None where there is neither."""
+        known = [objective.metric for objective in self.objectives[1:]]
+        if SIZE in known or (self.complete and all(SIZE in record.metrics for record in self.complete)):
+            return SIZE
+        return known[0] if known else None
+
+    @property
+    def has_log_sizes(self) -> bool:
+        scales = {objective.metric: objective.scale for objective in self.objectives}
+        return self.size_metric is not None and scales.get(self.size_metric, "log10") == "log10"
+
+    def score(self, record: Record) -> float:
+        """A complete trial's score: on validation, one seed."""
+        return float(record.metrics[self.metric])
+
+    def size(self, record: Record) -> float | None:
+        """What x is for a complete trial."""
+        return None if self.size_metric is None else float(record.metrics[self.size_metric])
+
+    def better(self, first: float, second: float) -> float:
+        """How much better the first score is than the second: positive is better, whatever the goal."""
+        return first - second if self.is_maximized else second - first
+
+    # ── trials ──
+
+    @cached_property
+    def complete(self) -> list[Record]:
+        return [record for record in self.history.records if record.is_complete]
+
+    @cached_property
+    def front(self) -> list[Record]:
+        """The best score first."""
+        return self.history.front()
+
+    @cached_property
+    def front_numbers(self) -> frozenset[int]:
+        return frozenset(record.number for record in self.front)
+
+    @cached_property
+    def knee(self) -> Record | None:
+        """The front's knee; None without a front, and with other than two objectives."""
+        if not self.front or len(self.objectives) != 2:
+            return None
+        return self.front[knee(self.history.losses(self.front))]
+
+    @cached_property
+    def volumes(self) -> list[float]:
+        return self.history.hypervolumes()
+
+    @cached_property
+    def names(self) -> Mapping[int, str]:
+        """Number → name for people, of everything that was asked for."""
+        return {record.number: self.describe(record.params) for record in self.history.records}
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """How many records ended how, refused and running ones too; zeros left out."""
+        found = [status(record) for record in self.history.records]
+        return {name: found.count(name) for name in (*map(str, Status), "REFUSED", "RUNNING") if name in found}
+
+    @cached_property
+    def failures(self) -> list[Record]:
+        return [record for record in self.history.records if record.status in (Status.FAILED, Status.OUT_OF_MEMORY)]
+
+    @cached_property
+    def refusals(self) -> list[tuple[str, int]]:
+        """Reason → how often, the most frequent first. `the same as trial 12` is one reason, whatever the number."""
+        counts: dict[str, int] = {}
+        for record in self.history.records:
+            if record.refusal:
+                reason = "the same as an earlier trial" if record.refusal.startswith("the same as") else record.refusal
+                counts[reason] = counts.get(reason, 0) + 1
+        return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+    # ── model and data ──
+
+    @property
+    def model_name(self) -> str | None:
+        name: str | None = self.header.get("model", {}).get("name")
+        return name
+
+    @property
+    def model_parameters(self) -> float | None:
+        parameters: float | None = self.header.get("model", {}).get("parameters")
+        return parameters
+
+    def rows(self, split: str) -> int | None:
+        """How many rows a split has; None where there is no such split."""
+        count: int | None = self.header.get("dataset", {}).get("sizes", {}).get(split)
+        return count
+
+    @property
+    def validation_label(self) -> str:
+        """What a search's score is."""
+        return "validation, one seed"
+
+    # ── what was confirmed ──
+
+    @cached_property
+    def confirmed(self) -> Mapping[str, Confirmed]:
+        """By name. A name with no complete retraining is left out; `confirm_failures` has its reasons."""
+        values: dict[str, dict[int, Mapping[str, float]]] = {}
+        failures: dict[str, list[str]] = {}
+        first: dict[str, Confirmation] = {}
+        for entry in self.history.confirmations:
+            first.setdefault(entry.name, entry)
+            if entry.status is Status.COMPLETE:
+                values.setdefault(entry.name, {})[entry.seed] = entry.metrics
+            else:
+                failures.setdefault(entry.name, []).append(f"seed {entry.seed}: {entry.status}: {entry.error}")
+        out = {}
+        rows = self.rows("test") if self.metric in ROW_SHARES else None
+        for name, by_seed in values.items():
+            entry = first[name]
+            sample = Sample({seed: metrics[self.metric] for seed, metrics in by_seed.items()}, rows, name == "majority")
+            record = self.history.records[entry.number] if entry.number is not None else None
+            common = set.intersection(*(set(metrics) for metrics in by_seed.values()))
+            means = {
+                key: sum(metrics[key] for metrics in by_seed.values()) / len(by_seed) for key in sorted(common)
+            }
+            drop = self.better(self.score(record), sample.mean) if record is not None and record.is_complete else None
+            out[name] = Confirmed(
+                name, entry.number, entry.params, sample, interval(list(sample.values.values())), means,
+                tuple(failures.get(name, ())), drop,
+            )
+        return out
+
+    @cached_property
+    def confirm_failures(self) -> list[tuple[str, str]]:
+        """(name, why) of every retraining that gave no number."""
+        return [
+            (entry.name, f"{entry.status}, seed {entry.seed}: {entry.error}")
+            for entry in self.history.confirmations
+            if entry.status is not Status.COMPLETE
+        ]
+
+    def confirmation(self, record: Record) -> Confirmed | None:
+        """The confirmed number of a trial; None where it was not confirmed."""
+        found = [entry for entry in self.confirmed.values() if entry.number == record.number]
+        return found[0] if found else None
+
+    # ── baselines ──
+
+    @cached_property
+    def baselines(self) -> list[Baseline]:
+        """Majority class, frozen head, stock defaults, full fine-tuning: those that are known.
+
+        The frozen head and full fine-tuning are the best complete trials of the methods `head` and `full`; the stock
+        defaults are the trials that the header's `stock` lists.
+        """
+        out: list[Baseline] = []
+        trivial = self.header.get("baselines", {}).get("majority", {})
+        if self.metric in trivial:
+            test = self.confirmed.get("majority")
+            out.append(Baseline("majority", "majority class", trivial[self.metric], 0.0, None, test))
+        out += self._tried("head", "frozen head", lambda record: record.params["method"] == "head")
+        stock = frozenset(self.header.get("stock", ()))
+        out += self._tried("stock", "best stock default", lambda record: record.number in stock)
+        out += self._tried("full", "full fine-tuning", lambda record: record.params["method"] == "full")
+        return out
+
+    def baseline(self, kind: str) -> Baseline | None:
+        found = [baseline for baseline in self.baselines if baseline.kind == kind]
+        return found[0] if found else None
+
+    def _tried(self, kind: str, title: str, matches: Callable[[Record], bool]) -> list[Baseline]:
+        tried = [record for record in self.complete if matches(record)]
+        if not tried:
+            return []
+        best = best_by_score(self, tried)
+        if kind == "stock":
+            title = f"{title} ({text.short_name(self.names[best.number])})"
+        return [Baseline(kind, title, self.score(best), self.size(best), best, self.confirmation(best))]
+
+    # ── the verdict ──
+
+    @cached_property
+    def verdict(self) -> str:
+        """One sentence: what was found, how large it is, what it is worth, how sure that is."""
+        if not self.front:
+            return self._nothing()
+        best = self.front[0]
+        sentence = f"{self._named(best)} reaches {self._reached(best)}{self._against(best)}"
+        if self.knee is not None and self.knee.number != best.number:
+            less = self._difference(best, self.knee)
+            sentence += f"; the knee, {self._named(self.knee)}, has {text.score(abs(less), 3)} "
+            sentence += ("less" if less >= 0 else "more") if self.is_maximized else ("more" if less >= 0 else "less")
+            sentence += self._sized(self.knee, " with")
+        return sentence[0].upper() + sentence[1:] + "."
+
+    def _difference(self, first: Record, second: Record) -> float:
+        """By how much the first is better: on test where both were confirmed, else on validation."""
+        found = [self.confirmation(first), self.confirmation(second)]
+        means = [entry.interval.mean for entry in found if entry is not None]
+        if len(means) == 2:
+            return self.better(means[0], means[1])
+        return self.better(self.score(first), self.score(second))
+
+    def _nothing(self) -> str:
+        if not self.history.records:
+            return "Nothing was asked for yet."
+        counts = ", ".join(f"{number} {name}" for name, number in self.counts.items())
+        return f"No trial completed ({counts}), so there is no front."
+
+    def _named(self, record: Record) -> str:
+        return f"{text.short_name(self.names[record.number], 70)} (trial {record.number})"
+
+    def _reached(self, record: Record) -> str:
+        confirmed = self.confirmation(record)
+        metric = text.metric_title(self.metric)
+        if confirmed is None:
+            value = f"{metric} {text.score(self.score(record), 3)} ({self.validation_label})"
+        else:
+            mean = text.mean_and_interval(confirmed.interval.mean, confirmed.interval.half_width, 3)
+            value = f"{metric} {mean} ({confirmed.label})"
+        return value + self._sized(record, " with")
+
+    def _sized(self, record: Record, joint: str) -> str:
+        size = self.size(record)
+        if size is None or self.size_metric != SIZE:
+            return ""
+        whole = self.model_parameters
+        part = f", {text.share(size, whole)} of the model," if whole else ""
+        return f"{joint} {text.count(size)} trainable parameters{part}".rstrip(",")
+
+    def _against(self, record: Record) -> str:
+        """Against the first of frozen head and majority class that is known, on the split that both have."""
+        for kind in ("head", "majority"):
+            baseline = self.baseline(kind)
+            if baseline is None or baseline.record is record:
+                continue
+            confirmed = self.confirmation(record)
+            if confirmed is not None and baseline.confirmed is not None:
+                gain = self.better(confirmed.interval.mean, baseline.confirmed.interval.mean)
+            else:
+                gain = self.better(self.score(record), baseline.score)
+            side = "over" if gain >= 0 else "below"
+            where = " on validation" if confirmed is not None and baseline.confirmed is None else ""
+            return f", {text.score(abs(gain), 3)} {side} the {baseline.title}{where}"
+        return ""
+
+
+def best_by_score(facts: Facts, records: Sequence[Record]) -> Record:
+    """The best score; of equal ones the smallest, then the first."""
+    sign = -1 if facts.is_maximized else 1
+    return min(records, key=lambda record: (sign * facts.score(record), facts.size(record) or 0.0, record.number))
+
+
+def status(record: Record) -> str:
+    """How a record stands: a status's name, REFUSED or RUNNING."""
+    return "REFUSED" if record.refusal else str(record.status or "RUNNING")

@@ -1,0 +1,164 @@
+"""The HTML report: one self-contained file. Light and dark, readable on a phone; no request leaves the page.
+
+Everything that came from outside (names, errors, configs) is escaped by jinja2 or `svg`; a content security policy
+lets only the page's own script run, by its hash, and nothing be loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autopeft.history import History
+from autopeft.reports import content, figure, svg, table, text
+from autopeft.reports.facts import SIZE, Describe, Facts
+from autopeft.reports.importance import importances
+from autopeft.reports.plot import front_plot
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(history: History, path: Path | str, describe: Describe, *, name: str = "") -> Path:
+    """Writes the report of a search.
+
+    Args:
+        history: With its header, at least.
+        path: The file.
+        describe: Params → a name for people.
+        name: Of the run.
+    """
+    path = Path(path)
+    path.write_text(render(history, describe, name=name), encoding="utf-8")
+    return path
+
+
+def render(history: History, describe: Describe, *, name: str = "") -> str:
+    """The report of a search as text."""
+    facts = Facts(history, describe, name)
+    plot = front_plot(facts)
+    found = importances(facts)
+    return page(
+        "report.html.j2",
+        methods=[str(record.params["method"]) for record in history.records],
+        values={
+            "facts": facts,
+            "subtitle": subtitle(facts),
+            "tiles": _tiles(facts),
+            "front_wide": svg.front(facts, plot, with_style=False),
+            "front_narrow": svg.front(facts, plot, narrow=True, with_style=False),
+            "methods": [{"name": m, "css": svg.method_class(m), "key": svg.key(m)} for m in plot.methods],
+            "caption": figure.caption(facts, plot),
+            "front": table.front(facts),
+            "score_notes": content.score_notes(facts),
+            "baselines": table.baselines(facts),
+            "charts": _charts(facts),
+            "methods_table": content.methods_table(found),
+            "importance_table": content.importance_table(found),
+            "importance_notes": content.importance_notes(found),
+            "counts": ", ".join(f"{number} {status}" for status, number in facts.counts.items()) or "none yet",
+            "trials": table.trials(facts),
+            "failures": table.failures(facts),
+            "refusals": table.refusals(facts),
+            "resumes": table.resumes(facts),
+            "provenance": content.provenance_rows(facts),
+            "config": content.config_json(facts),
+        },
+    )
+
+
+def fragment(history: History, describe: Describe) -> str:
+    """The front as a picture and a table, for a notebook: no script, no page around it."""
+    facts = Facts(history, describe)
+    picture = svg.front(facts, front_plot(facts), theme="light")
+    return f'<div>{picture}{table.front(facts).html()}</div>'
+
+
+def subtitle(facts: Facts) -> str:
+    """Model, task and sizes in one line."""
+    config = facts.history.config
+    task = config.get("task", "")
+    parts = [facts.model_name or "", str(task.get("name", "") if isinstance(task, dict) else task)]
+    if facts.model_parameters:
+        parts.append(f"{text.short_count(facts.model_parameters)} parameters")
+    sizes = facts.header.get("dataset", {}).get("sizes", {})
+    parts.append(", ".join(f"{count:,} {split}" for split, count in sizes.items()) + " rows" if sizes else "")
+    parts.append(str(facts.header.get("created", "")))
+    return " · ".join(part for part in parts if part)
+
+
+def page(template: str, methods: list[str], values: dict[str, Any]) -> str:
+    """A page of ours, with its style and script inside."""
+    script = _read("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    style = svg.style(methods) + _read("page.css")
+    return _environment().get_template(template).render(
+        **values, style=style, script=script, script_hash=f"sha256-{digest}"
+    )
+
+
+@lru_cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    loader = FileSystemLoader(_TEMPLATES)
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def _read(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _tiles(facts: Facts) -> list[dict[str, str]]:
+    """The numbers that a reader looks for first."""
+    tiles = []
+    for record, title in ((facts.front[0] if facts.front else None, "best"), (facts.knee, "knee")):
+        if record is None or (title == "knee" and record is facts.front[0]):
+            continue
+        confirmed = facts.confirmation(record)
+        if confirmed is None:
+            value, label = text.score(facts.score(record), 3), facts.validation_label
+        else:
+            value = text.mean_and_interval(confirmed.interval.mean, confirmed.interval.half_width, 3)
+            label = f"test, {text.plural(confirmed.interval.n, 'seed')}, 95 % CI"
+        what = f"{text.metric_title(facts.metric)} of the {title}, trial {record.number}"
+        tiles.append({"value": value, "title": what, "detail": label})
+        size = facts.size(record)
+        if title == "knee" and size is not None and facts.size_metric == SIZE:
+            whole = facts.model_parameters
+            tiles.append({"value": text.short_count(size), "title": "trainable parameters of the knee",
+                          "detail": f"{text.share(size, whole)} of the model" if whole else ""})
+    if facts.volumes:
+        tiles.append({"value": f"{facts.volumes[-1]:.3f}", "title": "hypervolume", "detail": _volume_unit(facts)})
+    total = len(facts.history.trials)
+    tiles.append({"value": f"{total:,}", "title": "trials",
+                  "detail": f"{facts.counts.get('COMPLETE', 0)} complete, {len(facts.front)} on the front"})
+    return tiles
+
+
+def _volume_unit(facts: Facts) -> str:
+    units = [text.metric_title(o.metric) + (" (decades)" if o.scale == "log10" else "") for o in facts.objectives]
+    return " × ".join(units)
+
+
+def _charts(facts: Facts) -> list[dict[str, str]]:
+    charts = []
+    volume = svg.curves(content.volume_series(facts), "trials told", "hypervolume", is_step=True)
+    if volume:
+        caption = f"What the front dominates, in {_volume_unit(facts)}. A trial that adds nothing is flat."
+        charts.append({"title": "Hypervolume over trials", "svg": volume, "caption": caption})
+    for metric in content.reported_metrics(facts):
+        drawn = svg.curves(content.learning_series(facts, metric), "optimiser steps", text.metric_title(metric))
+        if drawn:
+            what = "training loss, smoothed" if metric == "train_loss" else f"{text.metric_title(metric)} on validation"
+            charts.append({"title": f"Learning curves: {text.metric_title(metric)}", "svg": drawn,
+                           "caption": f"{what[0].upper()}{what[1:]}, at each rung. Coloured: the front. A bar ends a "
+                                      "stopped trial."})
+    return charts
+
+

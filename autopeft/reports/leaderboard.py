@@ -1,0 +1,336 @@
+"""Leaderboards: searches, methods or models side by side.
+
+Confirmed numbers first, ranked by the test mean, what is statistically tied in one group; then those that only
+validation speaks for, marked so. Which trial stands for a search is chosen by validation alone, never by its test
+score. Runs on other data or with another metric stand on a board of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from autopeft.errors import UnknownName, UsageError
+from autopeft.history import History, Record
+from autopeft.reports import text
+from autopeft.reports.facts import Baseline, Confirmed, Describe, Facts, best_by_score
+from autopeft.reports.statistics import tied_groups
+from autopeft.reports.table import Column, Table
+
+SCHEMA = 1
+FORMATS = ("markdown", "html", "csv", "json")
+By = Literal["search", "method", "all"]
+_TITLES = {"majority": "majority class", "head": "frozen head", "stock": "stock default", "full": "full fine-tuning"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One search on the board.
+
+    Attributes:
+        name: Of the run.
+        history: With its header.
+        describe: Params → a name for people, for this run's model.
+    """
+
+    name: str
+    history: History
+    describe: Describe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a board.
+
+    Attributes:
+        search: The run's name.
+        trial: Its number; None for the majority class.
+        name: What was trained.
+        role: "best", "knee", "front", "best lora" …, or a baseline's title.
+        method, model: Names.
+        score: Validation, one seed.
+        size: Trainable parameters; None where they are not known.
+        confirmed: The test score; None where it was not confirmed.
+        group: What it is tied with, from 1; 0 for one seed; None where it was not confirmed.
+    """
+
+    search: str
+    trial: int | None
+    name: str
+    role: str
+    method: str
+    model: str
+    score: float
+    size: float | None
+    confirmed: Confirmed | None
+    group: int | None = None
+
+    @property
+    def standing(self) -> str:
+        if self.confirmed is None:
+            return "unconfirmed: validation, one seed"
+        return self.confirmed.label
+
+
+@dataclass(frozen=True)
+class Board:
+    """All rows of one metric on one data set.
+
+    Attributes:
+        metric, goal: Of the score.
+        data: What it was measured on, for people.
+        rows: Confirmed first.
+        notes: How to read it.
+    """
+
+    metric: str
+    goal: str
+    data: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def render(entries: Sequence[Entry], format: str = "markdown", *, by: By = "search") -> str:
+    """The leaderboard as text.
+
+    Args:
+        entries: The searches.
+        format: "markdown", "html", "csv" or "json".
+        by: "search": best, knee and baselines of each; "method": the best of each method of each search; "all": the
+            front, what was confirmed, and the baselines.
+
+    Raises:
+        UsageError: No such format, or no entry has a complete trial.
+    """
+    if format not in FORMATS:
+        raise UnknownName("leaderboard format", format, FORMATS)
+    found = boards(entries, by=by)
+    if format == "json":
+        return json.dumps(data(found), indent=1, ensure_ascii=False) + "\n"
+    if format == "csv":
+        return csv(found)
+    return markdown(found) if format == "markdown" else html(found)
+
+
+def boards(entries: Sequence[Entry], *, by: By = "search") -> list[Board]:
+    """The boards, one a metric and data set, in order of their first entry.
+
+    Raises:
+        UsageError: `by` is unknown, or no entry has a complete trial.
+    """
+    if by not in get_args(By):
+        raise UnknownName("grouping", by, get_args(By))
+    groups: dict[str, list[Facts]] = {}
+    for entry in entries:
+        facts = Facts(entry.history, entry.describe, entry.name)
+        if facts.complete:
+            groups.setdefault(_data_key(facts), []).append(facts)
+    if not groups:
+        raise UsageError("no run has a complete trial: there is nothing to rank")
+    return [_board(group, by) for group in groups.values()]
+
+
+def board_table(board: Board) -> Table:
+    """A board's rows for people."""
+    searches = {row.search for row in board.rows if row.search}
+    models = {row.model for row in board.rows}
+    metric = text.metric_title(board.metric)
+    columns = [
+        Column("group", "group", str, True),
+        *([Column("search", "search")] if len(searches) > 1 else []),
+        *([Column("model", "model")] if len(models) > 1 else []),
+        Column("name", "configuration"),
+        Column("role", "what"),
+        Column("test", f"{metric}, test, mean ± 95 % CI", str, True),
+        Column("seeds", "seeds", str, True),
+        Column("score", f"{metric}, validation, one seed", text.score, True),
+        Column("drop", "drop", text.signed, True),
+        Column("size", "trainable parameters", text.count, True),
+        Column("standing", "standing"),
+    ]
+    seen: set[int | None] = set()
+    rows = []
+    for row in board.rows:
+        rows.append({**_cells(row), "opens": bool(seen) and row.group not in seen})
+        seen.add(row.group)
+    return Table(f"{metric} on {board.data}", tuple(columns), tuple(rows))
+
+
+def markdown(found: Sequence[Board]) -> str:
+    parts = ["# Leaderboard"]
+    for board in found:
+        shown = board_table(board)
+        parts += [f"## {text.markdown(shown.title)}", shown.markdown(), *(text.markdown(note) for note in board.notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def html(found: Sequence[Board]) -> str:
+    """A self-contained page."""
+    from autopeft.reports.html import page
+
+    shown = [{"table": board_table(board), "notes": board.notes} for board in found]
+    return page("leaderboard.html.j2", methods=[], values={"boards": shown})
+
+
+def csv(found: Sequence[Board]) -> str:
+    """All boards in one table; no cell can be read as a formula."""
+    keys = ("metric", "goal", "data", "rank", "group", "search", "model", "method", "trial", "name", "role", "standing",
+            "test_mean", "test_half_width_95", "test_seeds", "validation", "drop", "trainable_parameters")
+    rows = []
+    for board in data(found)["boards"]:
+        for row in board["rows"]:
+            test = row["test"] or {}
+            rows.append({
+                **{key: board[key] for key in ("metric", "goal", "data")},
+                **{key: row[key] for key in keys if key in row},
+                "test_mean": test.get("mean"), "test_half_width_95": test.get("half_width_95"),
+                "test_seeds": test.get("seeds"),
+            })
+    return Table("leaderboard", tuple(Column(key, key) for key in keys), tuple(rows)).csv()
+
+
+def data(found: Sequence[Board]) -> dict[str, Any]:
+    """The boards as plain data, with a schema version."""
+    return {"schema": SCHEMA, "kind": "autopeft.leaderboard", "boards": [_board_data(board) for board in found]}
+
+
+def _board_data(board: Board) -> dict[str, Any]:
+    rows = []
+    for rank, row in enumerate(board.rows, start=1):
+        found = row.confirmed
+        rows.append({
+            "rank": rank if found is not None else None,
+            "group": row.group,
+            "search": row.search, "model": row.model, "method": row.method, "trial": row.trial,
+            "name": row.name, "role": row.role, "standing": row.standing,
+            "test": None if found is None else {
+                "mean": found.interval.mean, "half_width_95": found.interval.half_width, "seeds": found.interval.n,
+                "values": {str(seed): value for seed, value in found.sample.values.items()},
+            },
+            "validation": row.score,
+            "drop": None if found is None else found.drop,
+            "trainable_parameters": row.size,
+        })
+    return {"metric": board.metric, "goal": board.goal, "data": board.data, "rows": rows, "notes": list(board.notes)}
+
+
+# ── who stands on a board ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _board(group: Sequence[Facts], by: By) -> Board:
+    first = group[0]
+    rows = _once([row for facts in group for row in _rows(facts, by)])
+    sign = -1 if first.is_maximized else 1
+    confirmed = [row for row in rows if row.confirmed is not None]
+    samples = [row.confirmed.sample for row in confirmed if row.confirmed is not None]
+    groups = tied_groups(samples, maximize=first.is_maximized)
+    placed = [replace(row, group=number) for row, number in zip(confirmed, groups, strict=True)]
+    placed.sort(key=lambda row: (row.group == 0, sign * (row.confirmed.interval.mean if row.confirmed else 0.0)))
+    rest = sorted((row for row in rows if row.confirmed is None), key=lambda row: sign * row.score)
+    notes = _notes(first, placed, rest)
+    return Board(first.metric, first.score_objective.goal, _data_title(first), (*placed, *rest), tuple(notes))
+
+
+def _rows(facts: Facts, by: By) -> list[Row]:
+    """One search's rows, each trial once."""
+    chosen: dict[int, str] = {}
+    if by == "search":
+        chosen[facts.front[0].number] = "best"
+        if facts.knee is not None:
+            chosen.setdefault(facts.knee.number, "knee")
+    elif by == "method":
+        methods = dict.fromkeys(str(record.params["method"]) for record in facts.complete)
+        for method in methods:
+            best = best_by_score(facts, [record for record in facts.complete if record.params["method"] == method])
+            chosen[best.number] = f"best {method}"
+    else:
+        chosen = {record.number: "knee" if facts.knee is record else "front" for record in facts.front}
+        for entry in facts.confirmed.values():
+            if entry.number is not None:
+                chosen.setdefault(entry.number, "confirmed")
+    baselines = {baseline.record.number: baseline for baseline in facts.baselines if baseline.record is not None}
+    rows = []
+    for number in dict.fromkeys([*chosen, *baselines]):
+        roles = [chosen[number]] if number in chosen else []
+        roles += [_TITLES[b.kind] for b in facts.baselines if b.record is not None and b.record.number == number]
+        rows.append(_row(facts, facts.history.records[number], ", ".join(roles)))
+    return rows + [_majority(facts, baseline) for baseline in facts.baselines if baseline.record is None]
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """The rows, the majority class of equal data once; a confirmed one where there is one."""
+    trivial = [row for row in rows if row.trial is None]
+    kept = {row.score: row for row in reversed(trivial)} | {row.score: row for row in trivial if row.confirmed}
+    out = [row for row in rows if row.trial is not None]
+    return out + [replace(row, search="" if len(trivial) > 1 else row.search) for row in kept.values()]
+
+
+def _row(facts: Facts, record: Record, role: str) -> Row:
+    return Row(facts.name, record.number, facts.names[record.number], role, str(record.params["method"]),
+               facts.model_name or "", facts.score(record), facts.size(record), facts.confirmation(record))
+
+
+def _majority(facts: Facts, baseline: Baseline) -> Row:
+    return Row(facts.name, None, "always the most frequent class", baseline.title, "", facts.model_name or "",
+               baseline.score, 0.0, baseline.confirmed)
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    found = row.confirmed
+    is_fixed = found is not None and found.sample.is_fixed
+    return {
+        "group": row.group or None,
+        "search": row.search,
+        "model": row.model,
+        "name": row.name + (f" (trial {row.trial})" if row.trial is not None else ""),
+        "role": row.role,
+        "test": None if found is None else text.mean_and_interval(found.interval.mean, found.interval.half_width),
+        "seeds": None if found is None or is_fixed else found.interval.n,
+        "score": row.score,
+        "drop": None if found is None else found.drop,
+        "size": row.size,
+        "standing": "unconfirmed" if found is None else "confirmed" if found.sample.can_be_compared else "one seed",
+    }
+
+
+def _notes(facts: Facts, placed: Sequence[Row], rest: Sequence[Row]) -> list[str]:
+    notes = []
+    if placed and placed[0].confirmed is not None:
+        notes.append(
+            "Confirmed: retrained with fresh seeds, scored on the test split; ± is half the 95 % t interval over "
+            "seeds. Rows of one group cannot be told from its best at 5 %: Welch's t (paired where the seeds are the "
+            f"same), p values adjusted by Holm, counting {placed[0].confirmed.sample.sources}. "
+            "Tied does not mean equal."
+        )
+        notes.append("Each search's trials were chosen by validation. The first of many test means is a little "
+                     "flattered itself: read the group, not the order within it.")
+    if any(row.group == 0 for row in placed):
+        notes.append("No group: confirmed with one seed, so nothing can be said of chance. Confirm with more seeds.")
+    if rest:
+        notes.append("Unconfirmed: the score is of validation, one seed, the best of many, so flattered by chance; it "
+                     "is not ranked against confirmed ones until autopeft confirm was run.")
+    return notes
+
+
+def _data_key(facts: Facts) -> str:
+    """What must be equal for two scores to be compared: metric, labels, and the rows that were scored."""
+    dataset = facts.header.get("dataset", {})
+    sizes = dataset.get("sizes", {})
+    same = [facts.metric, facts.score_objective.goal, dataset.get("label_names"), sizes.get("validation"),
+            sizes.get("test"), dataset.get("origin", {}).get("digest")]
+    return json.dumps(same, default=str)
+
+
+def _data_title(facts: Facts) -> str:
+    config = facts.history.config
+    source: Any = config.get("data") or {}
+    name = source.get("hub") or source.get("test") or source.get("validation") or source.get("train")
+    if not name:
+        task: Any = config.get("task", "data")
+        name = task.get("name", "data") if isinstance(task, dict) else task
+    rows = facts.rows("test")
+    return str(name).rsplit("/", 1)[-1] + (f" ({rows:,} test rows)" if rows else "")
+
+

@@ -1,0 +1,268 @@
+"""Tables of a search as plain rows: the CLI, the notebook, HTML and Markdown show the same ones."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from autopeft.history import History, Record
+from autopeft.reports import text
+from autopeft.reports.facts import SIZE, Baseline, Confirmed, Describe, Facts, status
+
+Format = Callable[[Any], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        key: Of the rows' mappings.
+        title: For people.
+        format: A value as text; values that are absent show a dash.
+        is_number: Whether it is set to the right.
+    """
+
+    key: str
+    title: str
+    format: Format = str
+    is_number: bool = False
+
+    def show(self, row: Mapping[str, Any]) -> str:
+        value = row[self.key]
+        return text.ABSENT if value is None or value == "" else self.format(value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows; each row has every column's key, None where it has no value.
+
+    Attributes:
+        title: What it is.
+        columns: In order.
+        rows: Values as they are, not yet text.
+        note: What a reader must know of the numbers; empty where nothing.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def cells(self) -> list[list[str]]:
+        """All rows as text."""
+        return [[column.show(row) for column in self.columns] for row in self.rows]
+
+    def markdown(self) -> str:
+        """As a Markdown table; text from outside stays text."""
+        head = "| " + " | ".join(text.markdown(column.title) for column in self.columns) + " |"
+        rule = "|" + "|".join("---:" if column.is_number else "---" for column in self.columns) + "|"
+        body = ["| " + " | ".join(text.markdown(value) for value in cells) + " |" for cells in self.cells()]
+        return "\n".join([head, rule, *body])
+
+    def csv(self) -> str:
+        """As CSV with the keys as its head and values in full; no cell can be read as a formula."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow([text.cell(column.key) for column in self.columns])
+        for row in self.rows:
+            writer.writerow([text.cell(row[column.key]) for column in self.columns])
+        return out.getvalue()
+
+    def html(self) -> str:
+        """As a plain `<table>`, for a notebook."""
+        head = "".join(f"<th>{escape(column.title)}</th>" for column in self.columns)
+        body = "".join(
+            "<tr>" + "".join(
+                f'<td{" align=right" if column.is_number else ""}>{escape(value)}</td>'
+                for column, value in zip(self.columns, cells, strict=True)
+            ) + "</tr>"
+            for cells in self.cells()
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    _repr_html_ = html
+
+
+def front_table(history: History, describe: Describe) -> Table:
+    """The front, the best score first."""
+    return front(Facts(history, describe))
+
+
+def trials_table(history: History, describe: Describe) -> Table:
+    """Everything that was asked for, with how it ended."""
+    return trials(Facts(history, describe))
+
+
+def baselines_table(history: History, describe: Describe) -> Table:
+    """The trivial baselines that are known."""
+    return baselines(Facts(history, describe))
+
+
+def front(facts: Facts) -> Table:
+    """The front, the best score first; confirmed numbers and the drop where there are any."""
+    rows = [_front_row(facts, record) for record in facts.front]
+    columns = [
+        Column("trial", "trial", str, True),
+        Column("name", "configuration"),
+        Column("score", f"{text.metric_title(facts.metric)}, {facts.validation_label}", text.score, True),
+    ]
+    if facts.confirmed:
+        columns += [
+            Column("test", f"{text.metric_title(facts.metric)}, test, mean ± 95 % CI", str, True),
+            Column("seeds", "seeds", str, True),
+            Column("drop", "drop", text.signed, True),
+        ]
+    columns += _size_columns(facts)
+    columns += [
+        Column(objective.metric, text.metric_title(objective.metric), lambda value: f"{value:,.4g}", True)
+        for objective in facts.objectives[1:] if objective.metric != facts.size_metric
+    ]
+    columns += [Column("gain", "over frozen head", text.signed, True)] if facts.baseline("head") else []
+    columns.append(Column("place", "", str))
+    return Table("The front", tuple(columns), tuple(rows), _confirmed_note(facts))
+
+
+def _size_columns(facts: Facts) -> list[Column]:
+    if facts.size_metric is None:
+        return []
+    columns = [Column("size", text.metric_title(facts.size_metric), text.count, True)]
+    if facts.size_metric == SIZE and facts.model_parameters:
+        columns.append(Column("share", "of the model", str, True))
+    return columns
+
+
+def _front_row(facts: Facts, record: Record) -> dict[str, Any]:
+    head = facts.baseline("head")
+    places = ["knee"] if facts.knee is record else []
+    places += [b.title for b in facts.baselines if b.record is record and b.kind in ("head", "full")]
+    return {
+        "trial": record.number,
+        "name": facts.names[record.number],
+        "method": record.params["method"],
+        "score": facts.score(record),
+        **_test(facts.confirmation(record)),
+        **_size(facts, facts.size(record)),
+        **{objective.metric: record.metrics[objective.metric] for objective in facts.objectives[1:]},
+        "gain": None if head is None or head.record is record else facts.better(facts.score(record), head.score),
+        "place": ", ".join(places),
+    }
+
+
+def _test(found: Confirmed | None) -> dict[str, Any]:
+    if found is None:
+        return {"test": None, "seeds": None, "drop": None, "label": None}
+    value = text.mean_and_interval(found.interval.mean, found.interval.half_width)
+    seeds = None if found.sample.is_fixed else found.interval.n
+    return {"test": value, "seeds": seeds, "drop": found.drop, "label": found.label}
+
+
+def _size(facts: Facts, size: float | None) -> dict[str, Any]:
+    whole = facts.model_parameters
+    return {"size": size, "share": text.share(size, whole) if size is not None and whole else None}
+
+
+def _confirmed_note(facts: Facts) -> str:
+    if not facts.confirmed:
+        return ""
+    return "Drop: validation less test, positive where the search promised too much."
+
+
+def baselines(facts: Facts) -> Table:
+    """The baselines, and what the front's best has over each."""
+    best = facts.front[0] if facts.front else None
+
+    def row(baseline: Baseline) -> dict[str, Any]:
+        return {
+            "title": baseline.title,
+            "trial": None if baseline.record is None else baseline.record.number,
+            "score": baseline.score,
+            **_test(baseline.confirmed),
+            **_size(facts, baseline.size),
+            "behind": None if best is None else facts.better(facts.score(best), baseline.score),
+        }
+
+    columns = [
+        Column("title", "baseline"),
+        Column("trial", "trial", str, True),
+        Column("score", f"{text.metric_title(facts.metric)}, validation", text.score, True),
+    ]
+    if facts.confirmed:
+        columns += [Column("test", "test, mean ± 95 % CI", str, True), Column("seeds", "seeds", str, True)]
+    columns += [*_size_columns(facts), Column("behind", "front's best has over it", text.signed, True)]
+    note = "Frozen head and full fine-tuning are the best trials of the methods head and full, where they were run."
+    return Table("Baselines", tuple(columns), tuple(row(baseline) for baseline in facts.baselines), note)
+
+
+def trials(facts: Facts) -> Table:
+    """Everything that was asked for. A stopped trial shows no score: its last one was not final."""
+    rows = []
+    for record in facts.history.records:
+        seconds = record.metrics.get("train_seconds")
+        rows.append({
+            "trial": record.number,
+            "status": status(record),
+            "place": "knee" if facts.knee is record else "front" if record.number in facts.front_numbers else "",
+            "method": record.params["method"],
+            "name": facts.names[record.number],
+            "score": facts.score(record) if record.is_complete else None,
+            "size": {**record.known, **record.metrics}.get(facts.size_metric or ""),
+            "rungs": len(record.reports) or None,
+            "train_seconds": seconds,
+            "why": record.error or record.refusal,
+        })
+    columns = [
+        Column("trial", "trial", str, True),
+        Column("status", "status"),
+        Column("place", "place"),
+        Column("name", "configuration"),
+        Column("score", text.metric_title(facts.metric), text.score, True),
+        Column("size", text.metric_title(facts.size_metric or SIZE), text.count, True),
+        Column("rungs", "rungs", str, True),
+        Column("train_seconds", "training", text.duration, True),
+        Column("why", "why"),
+    ]
+    note = f"Scores are of {facts.validation_label}. A stopped trial has none: its last one was not final."
+    return Table("All trials", tuple(columns), tuple(rows), note)
+
+
+def failures(facts: Facts) -> Table:
+    """Trials that failed or ran out of memory, each with its reason, and retrainings that gave no number."""
+    rows = [
+        {"trial": record.number, "status": status(record), "name": facts.names[record.number], "why": record.error}
+        for record in facts.failures
+    ]
+    rows += [{"trial": None, "status": "confirming", "name": name, "why": why} for name, why in facts.confirm_failures]
+    columns = (Column("trial", "trial", str, True), Column("status", "status"), Column("name", "configuration"),
+               Column("why", "why"))
+    return Table("Failures", columns, tuple(rows))
+
+
+def refusals(facts: Facts) -> Table:
+    """Why configurations were refused before they cost anything, and how often."""
+    rows = tuple({"count": count, "why": reason} for reason, count in facts.refusals)
+    return Table("Refused", (Column("count", "configurations", text.count, True), Column("why", "why")), rows)
+
+
+def resumes(facts: Facts) -> Table:
+    """Where the search went on after an interruption, and what changed in its config."""
+    rows = []
+    for event in facts.history.resumes:
+        changes: Any = event.get("changes") or ()
+        rows.append({"seconds": event["seconds"], "changes": "; ".join(map(str, changes)) or "nothing"})
+    columns = (Column("seconds", "after", text.duration, True), Column("changes", "changed"))
+    return Table("Resumes", columns, tuple(rows))
+
+
+def rows_of(table: Table) -> Sequence[Mapping[str, Any]]:
+    """The rows with what is shown only: key → value."""
+    return [{column.key: row[column.key] for column in table.columns} for row in table.rows]
+
+

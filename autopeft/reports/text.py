@@ -1,0 +1,129 @@
+"""Numbers and words as reports write them. One place, so that a score looks the same in every view."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+ABSENT = "–"
+# What Markdown reads as markup; an underscore within a word is none, and `http:` and `www.` would become links.
+_MARKDOWN = re.compile(r"([\\`*{}\[\]<>|#~!&$]|(?<!\w)_|_(?!\w)|(?<=http):|(?<=https):|(?<=www)\.)", re.IGNORECASE)
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_LEARNING_RATE = re.compile(r",\s*(?:[\w ]+ )?lr [\d.e+-]+$", re.IGNORECASE)
+
+
+def score(value: float | None, digits: int = 4) -> str:
+    """A score: fixed digits where it is a share, else four significant ones."""
+    if value is None:
+        return ABSENT
+    return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.4g}"
+
+
+def signed(value: float | None, digits: int = 4) -> str:
+    """A difference, its sign always shown."""
+    if value is None:
+        return ABSENT
+    return ("+" if value >= 0 else "−") + score(abs(value), digits)
+
+
+def mean_and_interval(mean: float, half_width: float | None, digits: int = 4) -> str:
+    """`0.9012 ± 0.0031`, or the mean alone where no interval is known."""
+    return score(mean, digits) + ("" if half_width is None else f" ± {score(half_width, digits)}")
+
+
+def count(value: float | None) -> str:
+    """A whole number in full: `24,578`."""
+    return ABSENT if value is None else f"{value:,.0f}"
+
+
+def short_count(value: float) -> str:
+    """A whole number for an axis: `24.6k`, `1.2M`."""
+    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor * 0.9995:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def share(part: float, whole: float) -> str:
+    """A part of a whole in percent, with as many digits as it needs: `0.11 %`."""
+    percent = 100 * part / whole
+    if percent == 0 or percent >= 10:
+        return f"{percent:.0f} %"
+    digits = max(0, 1 - math.floor(math.log10(percent)))
+    return f"{percent:.{digits}f} %"
+
+
+def duration(seconds: float | None) -> str:
+    """`48 s`, `12 min`, `3.4 h`."""
+    if seconds is None:
+        return ABSENT
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def plural(number: int, noun: str, many: str | None = None) -> str:
+    """`1 trial`, `12 trials`."""
+    return f"{number:,} {noun if number == 1 else many or noun + 's'}"
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name for people: `trainable parameters`."""
+    return metric.replace("_", " ")
+
+
+def params(values: Mapping[str, Any]) -> str:
+    """Params in one line: `rank 8, modules query value`. Without the method, which is shown beside it."""
+    parts = []
+    for key, value in values.items():
+        if key != "method":
+            parts.append(f"{key} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else param(value)}")
+    return ", ".join(parts)
+
+
+def param(value: Any) -> str:
+    """One value of a configuration."""
+    if isinstance(value, bool) or not isinstance(value, float):
+        return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return f"{value:.3g}"
+
+
+def short_name(name: str, limit: int = 44) -> str:
+    """A readable name for a figure: without its learning rates at the end, cut at a word."""
+    while (shorter := _LEARNING_RATE.sub("", name)) != name:
+        name = shorter
+    if len(name) <= limit:
+        return name
+    cut = name[: limit - 1].rsplit(" ", 1)[0] if " " in name[: limit - 1] else name[: limit - 1]
+    return cut.rstrip(" ,") + "…"
+
+
+def plain(value: object, limit: int = 60) -> str:
+    """Text for matplotlib: `$` begins no formula, one line, not without end."""
+    line = " ".join(str(value).split()).replace("$", r"\$")
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def markdown(value: object) -> str:
+    """Text that Markdown shows as it is: nothing in it becomes a link, a tag, a column or a heading."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def code(value: object) -> str:
+    """Text as inline code, whatever backticks it has."""
+    text = " ".join(str(value).split())
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def cell(value: object) -> object:
+    """A value for a CSV cell. Text that a spreadsheet would run as a formula gets an apostrophe before it.
+
+    Numbers stay numbers: a negative one is no formula.
+    """
+    if isinstance(value, bool) or value is None or isinstance(value, (int, float)):
+        return "" if value is None else value
+    text = str(value)
+    return "'" + text if text.startswith(_FORMULA) else text

@@ -1,0 +1,167 @@
+"""Image classification: a label for a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autopeft.errors import ConfigError, EnvironmentFault, Fault
+from autopeft.tasks import Dataset, Raw, Split, _metrics
+from autopeft.tasks._reading import read_columns, read_table
+from autopeft.tasks._splits import complete
+
+CHUNK = 256  # pictures decoded at once: bounds the memory of preparing
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+
+
+class ImageClassification:
+    """Pictures from a folder of class folders, Parquet, or a Hugging Face data set on disk or on the hub."""
+
+    auto_class = "AutoModelForImageClassification"
+    metrics = _metrics.METRICS
+
+    def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
+        if data.get("train") and Path(data["train"]).is_dir():
+            return read_folders(data, seed)
+        column = data.get("image") or "image"
+        return read_table(data, {column: "image"}, seed, encodes_pictures=True)
+
+    def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        if file.is_dir():
+            return {"image": sorted(str(path) for path in file.iterdir() if path.suffix.lower() in PICTURES)}
+        return read_columns(file, [data.get("image") or "image"])
+
+    def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
+        """Pixels as the model's image processor makes them, decoded, resized and cropped once.
+
+        Kept as bytes, with the processor's rescaling and normalising as `scale`, where that gives the same to 1e-5.
+        """
+        processor = image_processor(model_path, options)
+        (pictures,) = raw.inputs.values()
+        raw_bytes = [processor_pixels(processor, pictures[:8], scaled=scaled) for scaled in (False, True)]
+        scale = _scale(processor, raw_bytes[0].shape[1])
+        stored = raw_bytes[0].round().clip(0, 255)
+        agrees = np.abs(stored * scale[0][:, None, None] + scale[1][:, None, None] - raw_bytes[1]).max() <= 1e-5
+        shape = (len(pictures), *raw_bytes[0].shape[1:])
+        pixels = np.empty(shape, dtype=np.uint8 if agrees else np.float32)
+        for at in range(0, len(pictures), CHUNK):
+            chunk = processor_pixels(processor, pictures[at : at + CHUNK], scaled=not agrees)
+            pixels[at : at + CHUNK] = chunk.round().clip(0, 255) if agrees else chunk
+        return Split({"pixel_values": pixels}, raw.labels, {"pixel_values": scale} if agrees else {})
+
+    def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        return _metrics.score(logits, labels)
+
+    def loss(self, logits: Any, labels: Any) -> Any:
+        """Cross entropy."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits, labels)
+
+    def trivial(self, train_labels: np.ndarray, labels: np.ndarray, n_labels: int) -> dict[str, float]:
+        return _metrics.trivial(train_labels, labels, n_labels)
+
+
+def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
+    """A folder a split, a folder a class in it."""
+    import hashlib
+
+    splits, faults = {}, []
+    names = sorted(path.name for path in Path(data["train"]).iterdir() if path.is_dir())
+    if len(names) < 2:
+        raise ConfigError(
+            [Fault("data.train", f"{data['train']} has {len(names)} class folders; expected two or more")]
+        )
+    digest = hashlib.sha256()
+    for split in ("train", "validation", "test"):
+        if not data.get(split):
+            continue
+        files: list[str] = []
+        labels: list[int] = []
+        for folder in sorted(path for path in Path(data[split]).iterdir() if path.is_dir()):
+            if folder.name not in names:
+                faults.append(Fault(f"data.{split}", f"has a class {folder.name!r} that train has not"))
+                continue
+            found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+            files += [str(path) for path in found]
+            labels += [names.index(folder.name)] * len(found)
+        if not files:
+            faults.append(Fault(f"data.{split}", f"{data[split]} has no pictures ({', '.join(PICTURES)})"))
+        for file in files:
+            digest.update(Path(file).name.encode() + Path(file).stat().st_size.to_bytes(8, "big"))
+        splits[split] = Raw({"image": files}, np.array(labels, dtype=np.int64), np.arange(len(files)))
+    if faults:
+        raise ConfigError(faults, "data")
+    parts, made = complete(splits, data, seed)
+    origin = {
+        "source": data["train"],
+        "digest": f"sha256:{digest.hexdigest()[:16]}",
+        "rows": {name: len(raw.labels) for name, raw in parts.items()},
+        "made": made,
+    }
+    return Dataset(parts, tuple(names), origin)
+
+
+def image_processor(model_path: str, options: Mapping[str, Any]) -> Any:
+    """The model's own, with `image_size` in place of its size where given."""
+    from transformers import AutoImageProcessor
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it says that torchvision is not there, a line a class
+    try:
+        processor = AutoImageProcessor.from_pretrained(
+            model_path,
+            revision=options.get("revision") or "main",
+            trust_remote_code=bool(options.get("trust_remote_code")),
+        )
+    except (OSError, ValueError) as fault:
+        raise EnvironmentFault(f"no image processor for {model_path!r}: {str(fault).splitlines()[0]}") from fault
+    finally:
+        logging.set_verbosity(verbosity)
+    size = options.get("image_size")
+    if size is not None:
+        processor.size = {"height": size, "width": size}
+        processor.do_center_crop = False
+    return processor
+
+
+def processor_pixels(processor: Any, pictures: Any, scaled: bool) -> np.ndarray:
+    """(n, channels, height, width) fp32: as the model takes them, or before rescaling and normalising."""
+    switches = {} if scaled else {"do_rescale": False, "do_normalize": False}
+    images = [as_picture(picture) for picture in pictures]
+    return np.asarray(processor(images, return_tensors="np", **switches)["pixel_values"], dtype=np.float32)
+
+
+def as_picture(value: Any) -> Any:
+    """A PIL image, RGB, from bytes, a path, an array, or a row of `datasets.Image`."""
+    from PIL import Image
+
+    if isinstance(value, Mapping):
+        value = value["bytes"] if value.get("bytes") else value["path"]
+    if isinstance(value, bytes):
+        value = Image.open(io.BytesIO(value))
+    elif isinstance(value, (str, Path)):
+        value = Image.open(value)
+    elif isinstance(value, np.ndarray):
+        value = Image.fromarray(value)
+    return value.convert("RGB")
+
+
+def _scale(processor: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """(multiply, add) a channel, of the processor's rescaling and normalising."""
+    factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
+    if not processor.do_normalize:
+        return np.full(channels, factor, dtype=np.float32), np.zeros(channels, dtype=np.float32)
+    mean, deviation = (
+        np.broadcast_to(np.asarray(part, dtype=np.float64), channels)
+        for part in (processor.image_mean, processor.image_std)
+    )
+    return (factor / deviation).astype(np.float32), (-mean / deviation).astype(np.float32)
+
+
+plugin = ImageClassification

@@ -1,0 +1,276 @@
+"""Adapters for use: a folder that stock `peft` loads where peft can hold it, else tensors and a JSON of ours.
+
+    exported = autopeft.load("my-adapter")
+    exported.predict(rows)                      # {"text": [...]} → a frame of labels and probabilities
+
+Safetensors only; `autopeft.json` says what was trained on which base.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from autopeft import plugins
+from autopeft.errors import AutoPEFTError, UsageError
+from autopeft.tasks import Raw, Split, Task
+from autopeft.training.batches import by_length, collate
+from autopeft.training.loop import SCORE_BATCH
+from autopeft.training.model import clone_shared, load_model, quiet, view
+from autopeft.training.recipe import attach, load_trained, resolve
+from autopeft.training.setup import Setup
+
+SCHEMA = 1
+NAME = "autopeft.json"
+TENSORS = "trained.safetensors"
+TOLERANCE = 1e-5  # of the largest logit: what another batch shape alone may change
+
+
+def export(
+    *,
+    setup: Setup,
+    params: Mapping[str, Any],
+    seed: int,
+    tensors: Path,
+    label_names: list[str],
+    to: Path,
+    card: str,
+    facts: Mapping[str, Any],
+) -> Path:
+    """Writes a trial's adapter to a folder.
+
+    Args:
+        setup: Of the search.
+        params, seed: Of the trial.
+        tensors: Its trained tensors, as the worker wrote them.
+        label_names: By label index.
+        to: The folder, which must not hold anything.
+        card: The README.md, a model card.
+        facts: Goes into autopeft.json as it is.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    task: Task = plugins.load("tasks", setup.task)()
+    base = load_model(
+        setup.model, task.auto_class, len(label_names), revision=setup.revision,
+        trust_remote_code=setup.trust_remote_code, attention=setup.attention, seed=setup.seed,
+    )  # fmt: skip
+    form = "peft" if is_peft(base, params) else "autopeft"
+    if form == "peft":
+        _save_peft(base, params, load_file(tensors), setup, to)
+    else:
+        shutil.copyfile(tensors, to / TENSORS)
+    _save_processor(setup, to)
+    about = {
+        "schema": SCHEMA,
+        "form": form,
+        "base": setup.model,
+        "revision": setup.revision,
+        "trust_remote_code": setup.trust_remote_code,
+        "task": setup.task,
+        "auto_class": task.auto_class,
+        "data": {key: setup.data.get(key) for key in ("text", "image", "label", "image_size")},
+        "max_length": setup.max_length,
+        "attention": setup.attention,
+        "label_names": list(label_names),
+        "params": dict(params),
+        "seed": seed,
+        **facts,
+    }
+    (to / NAME).write_text(json.dumps(about, indent=2) + "\n")
+    (to / "README.md").write_text(card)
+    return to
+
+
+def is_peft(base: nn.Module, params: Mapping[str, Any]) -> bool:
+    """Whether one stock peft adapter holds the recipe: one peft method, and convolutions that peft can wrap."""
+    parts = resolve(view(base), params)
+    return len(parts) == 1 and parts[0].method.is_peft and not getattr(base.config, "tf_padding", False)
+
+
+def _save_peft(
+    base: nn.Module, params: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], setup: Setup, to: Path
+) -> None:
+    """The tensors as a stock peft adapter, the head among `modules_to_save`."""
+    from peft import get_peft_model
+
+    (part,) = resolve(view(base), params)
+    config = part.method.config(part.scope, part.keys)
+    heads = view(base).head
+    config.modules_to_save = [head.rpartition(".")[2] for head in heads] or None
+    config.base_model_name_or_path = setup.model
+    config.revision = setup.revision
+    model = get_peft_model(clone_shared(base, [n for n, _ in base.named_parameters() if view(base).in_head(n)]), config)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            head = next((head for head in heads if name.startswith(f"{head}.")), None)
+            if head is not None:
+                name = f"{head}.modules_to_save.default.{name.removeprefix(f'{head}.')}"
+            parameters[f"base_model.model.{name}"].copy_(tensor)
+    model.save_pretrained(to)
+    (to / "README.md").unlink(missing_ok=True)  # peft's own card, which says nothing
+
+
+def _save_processor(setup: Setup, to: Path) -> None:
+    """The base's tokenizer or image processor, where it has one."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
+    loader = {
+        "AutoModelForSequenceClassification": AutoTokenizer,
+        "AutoModelForImageClassification": AutoImageProcessor,
+    }
+    auto_class = plugins.load("tasks", setup.task)().auto_class
+    folder = Path(setup.model)
+    files = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "preprocessor_config.json")
+    if auto_class in loader and (not folder.is_dir() or any((folder / file).exists() for file in files)):
+        with quiet():
+            processor = loader[auto_class].from_pretrained(
+                setup.model, revision=setup.revision or "main", trust_remote_code=setup.trust_remote_code
+            )
+        processor.save_pretrained(to)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported adapter, loaded.
+
+    Attributes:
+        folder: Where from.
+        about: Its autopeft.json.
+        model: The transformers model with the adapter, in evaluation mode.
+    """
+
+    folder: Path
+    about: Mapping[str, Any]
+    model: nn.Module
+
+    @cached_property
+    def task(self) -> Task:
+        task: Task = plugins.load("tasks", self.about["task"])()
+        return task
+
+    def logits(self, split: Split) -> np.ndarray:
+        """(n_rows, n_labels) of an encoded split."""
+        device = next(self.model.parameters()).device
+        out = np.empty((len(split), len(self.about["label_names"])), dtype=np.float32)
+        with torch.no_grad():
+            for rows in by_length(split.lengths, SCORE_BATCH):
+                out[rows] = self.model(**collate(split, rows, device)).logits.float().cpu().numpy()
+        return out
+
+    def predict(self, rows: Mapping[str, Any]) -> Any:
+        """A frame with `label` and one probability column a label.
+
+        Args:
+            rows: Input column → values, the columns that it was trained on.
+        """
+        import pandas as pd
+
+        inputs = {name: list(values) for name, values in rows.items()}
+        count = len(next(iter(inputs.values())))
+        raw = Raw(inputs, np.zeros(count, dtype=np.int64), np.arange(count))
+        options = {"max_length": self.about["max_length"], "image_size": self.about["data"].get("image_size")}
+        logits = self.logits(self.task.encode(raw, self.about["base"], options))
+        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+        chances /= chances.sum(axis=1, keepdims=True)
+        names = self.about["label_names"]
+        frame = pd.DataFrame({"label": [names[index] for index in logits.argmax(axis=1)]})
+        for index, name in enumerate(names):
+            frame[f"p({name})"] = chances[:, index]
+        return frame
+
+    def predict_file(self, file: str | Path) -> Any:
+        """The same for the rows of a file."""
+        return self.predict(self.task.read_rows(Path(file), self.about["data"]))
+
+
+def load(folder: str | Path) -> Exported:
+    """Loads an exported adapter, of either form, on its base.
+
+    Raises:
+        UsageError: The folder is no export, or a newer autopeft wrote it.
+    """
+    folder = Path(folder)
+    if not (folder / NAME).is_file():
+        raise UsageError(f"{folder} is no exported adapter: it has no {NAME}")
+    about = json.loads((folder / NAME).read_text())
+    if about["schema"] > SCHEMA:
+        raise UsageError(f"{folder} has schema {about['schema']}, this autopeft reads up to {SCHEMA}: upgrade autopeft")
+    base = load_model(
+        about["base"], about["auto_class"], len(about["label_names"]), revision=about["revision"],
+        trust_remote_code=about["trust_remote_code"], attention=about["attention"],
+    )  # fmt: skip
+    if about["form"] == "peft":
+        from peft import PeftModel
+
+        return Exported(folder, about, PeftModel.from_pretrained(base, str(folder)).eval())
+    attached = attach(base, view(base), about["params"], about["seed"])
+    load_trained(attached, load_file(folder / TENSORS))
+    return Exported(folder, about, attached.model.eval())
+
+
+# Run in a fresh process: stock libraries for a peft folder, `autopeft.load` for ours.
+_STOCK = """
+import sys, torch, transformers, peft
+from safetensors.torch import load_file, save_file
+folder, base, revision, auto_class, labels, attention, inputs, out, trust = sys.argv[1:]
+model = getattr(transformers, auto_class).from_pretrained(
+    base, revision=revision, num_labels=int(labels), attn_implementation=attention, ignore_mismatched_sizes=True,
+    trust_remote_code=trust == "True")
+model = peft.PeftModel.from_pretrained(model, folder).eval()
+with torch.no_grad():
+    save_file({"logits": model(**load_file(inputs)).logits.contiguous()}, out)
+"""
+_OURS = """
+import sys, torch, autopeft
+from safetensors.torch import load_file, save_file
+folder, inputs, out = sys.argv[1:]
+with torch.no_grad():
+    save_file({"logits": autopeft.load(folder).model(**load_file(inputs)).logits.contiguous()}, out)
+"""
+
+
+def verify(folder: Path, expected: np.ndarray, inputs: Mapping[str, torch.Tensor]) -> float:
+    """Loads the folder in a fresh process and compares its logits with those of the trained model.
+
+    Args:
+        expected: (n_rows, n_labels) of the model that was trained, in fp32.
+        inputs: The model's inputs of those rows.
+
+    Returns:
+        The largest difference, of the largest logit.
+
+    Raises:
+        AutoPEFTError: It does not load, or gives other logits.
+    """
+    about = json.loads((folder / NAME).read_text())
+    with tempfile.TemporaryDirectory(prefix="autopeft-verify-") as temporary:
+        given, out = Path(temporary) / "inputs.safetensors", Path(temporary) / "logits.safetensors"
+        save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, given)
+        if about["form"] == "peft":
+            known = [about["base"], about["revision"] or "main", about["auto_class"], len(about["label_names"])]
+            words = [_STOCK, folder, *known, about["attention"], given, out, about["trust_remote_code"]]
+        else:
+            words = [_OURS, folder, given, out]
+        done = subprocess.run([sys.executable, "-c", *map(str, words)], capture_output=True, text=True)
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise AutoPEFTError(f"{folder} does not load in a fresh process: {last}")
+        found = load_file(out)["logits"].float().numpy()
+    difference = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if not difference <= TOLERANCE:
+        raise AutoPEFTError(f"{folder} gives other logits than the trained model: {difference:.1e} of the largest")
+    return difference

@@ -1,0 +1,305 @@
+"""A model from transformers: load it frozen, look at it on the meta device, name its parts, clone it.
+
+`ModelView` is how everything else speaks of a model: its blocks, the kinds of modules in them, its head. The names are
+resolved here, from the tables below; a new architecture is a row there. Knows nothing of methods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopeft.errors import EnvironmentFault, UsageError
+
+# Kind → what the name of such a module looks like inside its block; the first row that fits decides.
+_ATTENTION = (
+    r"(.*\.)?(attn|attention|self_attn|cross_attn|encoder_attn|SelfAttention|EncDecAttention|crossattention)\.(.*\.)?"
+)
+KIND_RULES: tuple[tuple[str, str], ...] = (
+    ("qkv", r"(.*\.)?(c_attn|in_proj|qkv|qkv_proj|query_key_value|Wqkv)"),
+    ("query", r"(.*\.)?(query|query_proj|q_proj|q_lin|q|to_q)"),
+    ("key", r"(.*\.)?(key|key_proj|k_proj|k_lin|k|to_k)"),
+    ("value", r"(.*\.)?(value|value_proj|v_proj|v_lin|v|to_v)"),
+    ("output", _ATTENTION + r"(dense|out_proj|o_proj|out_lin|c_proj|proj|o|Wo)"),
+    (
+        "up",
+        r"(.*\.)?(intermediate\.dense|intermediate_dense|lin1|fc1|c_fc|up_proj|gate_proj|gate_up_proj|wi|wi_0|wi_1)",
+    ),
+    ("up", r"(.*\.)?(ffn|dense_h_to_4h|fc_in|w1|w3)"),
+    (
+        "down",
+        r"(.*\.)?(output\.dense|output_dense|lin2|fc2|mlp\.c_proj|down_proj|wo|ffn_output|dense_4h_to_h|fc_out|w2)",
+    ),
+)
+
+# Model types whose blocks run once each, one on the output of the one before: what the frozen prefix relies on. A test
+# holds each to it. Not: T5 (block 0 hands its position bias on), ALBERT (one block runs many times).
+CHAINED = frozenset({
+    "bert", "camembert", "deberta-v2", "deit", "distilbert", "electra", "gpt2", "llama", "mobilenet_v1", "mobilenet_v2",
+    "roberta", "vit", "xlm-roberta",
+})  # fmt: skip
+
+# What runs after the blocks, by the first part of its name; everything else outside of them runs before.
+ABOVE = re.compile(r"(pooler|norm|ln_f|final_layer_norm|final_layernorm|layernorm|post_layernorm|fc_norm|conv_1x1)$")
+
+ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """The parts of one model, by full module names.
+
+    Attributes:
+        blocks: The repeated blocks, in order of running.
+        stem: Modules with parameters that run before block 0.
+        kinds: Module kind → its modules in the blocks, in order. Convolutions: `convolution`, and `depthwise` where
+            they are grouped; fused attention projections: `qkv`.
+        head: Modules that a trial draws anew and always trains: outside the pretrained model, or not in its checkpoint.
+        above: What runs after the blocks and is no head, such as the last norm.
+        unknown: Linear and convolution modules in the blocks whose kind no row of the table tells.
+        chain: So many leading blocks run once each, one on the output of the one before; 0 where that is not known.
+        model_type: As transformers calls it.
+    """
+
+    blocks: tuple[str, ...]
+    stem: tuple[str, ...]
+    kinds: Mapping[str, tuple[str, ...]]
+    head: tuple[str, ...]
+    above: tuple[str, ...]
+    unknown: tuple[str, ...]
+    chain: int
+    model_type: str
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.blocks)
+
+    def block_of(self, name: str) -> int:
+        """The block of a module or parameter: -1 below the blocks, `n_layers` above them and in the head."""
+        for index, block in enumerate(self.blocks):
+            if _within(name, block):
+                return index
+        return self.n_layers if self.is_above(name) else -1
+
+    def is_above(self, name: str) -> bool:
+        return any(_within(name, part) for part in (*self.head, *self.above))
+
+    def in_head(self, name: str) -> bool:
+        return any(_within(name, part) for part in self.head)
+
+
+# ── load ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load_model(
+    path: str,
+    auto_class: str,
+    n_labels: int,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attention: str = "eager",
+    seed: int = 0,
+) -> nn.Module:
+    """A pretrained model in fp32, in evaluation mode, all frozen, on the CPU.
+
+    Args:
+        path: Local folder or hub name.
+        auto_class: "AutoModelForSequenceClassification".
+        n_labels: Size of its head; a checkpoint's head of another size is replaced.
+        seed: Of weights that are not in the checkpoint: those of the head, which each trial draws anew.
+
+    Raises:
+        EnvironmentFault: The model cannot be had.
+        UsageError: The checkpoint lacks weights below the head.
+        ValueError: transformers has no such attention for it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _from_pretrained(path, auto_class, n_labels, revision, trust_remote_code, attn_implementation=attention)
+    return model.eval()
+
+
+def meta_model(
+    path: str,
+    auto_class: str,
+    n_labels: int,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attention: str = "eager",
+    seed: int = 0,
+) -> nn.Module:
+    """The same model on the meta device: names and shapes, no weights read, no memory taken."""
+    del attention, seed  # change nothing that can be seen here
+    return _from_pretrained(path, auto_class, n_labels, revision, trust_remote_code, device_map="meta").eval()
+
+
+def _from_pretrained(
+    path: str, auto_class: str, n_labels: int, revision: str | None, trust_remote_code: bool, **options: Any
+) -> nn.Module:
+    import transformers
+
+    common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(path, **common)
+            if n_labels and config.num_labels != n_labels:
+                config.num_labels = n_labels  # with label names of its own, else those of the checkpoint stay
+            if getattr(config, "pad_token_id", None) is None and getattr(config, "eos_token_id", None) is not None:
+                eos = config.eos_token_id  # GPT-2, Llama: their classifiers look for the last token that is no padding
+                config.pad_token_id = eos[0] if isinstance(eos, (list, tuple)) else eos
+            model, info = getattr(transformers, auto_class).from_pretrained(
+                path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
+                **common, **options,
+            )  # fmt: skip
+    except OSError as fault:
+        raise EnvironmentFault(f"the model {path!r} cannot be had: {str(fault).splitlines()[0]}") from fault
+    model.requires_grad_(False)
+    fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    model.autopeft_fresh = tuple(sorted({name.rpartition(".")[0] for name in fresh}))
+    lacking = [name for name in model.autopeft_fresh if not view(model).in_head(name)]
+    if lacking:
+        raise UsageError(f"the checkpoint {path!r} lacks the weights of {', '.join(lacking)}: it is another model's")
+    return model
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' load report and progress bars."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+# ── view ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def view(model: nn.Module) -> ModelView:
+    """Names the parts of a model, on any device.
+
+    Raises:
+        UsageError: It has no repeated blocks.
+    """
+    lists = _block_lists(model)
+    blocks = tuple(f"{name}.{index}" for name, entries in lists for index in range(len(entries)))
+    model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
+    head = _head(model, blocks)
+    above, stem = _outside(model, lists, head)
+    kinds: dict[str, list[str]] = {}
+    unknown = []
+    for block in blocks:
+        for name, module in model.get_submodule(block).named_modules(prefix=block):
+            if isinstance(module, ADAPTABLE) or type(module).__name__ == "Conv1D":
+                kind = _kind(name.removeprefix(f"{block}.") if name != block else "", module)
+                if kind is None:
+                    unknown.append(name)
+                else:
+                    kinds.setdefault(kind, []).append(name)
+    return ModelView(
+        blocks=blocks,
+        stem=stem,
+        kinds={kind: tuple(names) for kind, names in kinds.items()},
+        head=head,
+        above=above,
+        unknown=tuple(unknown),
+        chain=len(blocks) if model_type in CHAINED else 0,
+        model_type=model_type,
+    )
+
+
+def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """The lists of same-class modules that hold the most parameters: one, or an encoder's and a decoder's."""
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len({type(entry) for entry in module}) == 1
+    ]
+    sizes = {name: sum(parameter.numel() for parameter in module.parameters()) for name, module in lists}
+    if not lists or not max(sizes.values()):
+        raise UsageError(f"{type(model).__name__} has no list of like blocks, so there are no layers to adapt")
+    largest, entries = max(lists, key=lambda pair: sizes[pair[0]])
+    depth = largest.count(".")
+    return [(n, m) for n, m in lists if type(m[0]) is type(entries[0]) and n.count(".") == depth]
+
+
+def _head(model: nn.Module, blocks: tuple[str, ...]) -> tuple[str, ...]:
+    """Children outside the pretrained model, and modules above the blocks that its checkpoint has no weights for.
+
+    A language model's output layer is pretrained: such a model has no head.
+    """
+    prefix = getattr(model, "base_model_prefix", "")
+    outside = []
+    if prefix and hasattr(model, prefix) and getattr(model, "get_output_embeddings", lambda: None)() is None:
+        outside = [n for n, m in model.named_children() if n != prefix and any(True for _ in m.parameters())]
+    fresh = []
+    for name in getattr(model, "autopeft_fresh", ()):
+        owner = next((part for part in _ancestors(name) if ABOVE.match(part.rpartition(".")[2])), name)
+        if not any(_within(owner, part) for part in (*outside, *blocks)) and ABOVE.match(owner.rpartition(".")[2]):
+            fresh.append(owner)
+    order = {name: index for index, (name, _) in enumerate(model.named_modules())}
+    return tuple(sorted({*outside, *fresh}, key=order.__getitem__))
+
+
+def _outside(
+    model: nn.Module, lists: list[tuple[str, nn.ModuleList]], head: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The modules with parameters beside the blocks: (above them, below them), the head left out."""
+    paths = {part for name, _ in lists for part in _ancestors(name)}
+    above, below = [], []
+    for container in ["", *sorted(paths - {name for name, _ in lists}, key=len)]:
+        children = model.get_submodule(container).named_children() if container else model.named_children()
+        seen_blocks = False
+        for leaf, child in children:
+            name = f"{container}.{leaf}" if container else leaf
+            if name in paths:
+                seen_blocks = True
+            elif name not in head and any(True for _ in child.parameters()):
+                (above if seen_blocks and ABOVE.match(leaf) else below).append(name)
+    return tuple(above), tuple(below)
+
+
+def _kind(name: str, module: nn.Module) -> str | None:
+    """The kind of a module by its name inside its block."""
+    if isinstance(module, nn.Conv2d):
+        return "depthwise" if module.groups > 1 else "convolution"
+    return next((kind for kind, pattern in KIND_RULES if re.fullmatch(pattern, name)), None)
+
+
+def _within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def _ancestors(name: str) -> list[str]:
+    """`"a.b.c"` → `["a", "a.b", "a.b.c"]`."""
+    parts = name.split(".")
+    return [".".join(parts[: index + 1]) for index in range(len(parts))]
+
+
+# ── clone ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def clone_shared(model: nn.Module, own: Iterable[str]) -> nn.Module:
+    """New modules, hooks and buffers around the same parameters; those named in `own` are copied.
+
+    Tied parameters stay tied, also where they are copied.
+    """
+    names = set(own)
+    owned = {id(p) for n, p in model.named_parameters(remove_duplicate=False) if n in names}
+    memo: dict[int, Any] = {id(p): p for p in model.parameters() if id(p) not in owned}
+    return copy.deepcopy(model, memo)

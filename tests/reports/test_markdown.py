@@ -1,0 +1,95 @@
+"""The Markdown report and the model card: complete, and text from outside stays text."""
+
+from __future__ import annotations
+
+import pytest
+
+from autopeft.history import History
+from autopeft.reports import markdown, text
+from autopeft.reports.card import model_card
+from tests.reports import histories as h
+from tests.reports.test_figure import CASES
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_history_has_a_report(name):
+    source = markdown.render(History(CASES[name]), h.describe, name=name)
+    assert source.startswith(f"# {name}\n")
+    for section in ("## The front", "## All trials", "## Provenance"):
+        assert section in source
+
+
+def test_a_full_report_has_every_section():
+    source = markdown.render(History(h.confirmed(h.search(60))), h.describe, name="sst2")
+    headings = [line for line in source.splitlines() if line.startswith("#")]
+    assert headings == ["# sst2", "## The front", "## Baselines", "## Hypervolume over trials",
+                        "## Learning curves of the front", "## What mattered", "## All trials", "## Failures",
+                        "## Refused", "## Provenance", "### Resolved config"]
+    assert "validation, one seed" in source
+    assert "mean ± 95 % CI" in source
+
+
+def test_every_table_is_rectangular():
+    source = markdown.render(History(h.confirmed(h.search(60))), h.describe)
+    widths: list[int] = []
+    for line in source.splitlines():
+        if line.startswith("|"):
+            widths.append(line.replace(r"\|", "").count("|"))
+        elif widths:
+            assert len(set(widths)) == 1
+            widths = []
+
+
+def test_the_picture_is_shown_where_it_is(tmp_path):
+    history = History(h.search(12))
+    assert "![" not in markdown.write(history, tmp_path / "report.md", h.describe).read_text()
+    (tmp_path / "front.png").write_bytes(b"x")
+    assert "(front.png)" in markdown.write(history, tmp_path / "report.md", h.describe).read_text()
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    ("serial_adapter", "serial_adapter"), ("_x_", r"\_x\_"), ("a|b", r"a\|b"), ("https://x", r"https\://x"),
+    ("**b**", r"\*\*b\*\*"), ("line\nbreak", "line break"), ("<script>", r"\<script\>"),
+])
+def test_markdown_text(value, expected):
+    assert text.markdown(value) == expected
+
+
+def test_code_survives_backticks():
+    assert text.code("a`b``c") == "``` a`b``c ```"
+    assert text.code("plain") == "`plain`"
+
+
+@pytest.mark.parametrize(("part", "whole", "expected"), [
+    (24_578, 22_700_000, "0.11 %"), (0, 10, "0 %"), (10, 10, "100 %"), (2_361_540, 22_700_000, "10 %"),
+    (591_540, 22_700_000, "2.6 %"), (2000, 22_700_000, "0.0088 %"),
+])
+def test_share(part, whole, expected):
+    assert text.share(part, whole) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0, "0"), (999.9, "1k"), (24_578, "24.6k"), (1.77e6, "1.77M"), (5, "5")]
+)
+def test_short_count(value, expected):
+    assert text.short_count(value) == expected
+
+
+def test_short_names_lose_their_learning_rates_first():
+    assert text.short_name("LoRA rank 8 on query of layers 3–5, lr 2e-4") == "LoRA rank 8 on query of layers 3–5"
+    assert text.short_name("head only, lr 0.001, head lr 0.002") == "head only"
+    assert len(text.short_name("word " * 40)) <= 44
+
+
+def test_the_model_card_has_numbers_labels_and_command():
+    history = History(h.confirmed(h.search(40)))
+    record = history.front()[0]
+    card = model_card(history, record, h.describe(record.params), "autopeft export runs/a --pick best")
+    assert card.startswith("---\n")
+    for words in ("confirmed on test, 5 seeds", "validation, one seed", "majority class", "frozen head",
+                  "`autopeft export runs/a --pick best`", "`yes`", "abc1234", f"trial {record.number}"):
+        assert words in card, words
+    assert "models/mini" not in card.split("## Provenance")[1]
+    assert "base_model" not in card  # a folder's name is no hub name
+    hub = History(h.search(12, model={"name": "google/mini-v2", "n_layers": 6, "parameters": 22_700_000}))
+    assert 'base_model: "google/mini-v2"' in model_card(hub, hub.front()[0], "x", "y")
