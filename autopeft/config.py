@@ -19,7 +19,9 @@ from autopeft.methods import COMMON_KEYS, MODULE_KINDS
 from autopeft.space import Space, parse
 
 # What app gives a plugin by itself: no option of the user's.
-GIVEN = frozenset({"self", "space", "objectives", "folder", "describe", "quiet", "artifacts", "adapters", "trial_seconds"})
+GIVEN = frozenset(
+    {"self", "space", "objectives", "folder", "describe", "quiet", "artifacts", "adapters", "trial_seconds"}
+)
 # Options of a stopper that the search reads: when it looks, and at what.
 STOPPER_OPTIONS = frozenset({"rungs", "signal"})
 MAY_CHANGE = ("budget", "executor", "trackers", "keep")
@@ -197,7 +199,8 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
         ConfigError: All its faults.
     """
     if isinstance(source, Mapping):
-        content, lines, folder, label, stem = _plain(source), {}, Path.cwd(), "config", None
+        content, folder, label, stem = _plain(source), Path.cwd(), "config", None
+        lines: dict[str, int] = {}
     else:
         path = Path(source)
         content, lines = _read_yaml(path)
@@ -377,7 +380,12 @@ def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
 
 
 def _build(
-    content: dict[str, Any], lines: dict[str, int], faults: list[Fault], folder: Path, label: str, check_files: bool = True
+    content: dict[str, Any],
+    lines: dict[str, int],
+    faults: list[Fault],
+    folder: Path,
+    label: str,
+    check_files: bool = True,
 ) -> Config:
     """Validates everything, collects all faults."""
     if isinstance(content.get("space"), str):
@@ -402,7 +410,7 @@ def _build(
     except ValidationError as error:
         faults += [_fault(detail, content, lines) for detail in error.errors()]
     if faults or config is None:
-        order = {path: at for path, at in lines.items()}
+        order = dict(lines.items())
         unique = {(fault.path, fault.message): fault for fault in faults}.values()
         raise ConfigError(sorted(unique, key=lambda f: (order.get(f.path, f.line or 0), f.path)), label)
     return config
@@ -422,7 +430,9 @@ def _fault(detail: Any, content: Mapping[str, Any], lines: dict[str, int]) -> Fa
     elif kind == "value_error":
         message = str(detail["ctx"]["error"])
     elif kind == "literal_error":
-        message = f"expected {detail['ctx']['expected']}, got {got!r}.{did_you_mean(got, _quoted(detail['ctx']['expected']))}"
+        message = (
+            f"expected {detail['ctx']['expected']}, got {got!r}.{did_you_mean(got, _quoted(detail['ctx']['expected']))}"
+        )
     else:
         text = detail["msg"][0].lower() + detail["msg"][1:]
         message = f"{text.replace('input should be', 'expected')}, got {got!r}"
@@ -457,7 +467,9 @@ def _line(lines: Mapping[str, int], path: str) -> int | None:
 
 def _plugin_faults(content: Mapping[str, Any], lines: dict[str, int]) -> list[Fault]:
     """Names that no plugin has, and options that none of it takes."""
-    entries = [(f"{kind}s", kind, content[kind]) for kind in ("task", "sampler", "stopper", "executor") if kind in content]
+    entries = [
+        (f"{kind}s", kind, content[kind]) for kind in ("task", "sampler", "stopper", "executor") if kind in content
+    ]
     trackers = content.get("trackers")
     if isinstance(trackers, list):
         entries += [("trackers", f"trackers.{index}", entry) for index, entry in enumerate(trackers)]
@@ -471,7 +483,7 @@ def _plugin_faults(content: Mapping[str, Any], lines: dict[str, int]) -> list[Fa
         except UnknownName as fault:
             faults.append(Fault(path, str(fault), _line(lines, path)))
             continue
-        takes = {name for name in inspect.signature(plugin).parameters} - GIVEN
+        takes = set(inspect.signature(plugin).parameters) - GIVEN
         if kind == "stoppers":
             takes |= STOPPER_OPTIONS
         for option in wrapped.get("options", {}):

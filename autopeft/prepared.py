@@ -23,6 +23,7 @@ from autopeft.training.setup import Setup
 SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
 DEFAULT_RUNGS = (0.1, 0.3)
 
+
 @dataclass(frozen=True)
 class Prepared:
     """A config with its model and data looked at: all that a search needs beside its ledger.
@@ -109,8 +110,11 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         typical = next((p for p in space.defaults() if p["method"] not in ("head", "last_layers")), space.defaults()[0])
         choice = choose(setup, config.training.precision, config.training.attention, typical)
     else:
-        choice = Choice(_unless_auto(config.training.precision, "fp32"), _unless_auto(config.training.attention, "eager"),
-                        setup.micro_batch_size)
+        choice = Choice(
+            _unless_auto(config.training.precision, "fp32"),
+            _unless_auto(config.training.attention, "eager"),
+            setup.micro_batch_size,
+        )
     header = {
         "event": "search",
         "schema": ledgers.SCHEMA,
@@ -211,7 +215,9 @@ def make_objective(entry: Any, trivial: Mapping[str, float], parameters: int) ->
         goal, scale = entry.goal or "maximize", entry.scale or "linear"
         reference = trivial.get(entry.metric)
         if reference is None and entry.reference is None:
-            raise UsageError(f"objectives: {entry.metric} has no trivial baseline: give its `reference`, the worst value of interest")
+            raise UsageError(
+                f"objectives: {entry.metric} has no trivial baseline: give its `reference`, the worst value of interest"
+            )
     return Objective(entry.metric, goal, reference if entry.reference is None else entry.reference, scale)
 
 

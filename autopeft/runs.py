@@ -104,12 +104,16 @@ class Run:
             small = [record for record in front if record.metrics["trainable_parameters"] <= limit]
             if not small:
                 least = min(record.metrics["trainable_parameters"] for record in front)
-                raise UsageError(f"no trial of the front has at most {value} trainable parameters; the smallest has {least:,.0f}")
+                raise UsageError(
+                    f"no trial of the front has at most {value} trainable parameters; the smallest has {least:,.0f}"
+                )
             return small[0]
         if kind == "trial":
             records = {str(record.number): record for record in self.history.records if record.is_complete}
             if value not in records:
-                raise UsageError(f"trial {value!r} is no complete trial of {self.folder}; there are {', '.join(records)}")
+                raise UsageError(
+                    f"trial {value!r} is no complete trial of {self.folder}; there are {', '.join(records)}"
+                )
             return records[value]
         raise UsageError(f"expected best, knee, max-params=50k or trial=17, got {which!r}")
 
@@ -125,8 +129,14 @@ class Run:
         with opened(self.folder) as ledger:
             from autopeft.provenance import provenance
 
-            ledger.append({"event": "resume", "config": resolve(config), "changes": different,
-                           "provenance": json.loads(json.dumps(provenance(prepared.setup.device), default=str))})
+            ledger.append(
+                {
+                    "event": "resume",
+                    "config": resolve(config),
+                    "changes": different,
+                    "provenance": json.loads(json.dumps(provenance(prepared.setup.device), default=str)),
+                }
+            )
         write_config(self.folder, resolve(config))
         go(prepared, self.folder, quiet)
         return open_run(self.folder)
@@ -188,7 +198,9 @@ class Run:
         from autopeft.training.loop import evaluator
 
         if "test" not in self.history.header["dataset"]["sizes"]:
-            raise UsageError("the data has no test split: give data.test, or data.test_share to carve one before a search")
+            raise UsageError(
+                "the data has no test split: give data.test, or data.test_share to carve one before a search"
+            )
         if not self.front:
             raise UsageError(f"{self.folder} has no complete trial to confirm")
         picked = [Candidate.of(self.pick(name)) for name in which] or self.candidates()
@@ -237,7 +249,9 @@ class Run:
         folder = self.adapter_folder(record)
         if folder is None:
             folder = self._retrain(record, prepared.setup)
-        card = model_card(self.history, record, self.describe(record.params), f"autopeft export {self.folder} --pick {which}")
+        card = model_card(
+            self.history, record, self.describe(record.params), f"autopeft export {self.folder} --pick {which}"
+        )
         header = self.history.header
         export(
             setup=prepared.setup,
@@ -315,7 +329,7 @@ def parse_count(text: str) -> float:
         raise UsageError(f"expected a number of parameters such as 50k or 1.5M, got {text!r}") from None
 
 
-# ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
@@ -325,9 +339,13 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
     config = prepared.config
     with opened(folder) as ledger:
         model = Model(prepared.setup, len(prepared.header["dataset"]["label_names"]), config.budget.parameters)
-        sampler = plugins.load("samplers", config.sampler.name)(prepared.space, prepared.objectives, **config.sampler.options)
+        sampler = plugins.load("samplers", config.sampler.name)(
+            prepared.space, prepared.objectives, **config.sampler.options
+        )
         options = {k: v for k, v in config.stopper.options.items() if k not in ("rungs", "signal")}
-        stopper = plugins.load("stoppers", config.stopper.name)(with_signal(prepared.objectives, prepared.signal), **options)
+        stopper = plugins.load("stoppers", config.stopper.name)(
+            with_signal(prepared.objectives, prepared.signal), **options
+        )
         listeners: list[Callable[[Mapping[str, Any]], None]] = []
         conversation = Search(
             space=prepared.space,

@@ -61,9 +61,12 @@ def _with_prefix(
             attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(
                 ~attention_mask, torch.finfo(query.dtype).min
             )
+    size = module.prefix_key.shape[0]
     if attention_mask is not None:
         open_ = True if attention_mask.dtype == torch.bool else 0.0
-        attention_mask = nn.functional.pad(attention_mask, (module.prefix_key.shape[0], 0), value=open_)
+        attention_mask = nn.functional.pad(attention_mask, (size, 0), value=open_)
+    if options.get("position_bias") is not None:  # T5's: the prefix has no position
+        options["position_bias"] = nn.functional.pad(options["position_bias"], (size, 0))
     key, value = _prepend(module.prefix_key, key), _prepend(module.prefix_value, value)
     return attend(module, query, key, value, attention_mask, **options)
 

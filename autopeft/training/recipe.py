@@ -128,7 +128,7 @@ def choose_kinds(view: ModelView, method: Method, chosen: Any) -> tuple[str, ...
     if chosen == "all":
         return tuple(view.kinds)
     if chosen is None:
-        own = {kind if kind in view.kinds else STAND_INS.get(kind, "convolution"): None for kind in method.modules}
+        own = dict.fromkeys(_here(view, kind) for kind in method.modules)
         found = tuple(kind for kind in own if kind in view.kinds)
         if method.modules and not found:
             raise Refused(f"no {', '.join(method.modules)} to act on: {_has(view)}")
@@ -137,6 +137,11 @@ def choose_kinds(view: ModelView, method: Method, chosen: Any) -> tuple[str, ...
     if missing:
         raise Refused(f"no {', '.join(missing)} to act on: {_has(view)}")
     return tuple(chosen)
+
+
+def _here(view: ModelView, kind: str) -> str:
+    """The kind itself, or what stands for it in this model."""
+    return next((k for k in (kind, STAND_INS.get(kind, kind)) if k in view.kinds), "convolution")
 
 
 def _has(view: ModelView) -> str:
@@ -290,4 +295,3 @@ def draw_head(model: nn.Module, view: ModelView, seed: int) -> None:
 def _keys(params: Mapping[str, Any], component: str) -> dict[str, Any]:
     prefix = f"{component}."
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
-
