@@ -33,7 +33,7 @@ def inject(model: Any, config: Any) -> None:
             tuner(model, config, "default", low_cpu_mem_usage=is_meta)
     except (ValueError, TypeError, NotImplementedError) as fault:
         hint = "; named before the other peft method it may fit" if around else ""
-        raise Refused(f"unsupported: {str(fault).splitlines()[0][:200]}{hint}") from fault
+        raise Refused(f"unsupported: {' '.join(str(fault).split())[:200]}{hint}") from fault
     del model.peft_config  # the tuner is gone: to the next one this is a plain model
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module.get_base_layer(), "stride"):

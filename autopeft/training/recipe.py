@@ -198,7 +198,7 @@ def attach(base: nn.Module, view: ModelView, params: Mapping[str, Any], seed: in
     by_name = dict(model.named_parameters(remove_duplicate=False))
     trained = {"head": [by_name[name] for name in heads]}
     taken = {id(parameter) for parameter in trained["head"]}
-    for part in sorted(parts, key=lambda part: not part.method.is_peft):  # what hooks a layer goes around its peft layer
+    for part in sorted(parts, key=lambda part: not part.method.is_peft):  # hooks go around a layer's peft layer
         torch.manual_seed(derive_seed(seed, "attach", part.name))
         before = {id(parameter) for parameter in model.parameters()}
         part.method.attach(model, part.scope, part.keys)
