@@ -121,11 +121,13 @@ def check_stopper(make: Callable[[Sequence[Objective]], Stopper]) -> None:
         record.reports.append(Report(10, {"accuracy": 0.5 + number / 100}))
         assert not stopper.report(record, record.reports[-1]), "stopped a trial that was smaller and better than all"
     if any(verdicts):  # it looks at the score
-        record = Record(Trial(10, {"method": "head"}, 0), {"trainable_parameters": 1000.0}, [Report(10, {"other": 1.0})])
+        record = Record(
+            Trial(10, {"method": "head"}, 0), {"trainable_parameters": 1000.0}, [Report(10, {"other": 1.0})]
+        )
         try:
             stopper.report(record, record.reports[-1])
         except KeyError as fault:
-            assert "accuracy" in str(fault), f"the error does not say what is missing: {fault}"  # noqa: PT017
+            assert "accuracy" in str(fault), f"the error does not say what is missing: {fault}"
         else:
             raise AssertionError("a report without the score was judged: a missing signal is an error")
 
@@ -194,7 +196,13 @@ def method_subjects() -> list[MethodSubject]:
     import torch
     import transformers
 
-    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24, "num_labels": 3}
+    size = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 24,
+        "num_labels": 3,
+    }
     text = {
         "input_ids": torch.tensor([[2, 5, 6, 7, 8], [2, 9, 4, 0, 0], [2, 3, 3, 8, 0], [2, 7, 6, 5, 4]]),
         "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]),
@@ -202,7 +210,9 @@ def method_subjects() -> list[MethodSubject]:
     images = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
     bert = transformers.BertConfig(vocab_size=20, max_position_embeddings=8, initializer_range=0.2, **size)
     vit = transformers.ViTConfig(image_size=32, patch_size=16, initializer_range=0.2, **size)
-    mobilenet = transformers.MobileNetV2Config(image_size=32, depth_multiplier=0.25, num_labels=3, initializer_range=0.2)
+    mobilenet = transformers.MobileNetV2Config(
+        image_size=32, depth_multiplier=0.25, num_labels=3, initializer_range=0.2
+    )
     return [
         make_method_subject("bert", transformers.BertForSequenceClassification, bert, text),
         make_method_subject("vit", transformers.ViTForImageClassification, vit, images),

@@ -163,7 +163,9 @@ PARTS = {
 def test_parts(name):
     found, (block, kinds, head, above, stem) = view({**MAKE, "deberta-v2": deberta}[name]()), PARTS[name]
     assert found.blocks[-1] == block
-    last = {kind: names[-1].removeprefix(f"{block}.") for kind, names in found.kinds.items() if names[-1].startswith(block)}
+    last = {
+        kind: names[-1].removeprefix(f"{block}.") for kind, names in found.kinds.items() if names[-1].startswith(block)
+    }
     assert last == kinds
     assert (list(found.head), list(found.above), list(found.stem)) == (head, above, stem)
     assert not found.unknown, "every linear layer and convolution of the blocks has a kind"
