@@ -11,11 +11,13 @@ from autopeft.naming import describe
 @pytest.mark.parametrize(
     ("params", "name"),
     [
-        ({"method": "lora", "lora.rank": 8, "lora.modules": ["query", "value"], "lora.layers": [3, 4, 5], "lora.lr": 2e-4},
+        ({"method": "lora", "lora.rank": 8, "lora.modules": ["query", "value"], "lora.layers": [3, 4, 5],
+          "lora.lr": 2e-4},
          "LoRA rank 8 on query and value of layers 3–5, lr 2e-4"),
         ({"method": "lora", "lora.modules": ["query", "up", "down"], "lora.layers": [0, 1, 2, 3, 4, 5]},
          "LoRA rank 8 on query, up and down"),
-        ({"method": "lora", "lora.modules": ["query"], "lora.layers": [0, 2, 3]}, "LoRA rank 8 on query of layers 0, 2–3"),
+        ({"method": "lora", "lora.modules": ["query"], "lora.layers": [0, 2, 3]},
+         "LoRA rank 8 on query of layers 0, 2–3"),
         ({"method": "lora", "lora.modules": "all", "lora.layers": [2]}, "LoRA rank 8 on all modules of layer 2"),
         ({"method": "lora", "lora.rank": 8, "lora.rank.query": 4, "lora.rank.key": 0, "lora.modules": "all"},
          "LoRA rank query 4"),

@@ -132,7 +132,8 @@ def test_vera():
 
 
 def bottleneck(adapter, x):
-    return (torch.nn.functional.gelu(x @ adapter.down.weight.T + adapter.down.bias) @ adapter.up.weight.T) + adapter.up.bias
+    inner = torch.nn.functional.gelu(x @ adapter.down.weight.T + adapter.down.bias)
+    return inner @ adapter.up.weight.T + adapter.up.bias
 
 
 def test_serial_adapter():
@@ -260,7 +261,8 @@ def test_prefix_needs_an_attention_that_can_be_extended():
 
 def test_norms_are_found_by_their_class_name():
     names = attached({"method": "norm", "norm.layers": [0]}, SUBJECTS["mobilenet"]).groups[0].names
-    assert names and all(".normalization." in name for name in names)
+    assert names
+    assert all(".normalization." in name for name in names)
     names = attached({"method": "norm", "norm.layers": [0]}).groups[0].names
     assert {name.rpartition(".")[0].removeprefix("bert.encoder.layer.0.") for name in names} == {
         "attention.output.LayerNorm", "output.LayerNorm"

@@ -22,7 +22,10 @@ def attached(params, subject=BERT, seed=1):
         ({"method": "lora", "lora.layers": []}, "no component is left"),
         ({"method": "lora", "lora.modules": []}, "no component is left"),
         ({"method": "lora", "lora.layers": "last_0"}, "no component is left"),
-        ({"method": "lora", "lora.modules": ["query", "key"], "lora.rank.query": 0, "lora.rank.key": 0}, "no component"),
+        (
+            {"method": "lora", "lora.modules": ["query", "key"], "lora.rank.query": 0, "lora.rank.key": 0},
+            "no component",
+        ),
         ({"method": "last_layers", "last_layers.count": 0}, "no component is left"),
         ({"method": "serial_adapter+prefix", "serial_adapter.size": 0, "prefix.size": 0}, "no component is left"),
         ({"method": "lora", "lora.rnk": 8}, "lora has no key rnk"),
@@ -30,7 +33,10 @@ def attached(params, subject=BERT, seed=1):
         ({"method": "lora+lora"}, "each component at most once"),
         ({"method": "lora+head"}, "every recipe trains the head"),
         ({"method": "full+bias"}, "bias trains nothing here that the rest"),
-        ({"method": "lora", "lora.modules": ["qkv"]}, "no qkv to act on: this bert has query, key, value, output, up, down"),
+        (
+            {"method": "lora", "lora.modules": ["qkv"]},
+            "no qkv to act on: this bert has query, key, value, output, up, down",
+        ),
         ({"method": "lora", "lora.layers": [3]}, "layers 0 to 2, not 3"),
         ({"method": "lora", "lora.layers": "last_4"}, "3 layers, not 4"),
         ({"method": "lora", "lora.layers": "first"}, "'all' or 'last_<k>'"),
@@ -60,16 +66,25 @@ def test_a_component_of_size_0_is_not_there():
     params = {"method": "serial_adapter+parallel_adapter+prefix", "serial_adapter.size": 2, "parallel_adapter.size": 0,
               "prefix.size": 0, "shared.layers": [1, 2]}  # fmt: skip
     (part,) = resolve(BERT.view, params)
-    assert part.name == "serial_adapter" and part.scope.layers == (1, 2)
+    assert part.name == "serial_adapter"
+    assert part.scope.layers == (1, 2)
     assert [group.component for group in attached(params).groups] == ["serial_adapter", "head"]
 
 
 def test_shared_keys_are_read_where_a_component_has_none_of_its_own():
-    params = {"method": "lora+prefix", "shared.layers": [1], "prefix.layers": [2], "shared.size": 3, "shared.dropout": 0.5}
+    params = {
+        "method": "lora+prefix",
+        "shared.layers": [1],
+        "prefix.layers": [2],
+        "shared.size": 3,
+        "shared.dropout": 0.5,
+    }
     lora, prefix = resolve(BERT.view, params)
     assert (lora.scope.layers, prefix.scope.layers) == ((1,), (2,))
-    assert lora.keys["dropout"] == 0.5 and prefix.keys["size"] == 3
-    assert "size" not in lora.keys and "dropout" not in prefix.keys  # not keys of theirs
+    assert lora.keys["dropout"] == 0.5
+    assert prefix.keys["size"] == 3
+    assert "size" not in lora.keys
+    assert "dropout" not in prefix.keys
 
 
 def test_groups_have_their_own_rates_and_the_head_comes_last():
@@ -149,7 +164,11 @@ def test_lowest():
 
 def test_last_layers_train_what_is_above_them_too():
     names = attached({"method": "last_layers"}).groups[0].names
-    assert {name.split(".layer.")[0] for name in names} == {"bert.encoder", "bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+    assert {name.split(".layer.")[0] for name in names} == {
+        "bert.encoder",
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+    }
     assert {name.split(".")[3] for name in names if ".layer." in name} == {"2"}
 
 
@@ -174,7 +193,8 @@ def test_a_component_begins_the_same_in_every_composition():
 def test_added_modules_are_those_with_a_training_mode():
     recipe = attached({"method": "lora+serial_adapter", "lora.dropout": 0.5, "serial_adapter.dropout": 0.5})
     dropouts = {n for n, m in recipe.model.named_modules() if isinstance(m, torch.nn.Dropout) and m.p == 0.5}
-    assert dropouts and dropouts <= set(recipe.added)
+    assert dropouts
+    assert dropouts <= set(recipe.added)
     assert "bert.encoder.layer.0.attention.self.query" in recipe.added  # DoRA asks its layer whether it trains
     assert "bert.embeddings.dropout" not in recipe.added
     assert "bert.encoder.layer.0.attention.self.query.base_layer" not in recipe.added
@@ -194,7 +214,9 @@ def test_convolutions_with_a_peft_layer_show_what_model_code_reads():
     """MobileNet's TensorFlow padding reads stride, kernel size and dilation of its convolutions."""
     assert MOBILENET.base.config.tf_padding
     recipe = attached({"method": "lora"}, MOBILENET)
-    assert torch.allclose(MOBILENET.logits(recipe.model), MOBILENET.logits(attached({"method": "head"}, MOBILENET).model))
+    assert torch.allclose(
+        MOBILENET.logits(recipe.model), MOBILENET.logits(attached({"method": "head"}, MOBILENET).model)
+    )
 
 
 def test_batch_norms_keep_their_statistics():
