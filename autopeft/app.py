@@ -1,7 +1,7 @@
 """The composition root: with `prepared` and `runs` beside it, the only code that knows every part.
 
-    run = autopeft.run("my.yaml")          # search
-    run = autopeft.open_run("runs/my-1")   # look at one, resume it, confirm, export
+run = autopeft.run("my.yaml")          # search
+run = autopeft.open_run("runs/my-1")   # look at one, resume it, confirm, export
 """
 
 from __future__ import annotations
@@ -226,5 +226,9 @@ def doctor() -> dict[str, Any]:
 
     found = provenance(choose_device("auto"))
     free = shutil.disk_usage(Path.cwd()).free
-    return {**found["versions"], **{key: found[key] for key in ("commit", "system", "processor", "cores", "device")},
-            "disk_free_gib": round(free / 2**30, 1), "cache": str(cache_folder())}
+    return {
+        **found["versions"],
+        **{key: found[key] for key in ("commit", "system", "processor", "cores", "device")},
+        "disk_free_gib": round(free / 2**30, 1),
+        "cache": str(cache_folder()),
+    }

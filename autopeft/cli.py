@@ -1,4 +1,4 @@
-"""The command line: parse, call app, print. Exit codes are in the README; what is wrong goes to stderr, in one message."""
+"""The command line: parse, call app, print. What is wrong goes to stderr, in one message, with an exit code."""
 
 from __future__ import annotations
 
@@ -209,8 +209,8 @@ def confirm(
     Example: autopeft confirm runs/my-1 --seeds 5
     """
     from autopeft import app
-    from autopeft.reports.figure import front_data
     from autopeft.reports.facts import Facts
+    from autopeft.reports.figure import front_data
     from autopeft.reports.table import front_table
 
     opened = app.open_run(run)
@@ -227,7 +227,9 @@ def confirm(
 @cli.command()
 def leaderboard(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
-    by: Annotated[Literal["search", "method", "all"], typer.Option(help="A row a search, a method, or a trial.")] = "search",
+    by: Annotated[
+        Literal["search", "method", "all"], typer.Option(help="A row a search, a method, or a trial.")
+    ] = "search",
     format: Annotated[Format, typer.Option(help="How to print it.")] = "markdown",
     output: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
     as_json: Json = False,
@@ -269,7 +271,9 @@ def export(
 @cli.command()
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported folder.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="Rows: CSV, JSON Lines, Parquet, or a folder of pictures.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="Rows: CSV, JSON Lines, Parquet, or a folder of pictures.", show_default=False)
+    ],
     output: Annotated[Path | None, typer.Option(help="Write a CSV here instead of printing.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -289,7 +293,10 @@ def predict(
 
 
 @cli.command(name="list")
-def list_(kind: Annotated[str, typer.Argument(help="methods, tasks, samplers, …, or spaces.")] = "methods", as_json: Json = False) -> None:
+def list_(
+    kind: Annotated[str, typer.Argument(help="methods, tasks, samplers, …, or spaces.")] = "methods",
+    as_json: Json = False,
+) -> None:
     """List plugins of a kind, or the search spaces.
 
     Example: autopeft list methods

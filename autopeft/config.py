@@ -310,13 +310,13 @@ def space_spec(config: Config) -> Mapping[str, Any]:
     return config.space
 
 
-def build_space(config: Config, n_layers: int, kinds: Sequence[str] = MODULE_KINDS) -> Space:
-    """The config's space for a model of so many layers with these module kinds.
+def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
+    """The config's space for a model of so many layers, with modules of these kinds.
 
     Raises:
         ConfigError: The space does not fit the model: a default names a layer that it lacks.
     """
-    space, faults = spaces.read(config.space, n_layers, kinds)
+    space, faults = spaces.read(config.space, n_layers, [kind for kind in ("qkv", *MODULE_KINDS) if kind in kinds])
     if space is None:
         raise ConfigError([Fault(f"space.{f.path}", f.message) for f in faults], f"the space, for {n_layers} layers")
     return space

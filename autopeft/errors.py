@@ -66,7 +66,9 @@ class UnknownName(UsageError):
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(sorted(known))
-        super().__init__(f"no {kind} called {name!r}.{did_you_mean(name, self.known)} There are: {', '.join(self.known)}")
+        super().__init__(
+            f"no {kind} called {name!r}.{did_you_mean(name, self.known)} There are: {', '.join(self.known)}"
+        )
 
     def __reduce__(self) -> tuple[type[UnknownName], tuple[str, object, tuple[str, ...]]]:
         return UnknownName, (self.kind, self.name, self.known)

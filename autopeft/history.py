@@ -110,7 +110,8 @@ class History:
     @property
     def config(self) -> Mapping[str, Any]:
         """The resolved config as it is now: the header's, with what resumes changed."""
-        return self.resumes[-1]["config"] if self.resumes else self.header["config"]
+        config: Mapping[str, Any] = self.resumes[-1]["config"] if self.resumes else self.header["config"]
+        return config
 
     @property
     def trials(self) -> list[Record]:
@@ -141,8 +142,13 @@ class History:
         elif kind == "confirm":
             self.confirmations.append(
                 Confirmation(
-                    event["name"], event["number"], event["params"], event["seed"], Status(event["status"]),
-                    event["metrics"], event["error"],
+                    event["name"],
+                    event["number"],
+                    event["params"],
+                    event["seed"],
+                    Status(event["status"]),
+                    event["metrics"],
+                    event["error"],
                 )
             )
         elif kind == "resume":

@@ -17,7 +17,7 @@ def non_dominated(losses: np.ndarray) -> np.ndarray:
     losses = _points(losses)
     no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
     better = (losses[:, None, :] < losses[None, :, :]).any(axis=2)
-    return ~(no_worse & better).any(axis=0)
+    return np.asarray(~(no_worse & better).any(axis=0))
 
 
 def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:

@@ -23,6 +23,7 @@ from autopeft.training.setup import Setup
 SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
 DEFAULT_RUNGS = (0.1, 0.3)
 
+
 @dataclass(frozen=True)
 class Prepared:
     """A config with its model and data looked at: all that a search needs beside its ledger.
@@ -100,7 +101,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     setup = make_setup(config, folder)
     data = prepare_data(setup)
     model = Model(setup, len(data.label_names), config.budget.parameters)
-    space = build_space(config, model.view.n_layers)
+    space = build_space(config, model.view.n_layers, list(model.view.kinds))
     trivial = task.trivial(data.splits["train"].labels, data.splits["validation"].labels, len(data.label_names))
     objectives = tuple(make_objective(entry, trivial, model.parameters) for entry in config.objectives)
     signal = choose_signal(config, objectives, len(data.splits["validation"]))
@@ -109,8 +110,11 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         typical = next((p for p in space.defaults() if p["method"] not in ("head", "last_layers")), space.defaults()[0])
         choice = choose(setup, config.training.precision, config.training.attention, typical)
     else:
-        choice = Choice(_unless_auto(config.training.precision, "fp32"), _unless_auto(config.training.attention, "eager"),
-                        setup.micro_batch_size)
+        choice = Choice(
+            _unless_auto(config.training.precision, "fp32"),
+            _unless_auto(config.training.attention, "eager"),
+            setup.micro_batch_size,
+        )
     header = {
         "event": "search",
         "schema": ledgers.SCHEMA,
@@ -129,6 +133,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
             "path": setup.model,
             "revision": setup.revision or weights_digest(setup.model),
             "n_layers": model.view.n_layers,
+            "kinds": list(model.view.kinds),
             "parameters": model.parameters,
         },
         "baselines": {"majority": trivial},
@@ -145,7 +150,7 @@ def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
     setup = with_choice(make_setup(config, folder), header["chosen"])
     setup = replace(setup, score_rungs=header["signal"] != "train_loss")
     objectives = tuple(Objective.from_json(entry) for entry in header["objectives"])
-    space = build_space(config, header["model"]["n_layers"])
+    space = build_space(config, header["model"]["n_layers"], header["model"]["kinds"])
     return Prepared(config, setup, space, objectives, header["signal"], header)
 
 
@@ -211,7 +216,9 @@ def make_objective(entry: Any, trivial: Mapping[str, float], parameters: int) ->
         goal, scale = entry.goal or "maximize", entry.scale or "linear"
         reference = trivial.get(entry.metric)
         if reference is None and entry.reference is None:
-            raise UsageError(f"objectives: {entry.metric} has no trivial baseline: give its `reference`, the worst value of interest")
+            raise UsageError(
+                f"objectives: {entry.metric} has no trivial baseline: give its `reference`, the worst value of interest"
+            )
     return Objective(entry.metric, goal, reference if entry.reference is None else entry.reference, scale)
 
 

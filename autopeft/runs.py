@@ -25,6 +25,7 @@ from autopeft.pareto import knee
 from autopeft.prepared import Model, Prepared, reopen
 from autopeft.search import Search, summary
 from autopeft.training.setup import Setup
+from autopeft.trial import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,12 +105,16 @@ class Run:
             small = [record for record in front if record.metrics["trainable_parameters"] <= limit]
             if not small:
                 least = min(record.metrics["trainable_parameters"] for record in front)
-                raise UsageError(f"no trial of the front has at most {value} trainable parameters; the smallest has {least:,.0f}")
+                raise UsageError(
+                    f"no trial of the front has at most {value} trainable parameters; the smallest has {least:,.0f}"
+                )
             return small[0]
         if kind == "trial":
             records = {str(record.number): record for record in self.history.records if record.is_complete}
             if value not in records:
-                raise UsageError(f"trial {value!r} is no complete trial of {self.folder}; there are {', '.join(records)}")
+                raise UsageError(
+                    f"trial {value!r} is no complete trial of {self.folder}; there are {', '.join(records)}"
+                )
             return records[value]
         raise UsageError(f"expected best, knee, max-params=50k or trial=17, got {which!r}")
 
@@ -125,8 +130,14 @@ class Run:
         with opened(self.folder) as ledger:
             from autopeft.provenance import provenance
 
-            ledger.append({"event": "resume", "config": resolve(config), "changes": different,
-                           "provenance": json.loads(json.dumps(provenance(prepared.setup.device), default=str))})
+            ledger.append(
+                {
+                    "event": "resume",
+                    "config": resolve(config),
+                    "changes": different,
+                    "provenance": json.loads(json.dumps(provenance(prepared.setup.device), default=str)),
+                }
+            )
         write_config(self.folder, resolve(config))
         go(prepared, self.folder, quiet)
         return open_run(self.folder)
@@ -188,21 +199,46 @@ class Run:
         from autopeft.training.loop import evaluator
 
         if "test" not in self.history.header["dataset"]["sizes"]:
-            raise UsageError("the data has no test split: give data.test, or data.test_share to carve one before a search")
+            raise UsageError(
+                "the data has no test split: give data.test, or data.test_share to carve one before a search"
+            )
         if not self.front:
             raise UsageError(f"{self.folder} has no complete trial to confirm")
         picked = [Candidate.of(self.pick(name)) for name in which] or self.candidates()
         prepared = reopen(self.config, self.history.header, self.folder)
         setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
         with opened(self.folder) as ledger:
+            self._note_majority(ledger, setup)
             conversation = Confirm(ledger, picked, seeds, self.config.seed, [] if quiet else [_say_confirmation])
             executor = plugins.load("executors", self.config.executor.name)(**executor_options(self.config))
             executor.run(conversation, evaluator(setup, "test"))
             shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
-            self.history = conversation.history
+        self.history = open_run(self.folder).history
         self.write_front()
         self.report()
         return self.front
+
+    def _note_majority(self, ledger: Ledger, setup: Setup) -> None:
+        """The test scores of the most frequent training label, written once: it has no seed."""
+        from autopeft.training.data import prepare as prepare_data
+
+        data = prepare_data(setup)
+        task = plugins.load("tasks", setup.task)()
+        scores = task.trivial(data.splits["train"].labels, data.splits["test"].labels, len(data.label_names))
+        known = History(ledger.events)
+        if all(confirmation.name != "majority" for confirmation in known.confirmations):
+            ledger.append(
+                {
+                    "event": "confirm",
+                    "name": "majority",
+                    "number": None,
+                    "params": {},
+                    "seed": 0,
+                    "status": str(Status.COMPLETE),
+                    "metrics": scores,
+                    "error": "",
+                }
+            )
 
     def candidates(self) -> list[Candidate]:
         """The front, and the baselines that a reviewer asks for: the best frozen head, the best full fine-tuning."""
@@ -237,7 +273,9 @@ class Run:
         folder = self.adapter_folder(record)
         if folder is None:
             folder = self._retrain(record, prepared.setup)
-        card = model_card(self.history, record, self.describe(record.params), f"autopeft export {self.folder} --pick {which}")
+        card = model_card(
+            self.history, record, self.describe(record.params), f"autopeft export {self.folder} --pick {which}"
+        )
         header = self.history.header
         export(
             setup=prepared.setup,
@@ -315,7 +353,7 @@ def parse_count(text: str) -> float:
         raise UsageError(f"expected a number of parameters such as 50k or 1.5M, got {text!r}") from None
 
 
-# ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
@@ -325,9 +363,13 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
     config = prepared.config
     with opened(folder) as ledger:
         model = Model(prepared.setup, len(prepared.header["dataset"]["label_names"]), config.budget.parameters)
-        sampler = plugins.load("samplers", config.sampler.name)(prepared.space, prepared.objectives, **config.sampler.options)
+        sampler = plugins.load("samplers", config.sampler.name)(
+            prepared.space, prepared.objectives, **config.sampler.options
+        )
         options = {k: v for k, v in config.stopper.options.items() if k not in ("rungs", "signal")}
-        stopper = plugins.load("stoppers", config.stopper.name)(with_signal(prepared.objectives, prepared.signal), **options)
+        stopper = plugins.load("stoppers", config.stopper.name)(
+            with_signal(prepared.objectives, prepared.signal), **options
+        )
         listeners: list[Callable[[Mapping[str, Any]], None]] = []
         conversation = Search(
             space=prepared.space,

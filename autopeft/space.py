@@ -222,9 +222,7 @@ class Space:
         """The part of the space with this recipe."""
         only = Dimension(Choice((method,)), method)
         keep = (*ALWAYS, *components(method))
-        return Space(
-            {"method": only, **{n: d for n, d in self.dimensions.items() if n.split(".", 1)[0] in keep}}
-        )
+        return Space({"method": only, **{n: d for n, d in self.dimensions.items() if n.split(".", 1)[0] in keep}})
 
     def size(self) -> tuple[int, int]:
         """How many members there are when each real-valued dimension counts once, and how many such there are.
@@ -328,7 +326,9 @@ def parse(
                 path = f"{component}.{key}"
                 if component in known and key.split(".")[0] not in known[component]:
                     near = did_you_mean(key, known[component])
-                    faults.append(Fault(path, f"{component} has no key {key!r}.{near} It has: {_listed(known[component])}"))
+                    faults.append(
+                        Fault(path, f"{component} has no key {key!r}.{near} It has: {_listed(known[component])}")
+                    )
                     continue
                 try:
                     dimensions[path] = _parse_dimension(value, component, symbols)
@@ -345,7 +345,9 @@ def parse(
 def _parse_dimension(value: Any, component: str, symbols: Mapping[str, Sequence[Any]]) -> Dimension:
     if not isinstance(value, Mapping):
         if isinstance(value, list):
-            raise ValueError(f"write {{choice: {value}, default: …}} or {{subset: {value}, default: …}}, not a bare list")
+            raise ValueError(
+                f"write {{choice: {value}, default: …}} or {{subset: {value}, default: …}}, not a bare list"
+            )
         return Dimension(Choice((value,)), value)
     kinds = [kind for kind in DOMAINS if kind in value]
     extra = [key for key in value if key not in (*DOMAINS, "log", "default", "when", "min_size")]
@@ -376,8 +378,10 @@ def _parse_dimension(value: Any, component: str, symbols: Mapping[str, Sequence[
         default = list(domain.items)
     if isinstance(domain, Float) and isinstance(default, int) and not isinstance(default, bool):
         default = float(default)
-    when = {f"{component}.{key}": tuple(allowed) if isinstance(allowed, list) else (allowed,)
-            for key, allowed in (value.get("when") or {}).items()}
+    when = {
+        f"{component}.{key}": tuple(allowed) if isinstance(allowed, list) else (allowed,)
+        for key, allowed in (value.get("when") or {}).items()
+    }
     return Dimension(domain, default, when)
 
 

@@ -77,9 +77,7 @@ class RayTune:
 
         conversation = _Conversation(search, slots, self.trial_seconds)
         storage = tempfile.mkdtemp(prefix="autopeft-tune-")
-        trainable = tune.with_parameters(
-            _trainable(), make_evaluate=make_evaluate, trial_seconds=self.trial_seconds
-        )
+        trainable = tune.with_parameters(_trainable(), make_evaluate=make_evaluate, trial_seconds=self.trial_seconds)
         try:
             with _quiet_ray():
                 tune.run(
@@ -174,7 +172,7 @@ class _Conversation:
             self.fault = fault
             return instead
 
-    def ask(self, trial_id: str) -> Trial | None | str:
+    def ask(self, trial_id: str) -> Trial | str | None:
         """A trial; None while all slots are busy: Tune asks ahead, which would change what the sampler knows."""
         if len(self.running) >= self.slots:
             return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 # The module kinds a model is made of, as `ModelView` names them. What can be chosen in a space's `modules`:
-MODULE_KINDS = ("query", "key", "value", "output", "up", "down", "convolution")
+MODULE_KINDS = ("query", "key", "value", "qkv", "output", "up", "down", "convolution")
 # Beside them, for the methods that act on parameters of a kind wherever they are:
 PARAMETER_KINDS = ("norm", "bias", "embedding", "head")
 

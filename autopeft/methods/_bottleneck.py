@@ -21,7 +21,11 @@ class Bottleneck(nn.Module):
         self, inputs: int, outputs: int, size: int, dropout: float, scale: float, is_map: bool, device: Any
     ) -> None:
         super().__init__()
-        make: Any = (lambda i, o: nn.Conv2d(i, o, 1, device=device)) if is_map else (lambda i, o: nn.Linear(i, o, device=device))
+        make: Any = (
+            (lambda i, o: nn.Conv2d(i, o, 1, device=device))
+            if is_map
+            else (lambda i, o: nn.Linear(i, o, device=device))
+        )
         self.down, self.up = make(inputs, size), make(size, outputs)
         self.dropout, self.scale = nn.Dropout(dropout), scale
         if not self.up.weight.is_meta:

@@ -32,9 +32,13 @@ class Lora:
         """A fresh peft config: get_peft_model changes the one it is given."""
         from peft import LoraConfig
 
-        ranks = {name: params.get(f"rank.{kind}", params["rank"]) for kind in scope.modules for name in scope.modules[kind]}
+        ranks = {
+            name: params.get(f"rank.{kind}", params["rank"]) for kind in scope.modules for name in scope.modules[kind]
+        }
         targets = [name for name, rank in ranks.items() if rank > 0]
-        pattern = {f"^{name.replace('.', chr(92) + '.')}$": ranks[name] for name in targets if ranks[name] != params["rank"]}
+        pattern = {
+            f"^{name.replace('.', chr(92) + '.')}$": ranks[name] for name in targets if ranks[name] != params["rank"]
+        }
         return LoraConfig(
             r=params["rank"],
             lora_alpha=params["alpha"],

@@ -165,7 +165,14 @@ def _once(faults: Sequence[Fault]) -> list[Fault]:
 def _label_names(column: Sequence[Any]) -> list[Any]:
     """Labels in order: integers by value, else by name."""
     values = {value for value in column if not _is_missing(value)}
-    return sorted(values, key=lambda value: (not isinstance(value, (int, np.integer)), value if isinstance(value, (int, np.integer)) else 0, str(value)))
+    return sorted(
+        values,
+        key=lambda value: (
+            not isinstance(value, (int, np.integer)),
+            value if isinstance(value, (int, np.integer)) else 0,
+            str(value),
+        ),
+    )
 
 
 def _labels(column: Sequence[Any], names: Sequence[Any], split: str) -> tuple[np.ndarray, list[Fault]]:
@@ -200,7 +207,9 @@ def _empty_faults(table: Table, columns: Mapping[str, str], split: str) -> list[
     for name, key in columns.items():
         empty = [row for row, value in enumerate(table[name]) if _is_missing(value) or not str(value).strip()]
         if empty:
-            faults.append(Fault(f"data.{key}", f"{split} has {len(empty):,} rows with an empty {name!r}: {_some(empty)}"))
+            faults.append(
+                Fault(f"data.{key}", f"{split} has {len(empty):,} rows with an empty {name!r}: {_some(empty)}")
+            )
     return faults
 
 

@@ -12,9 +12,7 @@ from autopeft.tasks import Raw
 from autopeft.trial import derive_seed
 
 
-def complete(
-    splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int
-) -> tuple[dict[str, Raw], dict[str, str]]:
+def complete(splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int) -> tuple[dict[str, Raw], dict[str, str]]:
     """Train, validation and test from the splits that were read.
 
     A test split without labels is no test split: leave it out. Where there is no test, `test_share` carves one from
@@ -25,7 +23,7 @@ def complete(
         The splits, and a line on each: how it was made.
     """
     out = dict(splits)
-    made = {name: "as given" for name in out}
+    made = dict.fromkeys(out, "as given")
     if "test" not in out:
         if data.get("test_share"):
             out["train"], out["test"] = carve(out["train"], data["test_share"], derive_seed(seed, "test"))

@@ -62,7 +62,9 @@ class Digits:
         table = read_file(file)
         pixels = np.array(list(table.values()), dtype=np.float64).T
         if pixels.shape[1] != 64 or pixels.min() < 0 or pixels.max() > 16:
-            raise ConfigError([Fault("", f"expected 64 columns of pixels from 0 to 16, got {pixels.shape[1]}")], str(file))
+            raise ConfigError(
+                [Fault("", f"expected 64 columns of pixels from 0 to 16, got {pixels.shape[1]}")], str(file)
+            )
         return {"image": list(pixels.astype(np.uint8).reshape(-1, 8, 8))}
 
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
@@ -111,7 +113,9 @@ def pretrain(folder: Path) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(BASE["seed"])
-            config = ViTConfig(**{key: BASE[key] for key in ARCHITECTURE}, hidden_dropout_prob=0.0, num_labels=len(SOURCE))
+            config = ViTConfig(
+                **{key: BASE[key] for key in ARCHITECTURE}, hidden_dropout_prob=0.0, num_labels=len(SOURCE)
+            )
             model = ViTForImageClassification(config)
             optimizer = torch.optim.AdamW(model.parameters(), lr=BASE["lr"], weight_decay=0.05)
             steps = int(BASE["epochs"]) * -(-len(target) // int(BASE["batch_size"]))

@@ -73,7 +73,9 @@ def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
     splits, faults = {}, []
     names = sorted(path.name for path in Path(data["train"]).iterdir() if path.is_dir())
     if len(names) < 2:
-        raise ConfigError([Fault("data.train", f"{data['train']} has {len(names)} class folders; expected two or more")])
+        raise ConfigError(
+            [Fault("data.train", f"{data['train']} has {len(names)} class folders; expected two or more")]
+        )
     digest = hashlib.sha256()
     for split in ("train", "validation", "test"):
         if not data.get(split):
@@ -155,7 +157,10 @@ def _scale(processor: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
     factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
     if not processor.do_normalize:
         return np.full(channels, factor, dtype=np.float32), np.zeros(channels, dtype=np.float32)
-    mean, deviation = (np.broadcast_to(np.asarray(part, dtype=np.float64), channels) for part in (processor.image_mean, processor.image_std))
+    mean, deviation = (
+        np.broadcast_to(np.asarray(part, dtype=np.float64), channels)
+        for part in (processor.image_mean, processor.image_std)
+    )
     return (factor / deviation).astype(np.float32), (-mean / deviation).astype(np.float32)
 
 

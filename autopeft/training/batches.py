@@ -49,7 +49,9 @@ def by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
     return [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
 
 
-def collate(split: Split, rows: np.ndarray, device: Any = "cpu", without: frozenset[str] = frozenset()) -> dict[str, Any]:
+def collate(
+    split: Split, rows: np.ndarray, device: Any = "cpu", without: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """The model's inputs for some rows, padded to the longest of them.
 
     A ragged column brings an `attention_mask` (int64, 1 where there is a value).
@@ -86,5 +88,7 @@ def _scaled(stored: torch.Tensor, split: Split, name: str) -> torch.Tensor:
     """Stored integers as what the model takes, channel by channel (n, channels, height, width)."""
     if name not in split.scale:
         return stored.float() if stored.is_floating_point() else stored
-    multiply, add = (torch.from_numpy(np.asarray(part, dtype=np.float32)).view(1, -1, 1, 1) for part in split.scale[name])
+    multiply, add = (
+        torch.from_numpy(np.asarray(part, dtype=np.float32)).view(1, -1, 1, 1) for part in split.scale[name]
+    )
     return stored.float() * multiply + add

@@ -128,7 +128,10 @@ def _save_processor(setup: Setup, to: Path) -> None:
     """The base's tokenizer or image processor, where it has one."""
     from transformers import AutoImageProcessor, AutoTokenizer
 
-    loader = {"AutoModelForSequenceClassification": AutoTokenizer, "AutoModelForImageClassification": AutoImageProcessor}
+    loader = {
+        "AutoModelForSequenceClassification": AutoTokenizer,
+        "AutoModelForImageClassification": AutoImageProcessor,
+    }
     auto_class = plugins.load("tasks", setup.task)().auto_class
     folder = Path(setup.model)
     files = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "preprocessor_config.json")

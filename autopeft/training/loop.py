@@ -283,7 +283,9 @@ class Network:
         if split not in self._caches:
             cached = self.worker.cached(split, self.depth)
             if cached is None:
-                raise EnvironmentFault(f"the activations of {split} are over the bound: raise training.prefix_cache_gib")
+                raise EnvironmentFault(
+                    f"the activations of {split} are over the bound: raise training.prefix_cache_gib"
+                )
             self._caches[split] = cached
         return self._caches[split]
 

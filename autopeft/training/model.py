@@ -19,16 +19,24 @@ from torch import nn
 from autopeft.errors import EnvironmentFault, UsageError
 
 # Kind → what the name of such a module looks like inside its block; the first row that fits decides.
-_ATTENTION = r"(.*\.)?(attn|attention|self_attn|cross_attn|encoder_attn|SelfAttention|EncDecAttention|crossattention)\.(.*\.)?"
+_ATTENTION = (
+    r"(.*\.)?(attn|attention|self_attn|cross_attn|encoder_attn|SelfAttention|EncDecAttention|crossattention)\.(.*\.)?"
+)
 KIND_RULES: tuple[tuple[str, str], ...] = (
     ("qkv", r"(.*\.)?(c_attn|in_proj|qkv|qkv_proj|query_key_value|Wqkv)"),
     ("query", r"(.*\.)?(query|query_proj|q_proj|q_lin|q|to_q)"),
     ("key", r"(.*\.)?(key|key_proj|k_proj|k_lin|k|to_k)"),
     ("value", r"(.*\.)?(value|value_proj|v_proj|v_lin|v|to_v)"),
     ("output", _ATTENTION + r"(dense|out_proj|o_proj|out_lin|c_proj|proj|o|Wo)"),
-    ("up", r"(.*\.)?(intermediate\.dense|intermediate_dense|lin1|fc1|c_fc|up_proj|gate_proj|gate_up_proj|wi|wi_0|wi_1)"),
+    (
+        "up",
+        r"(.*\.)?(intermediate\.dense|intermediate_dense|lin1|fc1|c_fc|up_proj|gate_proj|gate_up_proj|wi|wi_0|wi_1)",
+    ),
     ("up", r"(.*\.)?(ffn|dense_h_to_4h|fc_in|w1|w3)"),
-    ("down", r"(.*\.)?(output\.dense|output_dense|lin2|fc2|mlp\.c_proj|down_proj|wo|ffn_output|dense_4h_to_h|fc_out|w2)"),
+    (
+        "down",
+        r"(.*\.)?(output\.dense|output_dense|lin2|fc2|mlp\.c_proj|down_proj|wo|ffn_output|dense_4h_to_h|fc_out|w2)",
+    ),
 )
 
 # Model types whose blocks run once each, one on the output of the one before: what the frozen prefix relies on. A test

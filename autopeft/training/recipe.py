@@ -238,4 +238,3 @@ def _renamed(model: nn.Module, names: Sequence[str]) -> list[str]:
     """Base parameters by their names now: a peft layer moves what it wraps under `base_layer`."""
     now = {name.replace(".base_layer.", "."): name for name, _ in model.named_parameters()}
     return [now[name] for name in names]
-

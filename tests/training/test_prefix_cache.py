@@ -31,7 +31,11 @@ def text():
 def images():
     torch.manual_seed(0)
     config = ViTConfig(
-        image_size=8, patch_size=4, hidden_size=16, num_hidden_layers=N_LAYERS, num_attention_heads=2,
+        image_size=8,
+        patch_size=4,
+        hidden_size=16,
+        num_hidden_layers=N_LAYERS,
+        num_attention_heads=2,
         intermediate_size=32,
     )
     model = ViTForImageClassification(config).eval()
