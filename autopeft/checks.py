@@ -76,7 +76,7 @@ class Draft:
         """All of them at once, in the file's order."""
         if self.faults:
             unique = {(fault.path, fault.message): fault for fault in self.faults}.values()
-            in_order = sorted(unique, key=lambda f: (math.inf if f.line is None else f.line, f.path))
+            in_order = sorted(unique, key=lambda fault: math.inf if fault.line is None else fault.line)
             raise ConfigError(in_order, self.label)
 
 
@@ -135,8 +135,8 @@ def _options(
         if key == "name":
             continue
         if key not in takes and not takes_any:
-            known = ", ".join(sorted(takes)) or "none"
-            draft.fault(f"{path}.{key}", f"{name} has no option {key!r}.{did_you_mean(key, takes)} It has: {known}")
+            known = f" It has: {', '.join(sorted(takes))}" if takes else " It has none"
+            draft.fault(f"{path}.{key}", f"{name} has no option {key!r}.{did_you_mean(key, takes)}{known}")
             continue
         options[key] = _as_declared(value, hints.get(key))
         if key in hints and not _fits(options[key], hints[key]):

@@ -316,7 +316,7 @@ def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
     Raises:
         ConfigError: The space does not fit the model: a default names a layer that it lacks.
     """
-    space, faults = spaces.read(config.space, n_layers, [kind for kind in ("qkv", *MODULE_KINDS) if kind in kinds])
+    space, faults = spaces.read(config.space, n_layers, [kind for kind in MODULE_KINDS if kind in kinds])
     if space is None:
         raise ConfigError([Fault(f"space.{f.path}", f.message) for f in faults], f"the space, for {n_layers} layers")
     return space
@@ -456,7 +456,7 @@ def _check_space(draft: Draft, n_layers: int) -> Space | None:
             draft.fault("space", message)
         return None
     space, faults = spaces.read(spec, n_layers)
-    for fault in faults:
+    for fault in sorted(faults, key=lambda fault: checks.nearest(draft.space_lines, fault.path) or 0):
         _place_space_fault(draft, fault)
     return space
 

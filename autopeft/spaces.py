@@ -16,9 +16,9 @@ from autopeft.errors import Fault, UnknownName, did_you_mean
 from autopeft.methods import COMMON_KEYS, MODULE_KINDS
 from autopeft.space import Space, components, parse
 
-# Kinds that only some models have: attention projections in one matrix (GPT-2), grouped convolutions (MobileNet).
-SPECIAL_KINDS = ("qkv", "depthwise")
-FUSED = ("query", "key", "value")
+# What a space may name: grouped convolutions too, which few methods take, so that `modules` does not stand for them.
+KINDS = (*MODULE_KINDS, "depthwise")
+FUSED = ("query", "key", "value")  # one matrix in some models (GPT-2): `qkv`
 SWITCHES = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
 
@@ -122,7 +122,7 @@ def _fitted_value(stock: Any, value: Any, kinds: Sequence[str]) -> Any:
     if not isinstance(value, Mapping) or not isinstance(value.get("default"), list):
         return value
     default, items = value["default"], value.get("subset")
-    if items == "modules" and set(default) <= {*MODULE_KINDS, *SPECIAL_KINDS}:
+    if items == "modules" and set(default) <= set(KINDS):
         there = {"qkv" if kind in FUSED and kind not in kinds and "qkv" in kinds else kind for kind in default}
         return {**value, "default": [kind for kind in kinds if kind in there] or "all"}
     if isinstance(items, list) and sorted(map(str, default)) == sorted(str(i) for i in items if i in default):
@@ -162,7 +162,7 @@ def _value_faults(component: str, key: str, value: Any) -> Iterator[str]:
     elif base == "layers":
         yield from _layer_faults(value)
     else:
-        if "." in key and key.split(".", 1)[1] not in (*MODULE_KINDS, *SPECIAL_KINDS):
+        if "." in key and key.split(".", 1)[1] not in KINDS:
             yield _no_kind(key.split(".", 1)[1])
         yield from _type_faults(key, value, _stock(component, key))
 
@@ -199,12 +199,11 @@ def _module_faults(value: Any) -> Iterator[str]:
         yield "is a subset of module kinds: {subset: [query, value], default: all}, or {subset: modules, default: all}"
         return
     if isinstance(value["subset"], list):
-        yield from (_no_kind(name) for name in values if name not in (*MODULE_KINDS, *SPECIAL_KINDS))
+        yield from (_no_kind(name) for name in values if name not in KINDS)
 
 
 def _no_kind(name: object) -> str:
-    known = (*MODULE_KINDS, *SPECIAL_KINDS)
-    return f"no module kind called {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}"
+    return f"no module kind called {name!r}.{did_you_mean(name, KINDS)} There are: {', '.join(KINDS)}"
 
 
 def _layer_faults(value: Any) -> Iterator[str]:
