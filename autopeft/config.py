@@ -66,15 +66,17 @@ def _switch(value: Any) -> Any:
 
 def _columns(value: Any) -> Any:
     """One column's name, or two of a pair."""
-    if isinstance(value, str) or (
-        isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value)
-    ):
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value):
         return value
     raise ValueError(f"expected the name of a column, or [a, b] for pairs of texts, got {value!r}")
 
 
 def _names(value: Any) -> Any:
     """Labels by name; numbers become text."""
+    if value is None:
+        return None
     if not isinstance(value, list) or len({str(name) for name in value}) != len(value) or len(value) < 2:
         raise ValueError(f"expected a list of two labels or more, each once, got {value!r}")
     return [str(name) for name in value]

@@ -113,7 +113,13 @@ def _fitted(component: str, keys: Any, kinds: Sequence[str]) -> Any:
     """The keys of one component with switches as booleans, defaults in their items' order, modules of this model."""
     if component == "method" or not isinstance(keys, Mapping):
         return keys
-    return {key: _fitted_value(_stock(component, key), value, kinds) for key, value in keys.items()}
+    fitted = {}
+    for key, value in keys.items():
+        fitted[key] = _fitted_value(_stock(component, key), value, kinds)
+        if isinstance(value, Mapping) and isinstance(value.get("when"), Mapping):
+            when = {k: _switched(v) if isinstance(_stock(component, k), bool) else v for k, v in value["when"].items()}
+            fitted[key] = {**fitted[key], "when": when}
+    return fitted
 
 
 def _fitted_value(stock: Any, value: Any, kinds: Sequence[str]) -> Any:
