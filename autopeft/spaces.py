@@ -68,6 +68,10 @@ def read(
     known: dict[str, set[str]] = {name: {*COMMON_KEYS, *keys} for name, keys in _keys().items()}
     known["shared"] = set().union(*known.values())
     fitted = {name: _fitted(name, keys, kinds) for name, keys in spec.items()}
+    misshapen = _shape_faults(fitted)
+    for fault in misshapen:
+        component, _, key = fault.path.partition(".")
+        del fitted[component][key]
     space, faults = parse(fitted, {"layers": range(n_layers), "modules": kinds}, known)
     wrong = {fault.path for fault in faults}
     for component, keys in fitted.items():
@@ -78,6 +82,7 @@ def read(
                     faults += [Fault(path, message) for message in _value_faults(component, key, value)]
     if space is not None:
         faults += _when_faults(space)
+    faults = [*misshapen, *faults]
     return (space if not faults else None), faults
 
 
@@ -109,12 +114,29 @@ def _recipe_faults(spec: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
+def _shape_faults(spec: Mapping[str, Any]) -> list[Fault]:
+    """Conditions, switches and counts of dimensions that have another shape than theirs."""
+    faults = []
+    for component, keys in spec.items():
+        for key, value in keys.items() if isinstance(keys, Mapping) else ():
+            path, has = f"{component}.{key}", value if isinstance(value, Mapping) else {}
+            if not isinstance(has.get("when", {}), Mapping):
+                faults.append(Fault(path, f"expected when: {{key: [values]}}, got {has['when']!r}"))
+            elif not isinstance(has.get("log", False), bool):
+                faults.append(Fault(path, f"log is true or false, got {has['log']!r}"))
+            elif type(has.get("min_size", 1)) is not int:
+                faults.append(Fault(path, f"min_size is a whole number, got {has['min_size']!r}"))
+    return faults
+
+
 def _fitted(component: str, keys: Any, kinds: Sequence[str]) -> Any:
     """The keys of one component with switches as booleans, defaults in their items' order, modules of this model."""
     if component == "method" or not isinstance(keys, Mapping):
         return keys
     fitted = {}
     for key, value in keys.items():
+        if isinstance(value, Mapping) and isinstance(value.get("log"), str):
+            value = {**value, "log": _switched(value["log"])}
         fitted[key] = _fitted_value(_stock(component, key), value, kinds)
         if isinstance(value, Mapping) and isinstance(value.get("when"), Mapping):
             when = {k: _switched(v) if isinstance(_stock(component, k), bool) else v for k, v in value["when"].items()}
