@@ -16,8 +16,7 @@ from autopeft.errors import Fault, UnknownName, did_you_mean
 from autopeft.methods import COMMON_KEYS, MODULE_KINDS
 from autopeft.space import Space, components, parse
 
-# What a space may name: grouped convolutions too, which few methods take, so that `modules` does not stand for them.
-KINDS = (*MODULE_KINDS, "depthwise")
+FEW_TAKE = "depthwise"  # grouped convolutions: a space may name them, but `modules` does not stand for them
 FUSED = ("query", "key", "value")  # one matrix in some models (GPT-2): `qkv`
 SWITCHES = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
@@ -62,6 +61,7 @@ def read(
         n_layers: Blocks of the model.
         kinds: Module kinds of the model.
     """
+    kinds = [kind for kind in kinds if kind != FEW_TAKE]
     faults = _recipe_faults(spec)
     if faults:
         return None, faults
@@ -106,11 +106,8 @@ def _recipe_faults(spec: Mapping[str, Any]) -> list[Fault]:
         parts = components(method)
         twice = sorted({part for part in parts if parts.count(part) > 1})
         faults += [Fault("method", f"{method!r} has the component {part!r} twice") for part in twice]
-        known = [part for part in dict.fromkeys(parts) if part in plugins.names("methods")]
-        peft = [part for part in known if plugins.load("methods", part).is_peft]
-        if len(peft) > 1:
-            joined = " and ".join(peft)
-            faults.append(Fault("method", f"{method!r} joins {joined}: a model holds one peft adapter at a time"))
+        if "head" in parts and len(parts) > 1:
+            faults.append(Fault("method", f"{method!r}: every recipe trains the head; leave it out of a joined one"))
     return faults
 
 
@@ -150,7 +147,7 @@ def _fitted_value(stock: Any, value: Any, kinds: Sequence[str]) -> Any:
     if not isinstance(value, Mapping) or not isinstance(value.get("default"), list):
         return value
     default, items = value["default"], value.get("subset")
-    if items == "modules" and set(default) <= set(KINDS):
+    if items == "modules" and set(default) <= set(MODULE_KINDS):
         there = {"qkv" if kind in FUSED and kind not in kinds and "qkv" in kinds else kind for kind in default}
         return {**value, "default": [kind for kind in kinds if kind in there] or "all"}
     if isinstance(items, list) and sorted(map(str, default)) == sorted(str(i) for i in items if i in default):
@@ -190,7 +187,7 @@ def _value_faults(component: str, key: str, value: Any) -> Iterator[str]:
     elif base == "layers":
         yield from _layer_faults(value)
     else:
-        if "." in key and key.split(".", 1)[1] not in KINDS:
+        if "." in key and key.split(".", 1)[1] not in MODULE_KINDS:
             yield _no_kind(key.split(".", 1)[1])
         yield from _type_faults(key, value, _stock(component, key))
 
@@ -223,21 +220,22 @@ def _type_faults(key: str, value: Any, stock: Any) -> Iterator[str]:
 
 def _module_faults(value: Any) -> Iterator[str]:
     kind, values = _values(value)
-    if kind != "subset":
-        yield "is a subset of module kinds: {subset: [query, value], default: all}, or {subset: modules, default: all}"
+    if kind == "constant" and value == "all":
         return
-    if isinstance(value["subset"], list):
-        yield from (_no_kind(name) for name in values if name not in KINDS)
+    if kind != "subset":
+        yield "is `all`, {subset: modules, default: all}, or a subset of kinds: {subset: [query, value], default: all}"
+    elif isinstance(value["subset"], list):
+        yield from (_no_kind(name) for name in values if name not in MODULE_KINDS)
 
 
 def _no_kind(name: object) -> str:
-    return f"no module kind called {name!r}.{did_you_mean(name, KINDS)} There are: {', '.join(KINDS)}"
+    return f"no module kind called {name!r}.{did_you_mean(name, MODULE_KINDS)} There are: {', '.join(MODULE_KINDS)}"
 
 
 def _layer_faults(value: Any) -> Iterator[str]:
     kind, values = _values(value)
     if kind in ("constant", "choice"):
-        wrong = [v for v in values if not (v == "all" or (isinstance(v, str) and re.fullmatch(r"last_[1-9]\d*", v)))]
+        wrong = [v for v in values if not (v == "all" or (isinstance(v, str) and re.fullmatch(r"last_\d+", v)))]
         if wrong:
             yield f"is {{subset: layers, default: all}}, or a choice among all, last_1, last_2, …; got {wrong[0]!r}"
     elif kind != "subset" or not all(isinstance(v, int) and v >= 0 for v in values):

@@ -220,7 +220,7 @@ def test_any_value_of_a_section_is_a_config_or_a_config_error(section: str, valu
     try:
         config = load({**SMALLEST, section: value})
     except ConfigError as error:
-        assert error.faults  # noqa: PT017
+        assert error.faults
     else:
         assert from_resolved(resolve(config)) == config
 
@@ -233,7 +233,7 @@ def test_any_value_in_a_space_is_a_space_or_a_config_error(component: str, key: 
     try:
         build_space(load({**SMALLEST, "space": spec}), 4, ["query", "value"])
     except ConfigError as error:
-        assert error.faults  # noqa: PT017
+        assert error.faults
 
 
 def test_a_parquet_file_shows_its_columns(folder: Path) -> None:

@@ -11,13 +11,12 @@ import pytest
 
 from autopeft import plugins, spaces, yaml_file
 from autopeft.errors import UnknownName
-from autopeft.methods import MODULE_KINDS
 from autopeft.space import Float, Space, Subset, components
 
 NAMES = sorted(spaces.shipped())
 BERT = ("query", "key", "value", "output", "up", "down")
 GPT2 = ("qkv", "output", "up", "down")
-MOBILENET = ("convolution",)
+MOBILENET = ("convolution", "depthwise")
 
 
 def shipped(name: str, n_layers: int = 12, kinds: tuple[str, ...] = BERT) -> Space:
@@ -84,12 +83,17 @@ def test_lora_searches_what_it_promises() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "default"), [(BERT, ["query", "value"]), (GPT2, ["qkv"]), (MOBILENET, ["convolution"])]
+    ("kinds", "items", "default"),
+    [
+        (BERT, BERT, ["query", "value"]),
+        (GPT2, GPT2, ["qkv"]),
+        (MOBILENET, ("convolution",), ["convolution"]),  # depthwise ones only where a space names them
+    ],
 )
-def test_modules_are_those_of_the_model(kinds: tuple[str, ...], default: list[str]) -> None:
+def test_modules_are_those_of_the_model(kinds: tuple[str, ...], items: tuple[str, ...], default: list[str]) -> None:
     dimension = shipped("small", kinds=kinds).dimensions["lora.modules"]
     assert isinstance(dimension.domain, Subset)
-    assert dimension.domain.items == kinds
+    assert dimension.domain.items == items
     assert dimension.default == default
 
 
@@ -140,7 +144,3 @@ def test_the_examples_of_the_readme_are_spaces() -> None:
         assert not faults
         assert space is not None
         assert "lora+bias" in space.methods
-
-
-def test_module_kinds_that_a_space_may_name() -> None:
-    assert set(MODULE_KINDS) <= set(spaces.KINDS)
