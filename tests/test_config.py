@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -356,8 +355,6 @@ def test_checking_loads_no_heavy_library(folder: Path) -> None:
         "import sys; from autopeft.config import load; load(sys.argv[1]);"
         f"sys.exit(' '.join(name for name in {HEAVY!r} if name in sys.modules) or 0)"
     )
-    start = time.monotonic()
     command = [sys.executable, "-c", code, str(write(folder, TEXT))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - start < 3  # a tenth of that on an idle machine; the bar is one second
