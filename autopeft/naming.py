@@ -30,9 +30,7 @@ def _is_absent(method: Any, keys: Mapping[str, Any]) -> bool:
     """Whether the component is of size 0, on all module kinds, or acts nowhere."""
     sizes = [size for size in ("rank", "size", "count") if size in method.stock]
     values = [value for key, value in keys.items() if key.partition(".")[0] in sizes]
-    nowhere = keys.get("layers") == "last_0" or any(
-        isinstance(keys.get(key), (list, tuple)) and not keys[key] for key in ("layers", "modules")
-    )
+    nowhere = keys.get("layers") == "last_0" or any(keys.get(key) in ([], ()) for key in ("layers", "modules"))
     return nowhere or (bool(values) and not any(values))
 
 

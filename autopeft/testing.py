@@ -196,23 +196,16 @@ def method_subjects() -> list[MethodSubject]:
     import torch
     import transformers
 
-    size = {
-        "hidden_size": 16,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "intermediate_size": 24,
-        "num_labels": 3,
-    }
+    size = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+    common = {"num_labels": 3, "initializer_range": 0.2}
     text = {
         "input_ids": torch.tensor([[2, 5, 6, 7, 8], [2, 9, 4, 0, 0], [2, 3, 3, 8, 0], [2, 7, 6, 5, 4]]),
         "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]),
     }
     images = {"pixel_values": torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
-    bert = transformers.BertConfig(vocab_size=20, max_position_embeddings=8, initializer_range=0.2, **size)
-    vit = transformers.ViTConfig(image_size=32, patch_size=16, initializer_range=0.2, **size)
-    mobilenet = transformers.MobileNetV2Config(
-        image_size=32, depth_multiplier=0.25, num_labels=3, initializer_range=0.2
-    )
+    bert = transformers.BertConfig(vocab_size=20, max_position_embeddings=8, **size, **common)
+    vit = transformers.ViTConfig(image_size=32, patch_size=16, **size, **common)
+    mobilenet = transformers.MobileNetV2Config(image_size=32, depth_multiplier=0.25, **common)
     return [
         make_method_subject("bert", transformers.BertForSequenceClassification, bert, text),
         make_method_subject("vit", transformers.ViTForImageClassification, vit, images),
@@ -408,7 +401,8 @@ def check_method_head_is_the_seeds(name: str, subject: MethodSubject) -> None:
         return {n: t.clone() for n, t in trained_state(attached).items() if n in attached.head}
 
     ours, other, later = head(name, 1), head("head", 1), head(name, 2)
-    assert ours and all(torch.equal(ours[n], other[n]) for n in ours)
+    assert ours
+    assert all(torch.equal(ours[n], other[n]) for n in ours)
     assert any(not torch.equal(ours[n], later[n]) for n in ours)
 
 

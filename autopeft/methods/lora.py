@@ -55,9 +55,8 @@ class Lora:
 
     def describe(self, params: Mapping[str, Any]) -> str:
         name = "DoRA" if params["dora"] else self.label
-        kinds = [
-            f"{key.removeprefix('rank.')} {value}" for key, value in params.items() if key.startswith("rank.") and value
-        ]
+        by_kind = {key.removeprefix("rank."): value for key, value in params.items() if key.startswith("rank.")}
+        kinds = [f"{kind} {rank}" for kind, rank in by_kind.items() if rank]
         size = f"rank{'s' if len(kinds) > 1 else ''} {', '.join(kinds)}" if kinds else f"rank {params['rank']}"
         return f"{name} {size}" + (" (rsLoRA)" if params["rslora"] else "")
 

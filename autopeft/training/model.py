@@ -40,8 +40,8 @@ KIND_RULES: tuple[tuple[str, str], ...] = (
 )
 
 # Model types whose blocks run once each, one on the output of the one before: what the frozen prefix relies on. A test
-# holds each to it. Not: T5 (block 0 hands its position bias on), ALBERT (one block runs many times), DeBERTa (its blocks
-# give pairs).
+# holds each to it. Not: T5 (block 0 hands its position bias on), ALBERT (one block runs many times), DeBERTa (a block
+# gives a pair).
 CHAINED = frozenset({
     "bert", "camembert", "deit", "distilbert", "electra", "gpt2", "llama", "mobilenet_v1", "mobilenet_v2",
     "roberta", "vit", "xlm-roberta",

@@ -271,6 +271,9 @@ def load_trained(attached: Attached, tensors: Mapping[str, torch.Tensor]) -> Non
     if set(tensors) != set(attached.trained):
         different = sorted(set(tensors) ^ set(attached.trained))
         raise ValueError(f"the saved tensors are of another recipe: {', '.join(different[:4])}")
+    for name, tensor in tensors.items():
+        if tensor.shape != parameters[name].shape:
+            raise ValueError(f"{name}: expected shape {tuple(parameters[name].shape)}, got {tuple(tensor.shape)}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)

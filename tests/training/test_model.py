@@ -163,12 +163,20 @@ PARTS = {
 def test_parts(name):
     found, (block, kinds, head, above, stem) = view({**MAKE, "deberta-v2": deberta}[name]()), PARTS[name]
     assert found.blocks[-1] == block
-    last = {
-        kind: names[-1].removeprefix(f"{block}.") for kind, names in found.kinds.items() if names[-1].startswith(block)
-    }
+    inside = {kind: names[-1] for kind, names in found.kinds.items() if names[-1].startswith(block)}
+    last = {kind: name.removeprefix(f"{block}.") for kind, name in inside.items()}
     assert last == kinds
     assert (list(found.head), list(found.above), list(found.stem)) == (head, above, stem)
     assert not found.unknown, "every linear layer and convolution of the blocks has a kind"
+
+
+def run(model, given, block):
+    """(what a block gives, the logits)."""
+    kept = []
+    handle = model.get_submodule(block).register_forward_hook(lambda _, __, out: kept.append(out))
+    expected = model(**given).logits
+    handle.remove()
+    return kept[0][0] if isinstance(kept[0], tuple) else kept[0], expected
 
 
 @pytest.mark.parametrize("name", sorted(CHAINED))
@@ -178,14 +186,10 @@ def test_blocks_are_a_chain(name):
     parts, given = view(model), inputs(model)
     assert parts.chain == parts.n_layers
     for depth in {1, parts.n_layers - 1, parts.n_layers}:
-        kept = []
-        block = model.get_submodule(parts.blocks[depth - 1])
-        handle = block.register_forward_hook(lambda _, __, out: kept.append(out[0] if isinstance(out, tuple) else out))
-        expected = model(**given).logits
-        handle.remove()
+        hidden, expected = run(model, given, parts.blocks[depth - 1])
         clone = clone_shared(model, ())
         cut = Cut(clone, parts.stem, parts.blocks, depth)
-        cut.hidden = kept[0]
+        cut.hidden = hidden
         assert torch.equal(clone(**given).logits, expected)
 
 
@@ -196,7 +200,8 @@ def test_blocks_that_are_no_chain_are_not_called_one(make):
 
 def test_a_language_model_has_no_head():
     parts = view(gpt2(transformers.GPT2LMHeadModel))
-    assert parts.head == () and "lm_head" not in parts.stem
+    assert parts.head == ()
+    assert "lm_head" not in parts.stem
 
 
 def test_unknown_modules_are_said():
@@ -212,9 +217,14 @@ def test_a_model_without_blocks_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "block"),
-    [("bert.encoder.layer.1.output.dense.weight", 1), ("bert.embeddings.LayerNorm.bias", -1), ("bert.pooler.dense.bias", 2),
-     ("classifier.weight", 2), ("bert.encoder.layer.10.x", -1)],
-)  # fmt: skip
+    [
+        ("bert.encoder.layer.1.output.dense.weight", 1),
+        ("bert.embeddings.LayerNorm.bias", -1),
+        ("bert.pooler.dense.bias", 2),
+        ("classifier.weight", 2),
+        ("bert.encoder.layer.10.x", -1),
+    ],
+)
 def test_block_of(name, block):
     assert view(bert()).block_of(name) == block
 
@@ -249,8 +259,10 @@ def test_load_leaves_the_random_state(saved):
 def test_a_head_of_another_size_is_replaced_the_same_for_a_seed(saved):
     models = [load_model(str(saved), SEQUENCE, 7, seed=seed) for seed in (1, 1, 2)]
     heads = [model.classifier.weight for model in models]
-    assert heads[0].shape == (7, 16) and models[0].config.num_labels == 7
-    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert heads[0].shape == (7, 16)
+    assert models[0].config.num_labels == 7
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
 
 
 def test_meta_model_has_the_same_parts_and_no_weights(saved):
@@ -273,7 +285,8 @@ def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(tmp_path):
     masked.save_pretrained(tmp_path)
     for load in (load_model, meta_model):
         parts = view(load(str(tmp_path), SEQUENCE, 3))
-        assert parts.head == ("bert.pooler", "classifier") and parts.above == ()
+        assert parts.head == ("bert.pooler", "classifier")
+        assert parts.above == ()
 
 
 def test_a_checkpoint_without_a_layer_is_refused(tmp_path):
