@@ -27,6 +27,7 @@ class Record:
         refusal: Why it may not run; empty for a trial.
         error: Why it failed; else empty.
         asked_seconds, told_seconds: Search time of the two events; told is None before.
+        report_seconds: Search time of each report.
     """
 
     trial: Trial
@@ -38,6 +39,7 @@ class Record:
     error: str = ""
     asked_seconds: float = 0.0
     told_seconds: float | None = None
+    report_seconds: list[float] = field(default_factory=list)
 
     @property
     def number(self) -> int:
@@ -67,6 +69,7 @@ class Confirmation:
         seed: The fresh seed.
         status: COMPLETE, or why there is no number.
         metrics: Test metrics by name, and the parameter counts.
+        seconds: Search time of the event.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Confirmation:
     status: Status
     metrics: Mapping[str, float]
     error: str = ""
+    seconds: float = 0.0
 
 
 class History:
@@ -131,6 +135,7 @@ class History:
             self.records.append(record)
         elif kind == "report":
             self.records[event["number"]].reports.append(Report(event["step"], event["metrics"]))
+            self.records[event["number"]].report_seconds.append(event["seconds"])
         elif kind == "tell":
             record = self.records[event["number"]]
             record.status, record.metrics = Status(event["status"]), event["metrics"]
@@ -139,6 +144,7 @@ class History:
         elif kind == "rerun":
             # Its driver or worker died before it was told: what it reported then is dropped.
             self.records[event["number"]].reports.clear()
+            self.records[event["number"]].report_seconds.clear()
         elif kind == "confirm":
             self.confirmations.append(
                 Confirmation(
@@ -149,6 +155,7 @@ class History:
                     Status(event["status"]),
                     event["metrics"],
                     event["error"],
+                    event["seconds"],
                 )
             )
         elif kind == "resume":
