@@ -258,7 +258,9 @@ def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
     return space
 
 
-def _parse_space(spec: Mapping[str, Any], n_layers: int, kinds: Sequence[str] = MODULE_KINDS) -> tuple[Space | None, list[Fault]]:
+def _parse_space(
+    spec: Mapping[str, Any], n_layers: int, kinds: Sequence[str] = MODULE_KINDS
+) -> tuple[Space | None, list[Fault]]:
     known: dict[str, set[str]] = {}
     for name in plugins.names("methods"):
         known[name] = {*COMMON_KEYS, *plugins.load("methods", name).keys}

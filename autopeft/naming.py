@@ -17,22 +17,34 @@ def describe(params: Mapping[str, Any], n_layers: int) -> str:
         method = plugins.load("methods", name)()
         own = {key.removeprefix(f"{name}."): value for key, value in params.items() if key.startswith(f"{name}.")}
         keys = {**method.stock, **shared, **own}
-        if any(keys.get(size) == 0 for size in ("rank", "size", "count") if size in method.stock):
+        if _is_absent(method, keys):
             continue
-        chosen = keys.get("modules", method.modules if method.is_peft else ())
-        where = _where(chosen, keys.get("layers", "all"), n_layers)
+        by_kind = any(key.startswith("rank.") for key in keys)  # the description names the kinds already
+        where = _where(() if by_kind else keys.get("modules", ()), keys.get("layers", "all"), n_layers)
         rate = f", lr {_rate(own['lr'])}" if "lr" in own else ""
         parts.append(f"{method.describe(keys)}{where}{rate}")
     return " + ".join(parts) or "nothing but the head"
 
 
-def _where(modules: Sequence[str], layers: Any, n_layers: int) -> str:
-    on = f" on {_listed(modules)}" if modules else ""
+def _is_absent(method: Any, keys: Mapping[str, Any]) -> bool:
+    """Whether the component is of size 0, on all module kinds, or acts nowhere."""
+    sizes = [size for size in ("rank", "size", "count") if size in method.stock]
+    values = [value for key, value in keys.items() if key.partition(".")[0] in sizes]
+    nowhere = keys.get("layers") == "last_0" or any(keys.get(key) in ([], ()) for key in ("layers", "modules"))
+    return nowhere or (bool(values) and not any(values))
+
+
+def _where(modules: Sequence[str] | str, layers: Any, n_layers: int) -> str:
+    """Where it acts; nothing for a method's usual modules and all layers."""
+    names = ["all modules"] if modules == "all" else list(modules)
+    on = f" on {_listed(names)}" if names else ""
     if layers == "all" or (isinstance(layers, (list, tuple)) and len(layers) == n_layers):
         return on
+    link = " of" if names else " in"
     if isinstance(layers, str):
-        return f"{on} of the last {layers.removeprefix('last_')} layers"
-    return f"{on} of layer{'s' if len(layers) != 1 else ''} {_ranges(layers)}"
+        count = layers.removeprefix("last_")
+        return f"{on}{link} the last {'layer' if count == '1' else f'{count} layers'}"
+    return f"{on}{link} layer{'s' if len(layers) != 1 else ''} {_ranges(layers)}"
 
 
 def _listed(names: Sequence[str]) -> str:

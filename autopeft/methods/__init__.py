@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 # The module kinds a model is made of, as `ModelView` names them. What can be chosen in a space's `modules`:
-MODULE_KINDS = ("query", "key", "value", "qkv", "output", "up", "down", "convolution")
+MODULE_KINDS = ("query", "key", "value", "qkv", "output", "up", "down", "convolution", "depthwise")
 # Beside them, for the methods that act on parameters of a kind wherever they are:
 PARAMETER_KINDS = ("norm", "bias", "embedding", "head")
 
@@ -34,6 +34,7 @@ class Scope:
         kinds: The same of every kind that the layers have, chosen or not.
         layers: Indices of the chosen blocks, ascending.
         blocks: Full names of the chosen blocks, in order.
+        above: Full names of the modules that run after the blocks and are no head: a last norm, a pooler.
         head: Full names of the modules that make the head; never among `modules`.
     """
 
@@ -41,6 +42,7 @@ class Scope:
     kinds: Mapping[str, tuple[str, ...]]
     layers: tuple[int, ...]
     blocks: tuple[str, ...]
+    above: tuple[str, ...]
     head: tuple[str, ...]
 
     @property
@@ -55,7 +57,9 @@ class Method(Protocol):
     Attributes:
         keys: The keys it reads beside COMMON_KEYS → one line each. A key may go on after a dot (`rank.query`).
         stock: Its published default values by key; what a component that leaves a key out gets.
-        modules: The module kinds it acts on when `modules` is not given; empty for methods that choose parameters.
+        modules: The module kinds it acts on when `modules` is not given, those of them that the model has. `qkv`
+            stands for query, key and value where they are one module, `convolution` for all in a convolutional net.
+            Empty for methods that choose parameters.
         is_peft: Whether stock `peft` holds it, so that it exports as a peft adapter.
         label: How a person calls it: "LoRA".
     """
@@ -69,7 +73,9 @@ class Method(Protocol):
     def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
         """Changes the model in place: adds parameters inside the modules or blocks of the scope, or unfreezes some.
 
-        Runs on the meta device too (counting), with nothing allocated.
+        Runs on the meta device too (counting), with nothing allocated. Draws on the CPU and from torch's global
+        random state, which is seeded. What is added lies inside a block by name, and acts from there on: below the
+        lowest trained block nothing is computed anew.
 
         Args:
             model: A transformers model, all frozen, which shares its frozen tensors with other trials.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,16 +22,14 @@ class Bottleneck(nn.Module):
         self, inputs: int, outputs: int, size: int, dropout: float, scale: float, is_map: bool, device: Any
     ) -> None:
         super().__init__()
-        make: Any = (
-            (lambda i, o: nn.Conv2d(i, o, 1, device=device))
-            if is_map
-            else (lambda i, o: nn.Linear(i, o, device=device))
-        )
+        on = "meta" if torch.device(device).type == "meta" else "cpu"  # drawn on the CPU: the same on every device
+        make: Any = partial(nn.Conv2d, kernel_size=1, device=on) if is_map else partial(nn.Linear, device=on)
         self.down, self.up = make(inputs, size), make(size, outputs)
         self.dropout, self.scale = nn.Dropout(dropout), scale
         if not self.up.weight.is_meta:
             nn.init.zeros_(self.up.weight)
             nn.init.zeros_(self.up.bias)
+            self.to(device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.up(nn.functional.gelu(self.down(self.dropout(x)))) * self.scale
@@ -69,7 +68,7 @@ def add_beside(model: nn.Module, name: str, adapter: Bottleneck, suffix: str) ->
 
 def features(module: nn.Module) -> tuple[int, int, bool]:
     """(inputs, outputs, whether on feature maps) of a linear layer or convolution, a peft layer's base included."""
-    layer: Any = getattr(module, "base_layer", module)
+    layer: Any = module.get_base_layer() if hasattr(module, "get_base_layer") else module
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels, layer.out_channels, True
     if type(layer).__name__ == "Conv1D":  # transformers': a linear layer with its weight transposed

@@ -8,30 +8,40 @@ from typing import Any
 from autopeft.errors import Refused
 
 # What model code reads of a convolution that a tuner layer has replaced (MobileNet's TensorFlow padding).
-CONVOLUTION_ATTRIBUTES = ("stride", "padding", "kernel_size", "dilation", "groups")
+CONVOLUTION_ATTRIBUTES = ("stride", "padding", "kernel_size", "dilation", "groups", "in_channels", "out_channels")
 
 
 def inject(model: Any, config: Any) -> None:
-    """Injects one peft adapter, called `default`, into the modules that its config names.
+    """Injects a peft adapter, called `default`, into the modules that its config names.
+
+    Where another method's adapter sits already, the new one goes around it.
 
     Raises:
-        Refused: A module's type is not one that the tuner handles, or a peft adapter sits there already.
+        Refused: Nothing is chosen, or a module's type is not one that the tuner handles.
     """
-    from peft import get_peft_model
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise Refused("two peft methods in one recipe: a model holds one peft adapter beside autopeft's own components")
     if not config.target_modules:
         raise Refused("empty: no module is chosen")
+    around = any(isinstance(module, BaseTunerLayer) for module in model.modules())
     is_meta = any(parameter.is_meta for parameter in model.parameters())
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            get_peft_model(model, config, low_cpu_mem_usage=is_meta)
+            tuner(model, config, "default", low_cpu_mem_usage=is_meta)
     except (ValueError, TypeError, NotImplementedError) as fault:
-        raise Refused(f"unsupported: {str(fault).splitlines()[0][:200]}") from fault
+        hint = "; named before the other peft method it may fit" if around else ""
+        raise Refused(f"unsupported: {' '.join(str(fault).split())[:200]}{hint}") from fault
+    del model.peft_config  # the tuner is gone: to the next one this is a plain model
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module.get_base_layer(), "stride"):
             for name in CONVOLUTION_ATTRIBUTES:
-                setattr(module, name, getattr(module.get_base_layer(), name))
+                if not hasattr(module, name):
+                    setattr(module, name, getattr(module.get_base_layer(), name))
+
+
+def is_transposed(model: Any, names: list[str]) -> bool:
+    """Whether the modules store their weights as (inputs, outputs): GPT-2's, which peft wants to be told."""
+    return any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names)

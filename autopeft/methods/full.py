@@ -1,4 +1,4 @@
-"""Full fine-tuning: every parameter. What the other methods are measured against."""
+"""Full fine-tuning: every parameter; of some layers only where `layers` says so. What all else is measured against."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.methods import Scope
-from autopeft.methods._unfreeze import Unfreeze
+from autopeft.methods._unfreeze import Unfreeze, in_blocks
 
 
 class Full(Unfreeze):
-    """Trains all of the base."""
+    """Trains all of the base, its embeddings too."""
 
     label = "full fine-tuning"
     stock: Mapping[str, Any] = {"lr": 5e-5}
 
     def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
+        if "layers" in params and params["layers"] != "all":
+            return in_blocks(model, scope)
         heads = tuple(f"{head}." for head in scope.head)
         return [name for name, _ in model.named_parameters() if not name.startswith(heads)]
 

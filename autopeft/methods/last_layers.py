@@ -22,11 +22,8 @@ class LastLayers(Unfreeze):
         blocks, count = scope.blocks, params["count"]
         if count > len(blocks):
             raise Refused(f"the model has {len(blocks)} layers, not {count}")
-        starts = tuple(f"{block}." for block in blocks[len(blocks) - count :])
-        names = [name for name, _ in model.named_parameters()]
-        last = max(index for index, name in enumerate(names) if name.startswith(f"{blocks[-1]}."))
-        heads = tuple(f"{head}." for head in scope.head)
-        return [n for i, n in enumerate(names) if n.startswith(starts) or (i > last and not n.startswith(heads))]
+        starts = tuple(f"{part}." for part in (*blocks[len(blocks) - count :], *scope.above))
+        return [name for name, _ in model.named_parameters() if name.startswith(starts)]
 
     def describe(self, params: Mapping[str, Any]) -> str:
         return "last layer" if params["count"] == 1 else f"last {params['count']} layers"

@@ -6,6 +6,7 @@ weights beside the direction (Liu et al., 2024, arXiv:2402.09353).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,20 +34,17 @@ class Lora:
         from peft import LoraConfig
 
         ranks = {
-            name: params.get(f"rank.{kind}", params["rank"]) for kind in scope.modules for name in scope.modules[kind]
+            name: params.get(f"rank.{kind}", params["rank"]) for kind, names in scope.modules.items() for name in names
         }
-        targets = [name for name, rank in ranks.items() if rank > 0]
-        pattern = {
-            f"^{name.replace('.', chr(92) + '.')}$": ranks[name] for name in targets if ranks[name] != params["rank"]
-        }
+        rank = max(ranks.values(), default=0)
         return LoraConfig(
-            r=params["rank"],
+            r=rank,
             lora_alpha=params["alpha"],
             lora_dropout=params["dropout"],
             use_rslora=params["rslora"],
             use_dora=params["dora"],
-            target_modules=targets,
-            rank_pattern=pattern,
+            target_modules=list(ranks),
+            rank_pattern={f"^{re.escape(name)}$": value for name, value in ranks.items() if value != rank},
         )
 
     def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
@@ -57,8 +55,9 @@ class Lora:
 
     def describe(self, params: Mapping[str, Any]) -> str:
         name = "DoRA" if params["dora"] else self.label
-        kinds = [f"{key.removeprefix('rank.')} {value}" for key, value in params.items() if key.startswith("rank.")]
-        size = f"ranks {', '.join(kinds)}" if kinds else f"rank {params['rank']}"
+        by_kind = {key.removeprefix("rank."): value for key, value in params.items() if key.startswith("rank.")}
+        kinds = [f"{kind} {rank}" for kind, rank in by_kind.items() if rank]
+        size = f"rank{'s' if len(kinds) > 1 else ''} {', '.join(kinds)}" if kinds else f"rank {params['rank']}"
         return f"{name} {size}" + (" (rsLoRA)" if params["rslora"] else "")
 
 

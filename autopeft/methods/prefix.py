@@ -23,7 +23,7 @@ class Prefix:
     is_peft = False
 
     def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
-        from autopeft.methods._prefix_attention import add_prefix, use_prefix_attention
+        from autopeft.methods._prefix_attention import add_prefix
 
         keys, values = scope.modules.get("key", ()), scope.modules.get("value", ())
         if not keys or len(keys) != len(values):
@@ -32,7 +32,6 @@ class Prefix:
             if key.rpartition(".")[0] != value.rpartition(".")[0]:
                 raise Refused(f"{key} and {value} belong to different attention modules")
             add_prefix(model, key, value, params["size"])
-        use_prefix_attention(model)
 
     def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
         return []

@@ -182,7 +182,12 @@ class Exported:
         inputs = {name: list(values) for name, values in rows.items()}
         count = len(next(iter(inputs.values())))
         raw = Raw(inputs, np.zeros(count, dtype=np.int64), np.arange(count))
-        options = {"max_length": self.about["max_length"], "image_size": self.about["data"].get("image_size")}
+        options = {
+            "max_length": self.about["max_length"],
+            "image_size": self.about["data"].get("image_size"),
+            "revision": self.about["revision"],
+            "trust_remote_code": self.about["trust_remote_code"],  # `load` has asked
+        }
         logits = self.logits(self.task.encode(raw, self.about["base"], options))
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         chances /= chances.sum(axis=1, keepdims=True)
@@ -197,11 +202,16 @@ class Exported:
         return self.predict(self.task.read_rows(Path(file), self.about["data"]))
 
 
-def load(folder: str | Path) -> Exported:
+def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool = False) -> Exported:
     """Loads an exported adapter, of either form, on its base.
 
+    Args:
+        folder: What `export` wrote.
+        base: Folder or hub name of the base model, where it has moved since.
+        trust_remote_code: Whether code that comes with the base may run. What the folder says does not decide it.
+
     Raises:
-        UsageError: The folder is no export, or a newer autopeft wrote it.
+        UsageError: The folder is no export, a newer autopeft wrote it, or its base wants to run code of its own.
     """
     folder = Path(folder)
     if not (folder / NAME).is_file():
@@ -209,16 +219,23 @@ def load(folder: str | Path) -> Exported:
     about = json.loads((folder / NAME).read_text())
     if about["schema"] > SCHEMA:
         raise UsageError(f"{folder} has schema {about['schema']}, this autopeft reads up to {SCHEMA}: upgrade autopeft")
-    base = load_model(
+    if about["trust_remote_code"] and not trust_remote_code:
+        raise UsageError(f"{about['base']} runs code of its own: load(..., trust_remote_code=True) if you trust it")
+    if base is not None:
+        about = {**about, "base": base, "revision": None}
+    model = load_model(
         about["base"], about["auto_class"], len(about["label_names"]), revision=about["revision"],
-        trust_remote_code=about["trust_remote_code"], attention=about["attention"],
+        trust_remote_code=trust_remote_code, attention=about["attention"],
     )  # fmt: skip
     if about["form"] == "peft":
         from peft import PeftModel
 
-        return Exported(folder, about, PeftModel.from_pretrained(base, str(folder)).eval())
-    attached = attach(base, view(base), about["params"], about["seed"])
-    load_trained(attached, load_file(folder / TENSORS))
+        return Exported(folder, about, PeftModel.from_pretrained(model, str(folder)).eval())
+    attached = attach(model, view(model), about["params"], about["seed"])
+    try:
+        load_trained(attached, load_file(folder / TENSORS))
+    except ValueError as fault:
+        raise UsageError(f"{folder}: {fault}") from fault
     return Exported(folder, about, attached.model.eval())
 
 
@@ -237,9 +254,10 @@ with torch.no_grad():
 _OURS = """
 import sys, torch, autopeft
 from safetensors.torch import load_file, save_file
-folder, inputs, out = sys.argv[1:]
+folder, inputs, out, trust = sys.argv[1:]
+model = autopeft.load(folder, trust_remote_code=trust == "True").model
 with torch.no_grad():
-    save_file({"logits": autopeft.load(folder).model(**load_file(inputs)).logits.contiguous()}, out)
+    save_file({"logits": model(**load_file(inputs)).logits.contiguous()}, out)
 """
 
 
@@ -264,7 +282,7 @@ def verify(folder: Path, expected: np.ndarray, inputs: Mapping[str, torch.Tensor
             known = [about["base"], about["revision"] or "main", about["auto_class"], len(about["label_names"])]
             words = [_STOCK, folder, *known, about["attention"], given, out, about["trust_remote_code"]]
         else:
-            words = [_OURS, folder, given, out]
+            words = [_OURS, folder, given, out, about["trust_remote_code"]]
         done = subprocess.run([sys.executable, "-c", *map(str, words)], capture_output=True, text=True)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -40,9 +40,10 @@ KIND_RULES: tuple[tuple[str, str], ...] = (
 )
 
 # Model types whose blocks run once each, one on the output of the one before: what the frozen prefix relies on. A test
-# holds each to it. Not: T5 (block 0 hands its position bias on), ALBERT (one block runs many times).
+# holds each to it. Not: T5 (block 0 hands its position bias on), ALBERT (one block runs many times), DeBERTa (a block
+# gives a pair).
 CHAINED = frozenset({
-    "bert", "camembert", "deberta-v2", "deit", "distilbert", "electra", "gpt2", "llama", "mobilenet_v1", "mobilenet_v2",
+    "bert", "camembert", "deit", "distilbert", "electra", "gpt2", "llama", "mobilenet_v1", "mobilenet_v2",
     "roberta", "vit", "xlm-roberta",
 })  # fmt: skip
 
@@ -261,7 +262,10 @@ def _outside(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The modules with parameters beside the blocks: (above them, below them), the head left out."""
     paths = {part for name, _ in lists for part in _ancestors(name)}
-    above, below = [], []
+    above: list[str] = []
+    below: list[str] = []
+    output = getattr(model, "get_output_embeddings", lambda: None)()
+    inputs = {id(parameter) for parameter in model.get_input_embeddings().parameters()} if output is not None else set()
     for container in ["", *sorted(paths - {name for name, _ in lists}, key=len)]:
         children = model.get_submodule(container).named_children() if container else model.named_children()
         seen_blocks = False
@@ -269,6 +273,9 @@ def _outside(
             name = f"{container}.{leaf}" if container else leaf
             if name in paths:
                 seen_blocks = True
+            elif child is output:
+                if not any(id(parameter) in inputs for parameter in child.parameters()):  # tied: named below already
+                    above.append(name)
             elif name not in head and any(True for _ in child.parameters()):
                 (above if seen_blocks and ABOVE.match(leaf) else below).append(name)
     return tuple(above), tuple(below)

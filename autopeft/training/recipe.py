@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,14 @@ from torch import nn
 
 from autopeft import plugins
 from autopeft.errors import Refused
-from autopeft.methods import Method, Scope
-from autopeft.space import components
+from autopeft.methods import COMMON_KEYS, Method, Scope
+from autopeft.space import ALWAYS, components
 from autopeft.training.model import ModelView, clone_shared
 from autopeft.trial import derive_seed
 
-HEAD_LR = 1e-3  # of a recipe whose params name none
+SIZES = ("rank", "size", "count")  # keys whose 0 means that the component, or its part on a module kind, is not there
+# What stands for a method's own module kinds where the model lacks them; for all others the convolutions.
+STAND_INS = {"query": "qkv", "key": "qkv", "value": "qkv"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Attached:
         model: Shares every frozen tensor with the base.
         groups: What trains, by component, the head last.
         lowest: The lowest block with something trained; n_layers where only what is above the blocks trains. Never
-            above the chain of blocks that is known to run one after the other.
+            above the chain of blocks that is known to run one after the other: 0 where there is none.
         trained: Full names of all trained parameters.
         added: Full names of the modules that the components added: they alone have dropout.
         head: Those of the trained that are the head's.
@@ -69,40 +71,92 @@ class Attached:
 
 
 def resolve(view: ModelView, params: Mapping[str, Any]) -> list[Component]:
-    """The components of a configuration, with where they act; those of size 0 left out.
+    """The components of a configuration that are there, with where they act; those of size 0 are not.
 
     Raises:
-        Refused: Nothing is left, or the model has no such modules or layers.
+        Refused: None is left, a key is nobody's, or the model has no such modules or layers.
     """
-    shared = _keys(params, "shared")
-    found = []
-    for name in components(params["method"]):
-        method: Method = plugins.load("methods", name)()
-        keys = {**method.stock, **shared, **_keys(params, name)}
-        if any(keys.get(size) == 0 for size in ("rank", "size", "count") if size in method.stock):
-            continue
-        layers = choose_layers(keys.get("layers", "all"), view.n_layers)
-        if not layers:
-            continue
-        found.append(Component(name, method, make_scope(view, keys.get("modules", method.modules), layers), keys))
+    names = components(params["method"])
+    strange = [key for key in params if key != "method" and key.partition(".")[0] not in (*ALWAYS, *names)]
+    if strange:
+        raise Refused(f"{', '.join(strange)}: of no component of {params['method']}")
+    if len(set(names)) < len(names):
+        raise Refused(f"{params['method']}: each component at most once")
+    if "head" in names and len(names) > 1:
+        raise Refused("every recipe trains the head: leave it out of a joined one")
+    if names == ("head",) and not view.head:
+        raise Refused("this model has no head to train")
+    found = [part for part in (_component(view, name, params) for name in names) if part is not None]
     if not found:
         raise Refused("empty: no component is left; `head` is the recipe that trains the head alone")
     return found
 
 
-def make_scope(view: ModelView, modules: Sequence[str], layers: Sequence[int]) -> Scope:
-    """The modules of some kinds in some blocks.
+def _component(view: ModelView, name: str, params: Mapping[str, Any]) -> Component | None:
+    """One component of a recipe; None where its size, its layers or its modules are nothing."""
+    method: Method = plugins.load("methods", name)()
+    own, known = _keys(params, name), {*method.keys, *COMMON_KEYS}
+    unknown = [key for key in own if key.partition(".")[0] not in known]
+    if unknown:
+        raise Refused(f"{name} has no key {', '.join(unknown)}")
+    shared = {key: value for key, value in _keys(params, "shared").items() if key.partition(".")[0] in known}
+    keys = {**method.stock, **shared, **own}
+    layers = choose_layers(keys.get("layers", "all"), view.n_layers)
+    kinds = choose_kinds(view, method, keys.get("modules"))
+    kept = tuple(kind for kind in kinds if size_of(method, keys, kind) != 0)
+    nothing_chosen = "modules" in keys and not kinds
+    if not layers or nothing_chosen or (kinds and not kept) or size_of(method, keys) == 0:
+        return None
+    return Component(name, method, make_scope(view, kept, layers), keys)
+
+
+def size_of(method: Method, keys: Mapping[str, Any], kind: str | None = None) -> Any:
+    """A component's size, on one module kind (`rank.query`, else `rank`) or its largest; None where it has none."""
+    for size in SIZES:
+        if size in method.stock:
+            by_kind = [value for key, value in keys.items() if key.startswith(f"{size}.")]
+            return max([keys[size], *by_kind]) if kind is None else keys.get(f"{size}.{kind}", keys[size])
+    return None
+
+
+def choose_kinds(view: ModelView, method: Method, chosen: Any) -> tuple[str, ...]:
+    """The module kinds that a component acts on: those chosen, or the method's own, or what stands for them.
 
     Raises:
-        Refused: The model has none of one kind.
+        Refused: The model has none of one chosen kind.
     """
+    if chosen == "all":
+        return tuple(view.kinds)
+    if chosen is None:
+        own = dict.fromkeys(_here(view, kind) for kind in method.modules)
+        found = tuple(kind for kind in own if kind in view.kinds)
+        if method.modules and not found:
+            raise Refused(f"no {', '.join(method.modules)} to act on: {_has(view)}")
+        return found
+    missing = [kind for kind in chosen if kind not in view.kinds]
+    if missing:
+        raise Refused(f"no {', '.join(missing)} to act on: {_has(view)}")
+    return tuple(chosen)
+
+
+def _here(view: ModelView, kind: str) -> str:
+    """The kind itself, or what stands for it in this model."""
+    return next((k for k in (kind, STAND_INS.get(kind, kind)) if k in view.kinds), "convolution")
+
+
+def _has(view: ModelView) -> str:
+    text = f"this {view.model_type} has {', '.join(view.kinds) or 'no module of a known kind'}"
+    if "qkv" in view.kinds:
+        text += " (qkv is query, key and value in one)"
+    return text + (f"; of unknown kind: {', '.join(view.unknown[:3])}" if view.unknown else "")
+
+
+def make_scope(view: ModelView, modules: Sequence[str], layers: Sequence[int]) -> Scope:
+    """The modules of some kinds in some blocks."""
     inside = set(layers)
     kinds = {kind: tuple(name for name in names if view.block_of(name) in inside) for kind, names in view.kinds.items()}
-    missing = [kind for kind in modules if kind not in kinds]
-    if missing:
-        raise Refused(f"the model has no modules of kind {', '.join(missing)}; it has {', '.join(kinds)}")
     chosen = {kind: kinds[kind] for kind in modules}
-    return Scope(chosen, kinds, tuple(layers), tuple(view.blocks[layer] for layer in layers), view.head)
+    return Scope(chosen, kinds, tuple(layers), tuple(view.blocks[layer] for layer in layers), view.above, view.head)
 
 
 def choose_layers(value: Any, n_layers: int) -> tuple[int, ...]:
@@ -114,12 +168,15 @@ def choose_layers(value: Any, n_layers: int) -> tuple[int, ...]:
     if value == "all":
         return tuple(range(n_layers))
     if isinstance(value, str) and value.startswith("last_") and value[5:].isdigit():
-        return tuple(range(max(0, n_layers - int(value[5:])), n_layers))
+        last = int(value[5:])
+        if last > n_layers:
+            raise Refused(f"the model has {n_layers} layers, not {last}")
+        return tuple(range(n_layers - last, n_layers))
     if isinstance(value, (list, tuple)):
         wrong = [layer for layer in value if not 0 <= layer < n_layers]
         if wrong:
             raise Refused(f"the model has layers 0 to {n_layers - 1}, not {', '.join(map(str, wrong))}")
-        return tuple(sorted(value))
+        return tuple(sorted(set(value)))
     raise Refused(f"layers are a list of indices, 'all' or 'last_<k>', not {value!r}")
 
 
@@ -131,42 +188,50 @@ def attach(base: nn.Module, view: ModelView, params: Mapping[str, Any], seed: in
     Raises:
         Refused: The recipe is empty, or does not fit the model.
     """
-    parts = resolve(view, params)
+    parts = [part for part in resolve(view, params) if part.name != "head"]  # which every recipe has, after the others
     heads = [name for name, _ in base.named_parameters() if view.in_head(name)]
-    owned = {name for part in parts for name in part.method.unfreezes(base, part.scope, part.keys)}
-    model = clone_shared(base, {*owned, *heads})
+    unfrozen = {part.name: part.method.unfreezes(base, part.scope, part.keys) for part in parts}
+    model = clone_shared(base, {*heads, *(name for names in unfrozen.values() for name in names)})
     draw_head(model, view, derive_seed(seed, "head"))
-    modules = {name for name, _ in model.named_modules()}
-    groups: list[Group] = []
-    taken: set[str] = set(heads)
-    for part in parts:
+    original = {id(module) for module in model.modules()}
+    # What a component trains is told by object, not by name: a peft layer renames what it wraps.
+    by_name = dict(model.named_parameters(remove_duplicate=False))
+    trained = {"head": [by_name[name] for name in heads]}
+    taken = {id(parameter) for parameter in trained["head"]}
+    for part in sorted(parts, key=lambda part: not part.method.is_peft):  # hooks go around a layer's peft layer
         torch.manual_seed(derive_seed(seed, "attach", part.name))
-        known = {name for name, _ in model.named_parameters()}
+        before = {id(parameter) for parameter in model.parameters()}
         part.method.attach(model, part.scope, part.keys)
-        added = [name for name, parameter in model.named_parameters() if name not in known and parameter.requires_grad]
-        renamed = _renamed(model, part.method.unfreezes(base, part.scope, part.keys))
-        names = tuple(name for name in (*added, *renamed) if name not in taken)
-        taken |= set(names)
-        if names:
-            groups.append(Group(part.name, float(part.keys["lr"]), part.keys.get("weight_decay"), names))
-    if not any(group.names for group in groups) and params["method"] != "head":
-        raise Refused("empty: it trains no parameter beside the head")
-    if heads:
-        keys = _keys(params, "head")
-        groups.append(Group("head", float(keys.get("lr", HEAD_LR)), keys.get("weight_decay"), tuple(heads)))
-    trained = tuple(name for group in groups for name in group.names)
-    chosen = set(trained)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    lowest = min((max(0, view.block_of(name)) for name in trained), default=view.n_layers)
+        added = [p for p in model.parameters() if p.requires_grad and id(p) not in before]
+        own = {id(by_name[name]): by_name[name] for name in unfrozen[part.name]}
+        trained[part.name] = [*added, *(p for key, p in own.items() if key not in taken)]
+        taken |= {id(parameter) for parameter in trained[part.name]}
+        if not trained[part.name]:
+            raise Refused(f"empty: {part.name} trains nothing here that the rest of the recipe does not")
+    for parameter in model.parameters():  # a peft tuner freezes what came before it
+        parameter.requires_grad_(id(parameter) in taken)
+    torch.manual_seed(seed)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = tuple(_groups(parts, params, {n: tuple(names[id(p)] for p in ps) for n, ps in trained.items()}))
+    every = tuple(name for group in groups for name in group.names)
     return Attached(
         model=model.eval(),
-        groups=tuple(groups),
-        lowest=lowest if view.chain == view.n_layers else min(lowest, view.chain),
-        trained=trained,
-        added=tuple(name for name, _ in model.named_modules() if name not in modules),
-        head=frozenset(heads),
+        groups=groups,
+        lowest=min(view.chain, *(max(0, view.block_of(name)) for name in every)),
+        trained=every,
+        added=tuple(name for name, module in model.named_modules() if id(module) not in original),
+        head=frozenset(name for group in groups if group.component == "head" for name in group.names),
     )
+
+
+def _groups(
+    parts: Sequence[Component], params: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]
+) -> Iterator[Group]:
+    for part in parts:
+        yield Group(part.name, float(part.keys["lr"]), part.keys.get("weight_decay"), names[part.name])
+    if names["head"]:
+        keys = {**plugins.load("methods", "head").stock, **_keys(params, "head")}
+        yield Group("head", float(keys["lr"]), keys.get("weight_decay"), names["head"])
 
 
 def count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[str, float]:
@@ -183,8 +248,6 @@ def count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[s
     sizes = {name: parameter.numel() for name, parameter in attached.model.named_parameters()}
     head = sum(sizes[name] for name in attached.head)
     total = sum(sizes[name] for name in attached.trained)
-    if total == 0 or (total == head and params["method"] != "head"):
-        raise Refused("empty: it trains no parameter beside the head")
     return {
         "trainable_parameters": float(total),
         "adapter_parameters": float(total - head),
@@ -208,6 +271,9 @@ def load_trained(attached: Attached, tensors: Mapping[str, torch.Tensor]) -> Non
     if set(tensors) != set(attached.trained):
         different = sorted(set(tensors) ^ set(attached.trained))
         raise ValueError(f"the saved tensors are of another recipe: {', '.join(different[:4])}")
+    for name, tensor in tensors.items():
+        if tensor.shape != parameters[name].shape:
+            raise ValueError(f"{name}: expected shape {tuple(parameters[name].shape)}, got {tuple(tensor.shape)}")
     with torch.no_grad():
         for name, tensor in tensors.items():
             parameters[name].copy_(tensor)
@@ -232,9 +298,3 @@ def draw_head(model: nn.Module, view: ModelView, seed: int) -> None:
 def _keys(params: Mapping[str, Any], component: str) -> dict[str, Any]:
     prefix = f"{component}."
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
-
-
-def _renamed(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Base parameters by their names now: a peft layer moves what it wraps under `base_layer`."""
-    now = {name.replace(".base_layer.", "."): name for name, _ in model.named_parameters()}
-    return [now[name] for name in names]

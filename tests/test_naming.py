@@ -1,0 +1,49 @@
+"""Names that a person reads."""
+
+import subprocess
+import sys
+
+import pytest
+
+from autopeft.naming import describe
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"method": "lora", "lora.rank": 8, "lora.modules": ["query", "value"], "lora.layers": [3, 4, 5],
+          "lora.lr": 2e-4},
+         "LoRA rank 8 on query and value of layers 3–5, lr 2e-4"),
+        ({"method": "lora", "lora.modules": ["query", "up", "down"], "lora.layers": [0, 1, 2, 3, 4, 5]},
+         "LoRA rank 8 on query, up and down"),
+        ({"method": "lora", "lora.modules": ["query"], "lora.layers": [0, 2, 3]},
+         "LoRA rank 8 on query of layers 0, 2–3"),
+        ({"method": "lora", "lora.modules": "all", "lora.layers": [2]}, "LoRA rank 8 on all modules of layer 2"),
+        ({"method": "lora", "lora.rank": 8, "lora.rank.query": 4, "lora.rank.key": 0, "lora.modules": "all"},
+         "LoRA rank query 4"),
+        ({"method": "lora", "lora.dora": True, "lora.rslora": True}, "DoRA rank 8 (rsLoRA)"),
+        ({"method": "ia3", "ia3.lr": 0.003}, "(IA)³, lr 3e-3"),
+        ({"method": "bias", "bias.layers": "last_2", "bias.lr": 1.5e-3}, "biases in the last 2 layers, lr 1.5e-3"),
+        ({"method": "bias", "bias.layers": "last_1"}, "biases in the last layer"),
+        ({"method": "norm", "norm.layers": [1]}, "norms in layer 1"),
+        ({"method": "last_layers", "last_layers.count": 2, "last_layers.lr": 1e-4}, "last 2 layers, lr 1e-4"),
+        ({"method": "head", "head.lr": 1e-3}, "head only, lr 1e-3"),
+        ({"method": "full", "full.lr": 5e-5, "head.lr": 1e-3}, "full fine-tuning, lr 5e-5"),
+        ({"method": "serial_adapter+parallel_adapter+prefix", "serial_adapter.size": 0, "parallel_adapter.size": 6,
+          "prefix.size": 3, "shared.layers": [0, 2]},
+         "parallel adapter of 6 in layers 0, 2 + prefix of 3 in layers 0, 2"),
+        ({"method": "serial_adapter+prefix", "serial_adapter.size": 0, "prefix.size": 0}, "nothing but the head"),
+        ({"method": "serial_adapter+prefix", "shared.layers": []}, "nothing but the head"),
+    ],
+)  # fmt: skip
+def test_describe(params, name):
+    assert describe(params, n_layers=6) == name
+
+
+def test_naming_imports_no_torch():
+    code = (
+        "import sys; from autopeft.naming import describe; from autopeft import plugins\n"
+        "for name in plugins.names('methods'): describe({'method': name}, 6)\n"
+        "print({'torch', 'peft', 'transformers'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

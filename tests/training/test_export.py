@@ -1,0 +1,221 @@
+"""An exported adapter is the trained model: in our form, in stock peft's, and in a fresh process."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from autopeft import testing
+from autopeft.errors import AutoPEFTError, UsageError
+from autopeft.training.export import NAME, TENSORS, export, load, verify
+from autopeft.training.model import load_model, view
+from autopeft.training.recipe import attach, trained_state
+from autopeft.training.setup import Setup
+
+LABELS = ["bad", "good", "so-so"]
+SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film", "bad", "dull"]
+PEFT = [
+    {"method": "lora"},
+    {"method": "lora", "lora.modules": ["query", "down"], "lora.rank.down": 3, "lora.rslora": True, "lora.layers": [1]},
+    {"method": "lora", "lora.dora": True},
+    {"method": "ia3"},
+    {"method": "vera", "vera.rank": 8},
+]
+OURS = [
+    {"method": "head"},
+    {"method": "bias"},
+    {"method": "norm"},
+    {"method": "last_layers"},
+    {"method": "full"},
+    {"method": "serial_adapter"},
+    {"method": "parallel_adapter"},
+    {"method": "prefix"},
+    {"method": "lora+bias"},
+    {"method": "lora+ia3"},
+]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Folders of tiny pretrained models: a BERT with its tokenizer, a DistilBERT, a BERT without a pooler, and more."""
+    torch.manual_seed(0)
+    folders = {}
+
+    def save(name, model):
+        folders[name] = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folders[name])
+
+    text = {"vocab_size": len(WORDS), "max_position_embeddings": 8, "initializer_range": 0.2}
+    save("bert", transformers.BertModel(transformers.BertConfig(**text, **SIZE)))
+    save("masked", transformers.BertForMaskedLM(transformers.BertConfig(**text, **SIZE)))
+    distilbert = transformers.DistilBertConfig(
+        dim=16, n_layers=2, n_heads=2, hidden_dim=24, vocab_size=len(WORDS), max_position_embeddings=8
+    )
+    save("distilbert", transformers.DistilBertModel(distilbert))
+    mobilenet = transformers.MobileNetV2Config(image_size=32, depth_multiplier=0.25, num_labels=7)
+    save("mobilenet", transformers.MobileNetV2ForImageClassification(mobilenet))
+    vit = transformers.ViTConfig(image_size=32, patch_size=16, num_labels=7, **SIZE)
+    save("vit", transformers.ViTForImageClassification(vit))
+    (folders["bert"] / "vocab.txt").write_text("\n".join(WORDS))
+    transformers.BertTokenizerFast(vocab=str(folders["bert"] / "vocab.txt")).save_pretrained(folders["bert"])
+    return folders
+
+
+def trained(base, params, task="text_classification", attention="eager"):
+    """(setup, the trained clone, its inputs) of a trial whose every trained tensor has moved."""
+    setup = Setup(model=str(base), task=task, data={"text": "text"}, folder="", cache="", attention=attention)
+    images = task == "image_classification"
+    auto_class = "AutoModelForImageClassification" if images else "AutoModelForSequenceClassification"
+    model = load_model(str(base), auto_class, len(LABELS), attention=attention)
+    recipe = attach(model, view(model), params, seed=1)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in recipe.model.named_parameters():
+            if name in recipe.trained:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    if images:
+        return setup, recipe, {"pixel_values": torch.randn(2, 3, 32, 32, generator=generator)}
+    return setup, recipe, {
+        "input_ids": torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+    }  # fmt: skip
+
+
+def logits(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits.numpy()
+
+
+def exported(setup, recipe, params, to, tmp_path):
+    save_file(trained_state(recipe), tmp_path / "trained.safetensors")
+    return export(
+        setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", label_names=LABELS, to=to,
+        card="# A card\n", facts={"trial": 17},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("params", PEFT + OURS, ids=str)
+def test_loaded_logits_are_the_trained_ones(params, bases, tmp_path):
+    setup, recipe, inputs = trained(bases["bert"], params)
+    folder = exported(setup, recipe, params, tmp_path / "to", tmp_path)
+    assert json.loads((folder / NAME).read_text())["form"] == ("peft" if params in PEFT else "autopeft")
+    assert (folder / "README.md").read_text() == "# A card\n"
+    found = load(folder)
+    assert found.about["label_names"] == LABELS
+    assert found.about["trial"] == 17
+    assert np.array_equal(logits(found.model, inputs), logits(recipe.model, inputs))
+
+
+@pytest.mark.parametrize("params", PEFT, ids=str)
+@pytest.mark.parametrize("base", ["bert", "distilbert", "masked"])
+def test_stock_peft_loads_what_it_can_hold(params, base, bases, tmp_path):
+    """With nothing of autopeft's: the base with a head of the right size, and the folder."""
+    import peft
+
+    setup, recipe, inputs = trained(bases[base], params)
+    folder = exported(setup, recipe, params, tmp_path / "to", tmp_path)
+    torch.manual_seed(99)  # of the head that stock transformers draws, and peft replaces
+    stock = transformers.AutoModelForSequenceClassification.from_pretrained(
+        bases[base], num_labels=3, attn_implementation="eager"
+    )
+    (folder / NAME).unlink()
+    model = peft.PeftModel.from_pretrained(stock, folder).eval()
+    assert np.array_equal(logits(model, inputs), logits(recipe.model, inputs))
+    config = peft.PeftConfig.from_pretrained(folder)
+    assert config.base_model_name_or_path == str(bases[base])
+    assert config.inference_mode
+
+
+@pytest.mark.parametrize(("base", "form"), [("vit", "peft"), ("mobilenet", "autopeft")])
+def test_images(base, form, bases, tmp_path):
+    """Stock peft cannot run an adapter on MobileNet's padded convolutions: that one is ours."""
+    params = {"method": "lora"}
+    setup, recipe, inputs = trained(bases[base], params, "image_classification")
+    folder = exported(setup, recipe, params, tmp_path / "to", tmp_path)
+    assert load(folder).about["form"] == form
+    assert np.array_equal(logits(load(folder).model, inputs), logits(recipe.model, inputs))
+
+
+@pytest.mark.parametrize(("params", "attention"), [({"method": "lora"}, "sdpa"), ({"method": "prefix+bias"}, "eager")])
+def test_verified_in_a_fresh_process(params, attention, bases, tmp_path):
+    setup, recipe, inputs = trained(bases["bert"], params, attention=attention)
+    folder = exported(setup, recipe, params, tmp_path / "to", tmp_path)
+    assert verify(folder, logits(recipe.model, inputs), inputs) == 0.0
+    if params["method"] == "lora":
+        with pytest.raises(AutoPEFTError, match="gives other logits"):
+            verify(folder, logits(recipe.model, inputs) + 0.01, inputs)
+        (folder / "adapter_model.safetensors").unlink()
+        with pytest.raises(AutoPEFTError, match="does not load in a fresh process"):
+            verify(folder, logits(recipe.model, inputs), inputs)
+
+
+def test_the_processor_travels_along(bases, tmp_path):
+    setup, recipe, _ = trained(bases["bert"], {"method": "lora"})
+    folder = exported(setup, recipe, {"method": "lora"}, tmp_path / "to", tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("a fine film")["input_ids"] == [2, 5, 6, 7, 3]
+
+
+def test_only_safetensors_and_text_are_written(bases, tmp_path):
+    setup, recipe, _ = trained(bases["bert"], {"method": "lora+bias"})
+    folder = exported(setup, recipe, {"method": "lora+bias"}, tmp_path / "to", tmp_path)
+    assert {path.suffix for path in folder.iterdir()} <= {".safetensors", ".json", ".md", ".txt"}
+
+
+def test_predict(bases, tmp_path):
+    setup, recipe, inputs = trained(bases["bert"], {"method": "lora"})
+    folder = exported(setup, recipe, {"method": "lora"}, tmp_path / "to", tmp_path)
+    frame = load(folder).predict({"text": ["a fine film", "bad"]})
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame) == ["label", "p(bad)", "p(good)", "p(so-so)"]
+    expected = torch.from_numpy(logits(recipe.model, inputs)).softmax(-1).numpy()
+    assert np.allclose(frame.iloc[:, 1:].to_numpy(float), expected, atol=1e-6)
+    assert list(frame["label"]) == [LABELS[index] for index in expected.argmax(axis=1)]
+    (tmp_path / "rows.csv").write_text("text\na fine film\nbad\n")
+    pd.testing.assert_frame_equal(load(folder).predict_file(tmp_path / "rows.csv"), frame)
+
+
+def test_load_says_what_is_wrong(bases, tmp_path):
+    with pytest.raises(UsageError, match=r"no exported adapter: it has no autopeft\.json"):
+        load(tmp_path)
+    setup, recipe, _ = trained(bases["bert"], {"method": "head"})
+    folder = exported(setup, recipe, {"method": "head"}, tmp_path / "to", tmp_path)
+    newer = tmp_path / "newer"
+    shutil.copytree(folder, newer)
+    (newer / NAME).write_text(json.dumps({**json.loads((folder / NAME).read_text()), "schema": 99}))
+    with pytest.raises(UsageError, match="upgrade autopeft"):
+        load(newer)
+    save_file({"strange": torch.zeros(1)}, newer / TENSORS)
+    (newer / NAME).write_text((folder / NAME).read_text())
+    with pytest.raises(UsageError, match="another recipe"):
+        load(newer)
+
+
+def test_code_of_the_base_runs_only_where_the_caller_says_so(bases, tmp_path):
+    setup, recipe, _ = trained(bases["bert"], {"method": "head"})
+    folder = exported(setup, recipe, {"method": "head"}, tmp_path / "to", tmp_path)
+    (folder / NAME).write_text(json.dumps({**json.loads((folder / NAME).read_text()), "trust_remote_code": True}))
+    with pytest.raises(UsageError, match="runs code of its own"):
+        load(folder)
+    assert load(folder, trust_remote_code=True)
+
+
+def test_the_base_may_have_moved(bases, tmp_path):
+    setup, recipe, inputs = trained(bases["bert"], {"method": "bias"})
+    folder = exported(setup, recipe, {"method": "bias"}, tmp_path / "to", tmp_path)
+    moved = tmp_path / "moved"
+    shutil.copytree(bases["bert"], moved)
+    assert np.array_equal(logits(load(folder, base=str(moved)).model, inputs), logits(recipe.model, inputs))
+
+
+def test_the_base_is_not_changed_by_exporting(bases, tmp_path):
+    before = testing.checksum(load_model(str(bases["bert"]), "AutoModelForSequenceClassification", 3))
+    setup, recipe, _ = trained(bases["bert"], {"method": "full"})
+    exported(setup, recipe, {"method": "full"}, tmp_path / "to", tmp_path)
+    assert testing.checksum(load_model(str(bases["bert"]), "AutoModelForSequenceClassification", 3)) == before

@@ -1,0 +1,228 @@
+"""Recipes: resolved, composed, refused, counted, put back."""
+
+import pytest
+import torch
+
+from autopeft import plugins, testing
+from autopeft.errors import Refused
+from autopeft.training.recipe import attach, choose_layers, count, load_trained, resolve, trained_state
+
+SUBJECTS = {subject.name: subject for subject in testing.method_subjects()}
+BERT, VIT, MOBILENET = SUBJECTS["bert"], SUBJECTS["vit"], SUBJECTS["mobilenet"]
+
+
+def attached(params, subject=BERT, seed=1):
+    return attach(subject.base, subject.view, params, seed)
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({"method": "lora", "lora.rank": 0}, "no component is left"),
+        ({"method": "lora", "lora.layers": []}, "no component is left"),
+        ({"method": "lora", "lora.modules": []}, "no component is left"),
+        ({"method": "lora", "lora.layers": "last_0"}, "no component is left"),
+        (
+            {"method": "lora", "lora.modules": ["query", "key"], "lora.rank.query": 0, "lora.rank.key": 0},
+            "no component",
+        ),
+        ({"method": "last_layers", "last_layers.count": 0}, "no component is left"),
+        ({"method": "serial_adapter+prefix", "serial_adapter.size": 0, "prefix.size": 0}, "no component is left"),
+        ({"method": "lora", "lora.rnk": 8}, "lora has no key rnk"),
+        ({"method": "lora", "ia3.lr": 1e-3}, r"ia3\.lr: of no component of lora"),
+        ({"method": "lora+lora"}, "each component at most once"),
+        ({"method": "lora+head"}, "every recipe trains the head"),
+        ({"method": "full+bias"}, "bias trains nothing here that the rest"),
+        (
+            {"method": "lora", "lora.modules": ["qkv"]},
+            "no qkv to act on: this bert has query, key, value, output, up, down",
+        ),
+        ({"method": "lora", "lora.layers": [3]}, "layers 0 to 2, not 3"),
+        ({"method": "lora", "lora.layers": "last_4"}, "3 layers, not 4"),
+        ({"method": "lora", "lora.layers": "first"}, "'all' or 'last_<k>'"),
+        ({"method": "parallel_adapter", "parallel_adapter.modules": ["query"]}, "down or output, not query"),
+    ],
+)
+def test_refused(params, reason):
+    for on in (lambda: count(BERT.meta, BERT.view, params), lambda: attached(params)):
+        with pytest.raises(Refused, match=reason):
+            on()
+
+
+def test_bias_of_modules_without_any_is_refused():
+    with pytest.raises(Refused, match="have no bias"):
+        attached({"method": "bias", "bias.modules": ["convolution"]}, MOBILENET)
+
+
+@pytest.mark.parametrize(
+    ("value", "layers"),
+    [("all", (0, 1, 2, 3)), ("last_1", (3,)), ("last_4", (0, 1, 2, 3)), ([2, 0], (0, 2)), ([], ()), ("last_0", ())],
+)
+def test_choose_layers(value, layers):
+    assert choose_layers(value, 4) == layers
+
+
+def test_a_component_of_size_0_is_not_there():
+    params = {"method": "serial_adapter+parallel_adapter+prefix", "serial_adapter.size": 2, "parallel_adapter.size": 0,
+              "prefix.size": 0, "shared.layers": [1, 2]}  # fmt: skip
+    (part,) = resolve(BERT.view, params)
+    assert part.name == "serial_adapter"
+    assert part.scope.layers == (1, 2)
+    assert [group.component for group in attached(params).groups] == ["serial_adapter", "head"]
+
+
+def test_shared_keys_are_read_where_a_component_has_none_of_its_own():
+    params = {
+        "method": "lora+prefix",
+        "shared.layers": [1],
+        "prefix.layers": [2],
+        "shared.size": 3,
+        "shared.dropout": 0.5,
+    }
+    lora, prefix = resolve(BERT.view, params)
+    assert (lora.scope.layers, prefix.scope.layers) == ((1,), (2,))
+    assert lora.keys["dropout"] == 0.5
+    assert prefix.keys["size"] == 3
+    assert "size" not in lora.keys
+    assert "dropout" not in prefix.keys
+
+
+def test_groups_have_their_own_rates_and_the_head_comes_last():
+    params = {"method": "lora+bias", "lora.lr": 1e-3, "bias.lr": 1e-2, "bias.weight_decay": 0.5, "head.lr": 1e-1}
+    groups = attached(params).groups
+    assert [(g.component, g.lr, g.weight_decay) for g in groups] == [
+        ("lora", 1e-3, None), ("bias", 1e-2, 0.5), ("head", 1e-1, None)
+    ]  # fmt: skip
+    assert attached({"method": "lora"}).groups[-1].lr == plugins.load("methods", "head")().stock["lr"]
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["bias+lora", "norm+bias", "last_layers+lora", "lora+ia3", "ia3+lora", "vera+lora", "serial_adapter+lora",
+     "serial_adapter+parallel_adapter+prefix", "prefix+lora+bias+norm"],
+)  # fmt: skip
+@pytest.mark.parametrize("subject", [BERT, VIT], ids=str)
+def test_composed_recipes_keep_the_contract(method, subject, monkeypatch):
+    monkeypatch.setattr(testing, "method_recipes", lambda name: [{"method": name}])
+    for check in testing.METHOD_CHECKS:
+        if check is not testing.check_method_describes_itself:
+            check(method, subject)
+
+
+def test_each_component_trains_the_same_in_a_composition_whatever_the_order():
+    """A base parameter that a peft layer wraps has another name, and is still the bias's to train."""
+    one, other = attached({"method": "lora+bias"}), attached({"method": "bias+lora"})
+    groups = [{group.component: set(group.names) for group in each.groups} for each in (one, other)]
+    assert groups[0] == groups[1]
+    assert "bert.encoder.layer.0.attention.self.query.base_layer.bias" in groups[0]["bias"]
+    alone = attached({"method": "bias"}).groups[0].names
+    assert len(groups[0]["bias"]) == len(alone)
+
+
+def test_an_adapter_sees_what_lora_gives():
+    """In any order of the recipe's components, the adapter's input is the layer's output with its LoRA."""
+    params = {"serial_adapter.modules": ["query"], "lora.modules": ["query"], "lora.layers": [0]}
+    name = "bert.encoder.layer.0.attention.self.query"
+    outputs = []
+    for method in ("lora+serial_adapter", "serial_adapter+lora"):
+        model = attached({"method": method, **params}).model
+        layer = model.get_submodule(name)
+        x = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            layer.lora_B["default"].weight.fill_(0.1)
+            adapter = model.get_submodule(f"{name}_serial_adapter")
+            adapter.up.weight.fill_(0.1)
+            expected = layer.forward(x)  # without hooks
+            assert torch.equal(layer(x), expected + adapter(expected))
+            outputs.append(layer(x))
+    assert torch.equal(*outputs)
+
+
+def test_stand_ins():
+    """A convolutional net has no query and value: a method's usual modules are its convolutions."""
+    (part,) = resolve(MOBILENET.view, {"method": "lora"})
+    assert list(part.scope.modules) == ["convolution"]
+    (part,) = resolve(BERT.view, {"method": "lora"})
+    assert list(part.scope.modules) == ["query", "value"]
+    (part,) = resolve(BERT.view, {"method": "lora", "lora.modules": "all"})
+    assert list(part.scope.modules) == list(BERT.view.kinds)
+
+
+def test_lowest():
+    table = [
+        ({"method": "head"}, 3),
+        ({"method": "lora"}, 0),
+        ({"method": "lora", "lora.layers": [1, 2]}, 1),
+        ({"method": "lora+bias", "lora.layers": [2], "bias.layers": [1]}, 1),
+        ({"method": "last_layers"}, 2),
+        ({"method": "full"}, 0),
+        ({"method": "full", "full.layers": [2]}, 2),
+    ]
+    for params, lowest in table:
+        assert attached(params).lowest == lowest, params
+
+
+def test_last_layers_train_what_is_above_them_too():
+    names = attached({"method": "last_layers"}).groups[0].names
+    assert {name.split(".layer.")[0] for name in names} == {
+        "bert.encoder",
+        "bert.pooler.dense.weight",
+        "bert.pooler.dense.bias",
+    }
+    assert {name.split(".")[3] for name in names if ".layer." in name} == {"2"}
+
+
+def test_full_trains_everything():
+    assert set(attached({"method": "full"}).trained) == {name for name, _ in BERT.base.named_parameters()}
+
+
+def test_the_same_seed_gives_the_same_beginning_after_any_randomness():
+    first = trained_state(attached({"method": "lora+prefix"}))
+    torch.rand(7)
+    second = trained_state(attached({"method": "lora+prefix"}))
+    other = trained_state(attached({"method": "lora+prefix"}, seed=2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_a_component_begins_the_same_in_every_composition():
+    alone, joined = trained_state(attached({"method": "lora"})), trained_state(attached({"method": "lora+prefix"}))
+    assert all(torch.equal(alone[name], joined[name]) for name in alone)
+
+
+def test_added_modules_are_those_with_a_training_mode():
+    recipe = attached({"method": "lora+serial_adapter", "lora.dropout": 0.5, "serial_adapter.dropout": 0.5})
+    dropouts = {n for n, m in recipe.model.named_modules() if isinstance(m, torch.nn.Dropout) and m.p == 0.5}
+    assert dropouts
+    assert dropouts <= set(recipe.added)
+    assert "bert.encoder.layer.0.attention.self.query" in recipe.added  # DoRA asks its layer whether it trains
+    assert "bert.embeddings.dropout" not in recipe.added
+    assert "bert.encoder.layer.0.attention.self.query.base_layer" not in recipe.added
+
+
+def test_load_trained_wants_its_own_tensors():
+    recipe = attached({"method": "lora"})
+    state = trained_state(recipe)
+    with pytest.raises(ValueError, match="of another recipe"):
+        load_trained(attached({"method": "ia3"}), state)
+    state["classifier.bias"] = torch.zeros(4)
+    with pytest.raises(ValueError, match=r"classifier\.bias"):
+        load_trained(recipe, state)
+
+
+def test_convolutions_with_a_peft_layer_show_what_model_code_reads():
+    """MobileNet's TensorFlow padding reads stride, kernel size and dilation of its convolutions."""
+    assert MOBILENET.base.config.tf_padding
+    recipe = attached({"method": "lora"}, MOBILENET)
+    assert torch.allclose(
+        MOBILENET.logits(recipe.model), MOBILENET.logits(attached({"method": "head"}, MOBILENET).model)
+    )
+
+
+def test_batch_norms_keep_their_statistics():
+    before = testing.checksum(MOBILENET.base)
+    recipe = attached({"method": "norm"}, MOBILENET)
+    running = {n: b.clone() for n, b in recipe.model.named_buffers()}
+    testing.train_method(MOBILENET, recipe, steps=2)
+    assert all(torch.equal(running[n], b) for n, b in recipe.model.named_buffers())
+    assert testing.checksum(MOBILENET.base) == before
