@@ -39,6 +39,7 @@ from autopeft.trackers._store import (
 MOST_EVENTS = 10_000  # that wait; when more come, the rest is read from the whole history at the end
 PERIOD_SECONDS = 1.0  # between two writings: what came meanwhile goes in one
 LONGEST_PAUSE = 60.0  # between two tries of a store that fails
+FIRST_SHOW_SECONDS = 30.0  # before the front is drawn for the first time
 SHOW_SHARE = 0.01  # of the time that drawing the front for MLflow may take while the search runs
 TEXTS = {".html", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"}
 
@@ -166,7 +167,7 @@ class MLflow:
         due = {record.number for record in history.trials}
         sync: Sync | None = None
         pause, next_try = 1.0, 0.0
-        next_show, shown = time.monotonic() + 30 * bool(self.artifacts), len(history.told)
+        next_show, shown = time.monotonic() + FIRST_SHOW_SECONDS, len(history.told)
         while not self._ending.is_set():
             due |= self._take(history)
             if self._ending.is_set() or time.monotonic() < next_try:
