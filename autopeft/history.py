@@ -28,6 +28,7 @@ class Record:
         refusal: Why it may not run; empty for a trial.
         error: Why it failed; else empty.
         asked_seconds, told_seconds: Search time of the two events; told is None before.
+        report_seconds: Search time of each report.
     """
 
     trial: Trial
@@ -39,6 +40,7 @@ class Record:
     error: str = ""
     asked_seconds: float = 0.0
     told_seconds: float | None = None
+    report_seconds: list[float] = field(default_factory=list)
 
     @property
     def number(self) -> int:
@@ -68,6 +70,7 @@ class Confirmation:
         seed: The fresh seed.
         status: COMPLETE, or why there is no number.
         metrics: Test metrics by name, and the parameter counts.
+        seconds: Search time of the event.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Confirmation:
     status: Status
     metrics: Mapping[str, float]
     error: str = ""
+    seconds: float = 0.0
 
 
 class History:
@@ -139,7 +143,9 @@ class History:
                 raise UsageError(f"the ledger is damaged: number {record.number} follows {len(self.records) - 1}")
             self.records.append(record)
         elif kind == "report":
-            self._record(event).reports.append(Report(event["step"], event["metrics"]))
+            record = self._record(event)
+            record.reports.append(Report(event["step"], event["metrics"]))
+            record.report_seconds.append(event["seconds"])
         elif kind == "tell":
             record = self._record(event)
             record.status, record.metrics = Status(event["status"]), event["metrics"]
@@ -147,7 +153,9 @@ class History:
             self.told.append(record.number)
         elif kind == "rerun":
             # Its driver or worker died before it was told: what it reported then is dropped.
-            self._record(event).reports.clear()
+            record = self._record(event)
+            record.reports.clear()
+            record.report_seconds.clear()
         elif kind == "confirm":
             self.confirmations.append(
                 Confirmation(
@@ -158,6 +166,7 @@ class History:
                     Status(event["status"]),
                     event["metrics"],
                     event["error"],
+                    event["seconds"],
                 )
             )
         elif kind == "resume":

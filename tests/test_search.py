@@ -10,6 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from autopeft import ledger, search
+from autopeft.errors import AutoPEFTError, EnvironmentFault, Refused
+from autopeft.history import History
+from autopeft.ledger import NAME, Ledger
+from autopeft.search import Search, summary
+from autopeft.trial import Report, Result, Status, derive_seed
 from tests.executors.conversations import (
     HEADER,
     OBJECTIVES,
@@ -24,13 +31,6 @@ from tests.executors.conversations import (
     make_search,
     outcome,
 )
-
-from autopeft import ledger, search
-from autopeft.errors import AutoPEFTError, EnvironmentFault, Refused
-from autopeft.history import History
-from autopeft.ledger import NAME, Ledger
-from autopeft.search import Search, summary
-from autopeft.trial import Report, Result, Status, derive_seed
 from tests.test_ledger import no_files_beyond
 
 

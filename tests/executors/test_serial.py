@@ -7,7 +7,6 @@ import signal
 import threading
 
 import pytest
-from tests.executors.conversations import Toy, events, lines, make_search
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault
 from autopeft.executors.serial import Serial
@@ -15,6 +14,7 @@ from autopeft.history import History
 from autopeft.ledger import NAME
 from autopeft.search import summary
 from autopeft.trial import Report, Result, Status
+from tests.executors.conversations import Toy, events, lines, make_search
 from tests.test_ledger import no_files_beyond
 
 
