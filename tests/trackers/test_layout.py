@@ -115,15 +115,6 @@ def test_exactly_one_is_selected_and_ranks_count_from_one(searched):
     assert ranks == list(range(1, len(searched.history.front()) + 1))
 
 
-def test_only_numbers_are_points():
-    events = h.search(3)
-    events[2]["metrics"] = {"train_loss": math.nan, "accuracy": math.inf}
-    keys = {(p.key, p.step) for p in layout(events).trial(0, is_over=True).points}
-    assert ("train/loss", 40) not in keys
-    assert ("eval/accuracy", 40) not in keys
-    assert ("train/loss", 120) in keys
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -159,7 +150,7 @@ def test_a_note_is_never_cut_by_mlflow(name):
     events = [h.header()]
     for number in range(200):  # all on the front
         events += [h.ask(number, {"method": "lora"}),
-                   h.tell(number, {"accuracy": 0.9 - number / 1000, "trainable_parameters": 100_000.0 - number})]  # fmt: skip
+                   h.tell(number, {"accuracy": 0.9 - number / 1e3, "trainable_parameters": 1e5 - number})]  # fmt: skip
     found = layout(events, lambda params: name)
     note = found.note(Address("1", "r" * 32), dict.fromkeys(range(200), "c" * 32), [layouts.PICTURE, layouts.PAGE], "v")
     assert len(note) <= 8000
