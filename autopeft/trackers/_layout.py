@@ -342,7 +342,9 @@ class Layout:
         links = []
         if PAGE in have:
             links.append(f"[Interactive front]({base}/runs/{address.run}/artifacts/{PAGE}?{WORKFLOW})")
-        links.append(f"[All trials as charts]({base}/runs?{WORKFLOW}&compareRunsMode=CHART&viewStateShareKey={self.search_id})")
+        links.append(
+            f"[All trials as charts]({base}/runs?{WORKFLOW}&compareRunsMode=CHART&viewStateShareKey={self.search_id})"
+        )
         parts = [" · ".join(links), self.redactor.text(verdict) or self._state()]
         if PICTURE in have:
             parts.append(
