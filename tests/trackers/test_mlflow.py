@@ -210,7 +210,7 @@ def test_a_deleted_experiment_is_explained(tmp_path):
     folder, history = run_folder(tmp_path), History(h.search(2))
     client = MlflowClient(tracking_uri=uri(folder))
     client.delete_experiment(client.create_experiment("mine"))
-    with pytest.raises(UsageError, match="was deleted.*mlflow experiments restore"):
+    with pytest.raises(UsageError, match=r"was deleted.*mlflow experiments restore"):
         tracker(folder, experiment="mine").fill(history)
 
 
