@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.history import History
+from autopeft.trackers._store import without_chatter
 from autopeft.trackers.mlflow import MLflow
 
 
@@ -20,7 +21,8 @@ def _template() -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="autopeft-test-mlflow-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    with without_chatter():
+        MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
     return folder / "mlflow.db"
 
 

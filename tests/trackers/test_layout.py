@@ -149,10 +149,10 @@ def test_a_note_opens_with_links_verdict_picture_table(searched):
 def test_a_note_is_never_cut_by_mlflow(name):
     events = [h.header()]
     for number in range(200):  # all on the front
-        events += [h.ask(number, {"method": "lora"}),
-                   h.tell(number, {"accuracy": 0.9 - number / 1e3, "trainable_parameters": 1e5 - number})]  # fmt: skip
-    found = layout(events, lambda params: name)
-    note = found.note(Address("1", "r" * 32), dict.fromkeys(range(200), "c" * 32), [layouts.PICTURE, layouts.PAGE], "v")
+        metrics = {"accuracy": 0.9 - number / 1000, "trainable_parameters": 100_000.0 - number}
+        events += [h.ask(number, {"method": "lora"}), h.tell(number, metrics)]
+    found, children = layout(events, lambda params: name), dict.fromkeys(range(200), "c" * 32)
+    note = found.note(Address("1", "r" * 32), children, [layouts.PICTURE, layouts.PAGE], "v")
     assert len(note) <= 8000
     last = note.splitlines()[-1]
     shown = len(note.splitlines()) - 9
