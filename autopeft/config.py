@@ -246,24 +246,26 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def build_space(config: Config, n_layers: int) -> Space:
-    """The config's space for a model of so many layers.
+def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
+    """The config's space for a model of so many layers, with modules of these kinds.
 
     Raises:
         ConfigError: The space does not fit the model: a default names a layer that it lacks.
     """
-    space, faults = _parse_space(config.space, n_layers)
+    space, faults = _parse_space(config.space, n_layers, [kind for kind in MODULE_KINDS if kind in kinds])
     if space is None:
         raise ConfigError([Fault(f"space.{f.path}", f.message) for f in faults], f"the space, for {n_layers} layers")
     return space
 
 
-def _parse_space(spec: Mapping[str, Any], n_layers: int) -> tuple[Space | None, list[Fault]]:
+def _parse_space(
+    spec: Mapping[str, Any], n_layers: int, kinds: Sequence[str] = MODULE_KINDS
+) -> tuple[Space | None, list[Fault]]:
     known: dict[str, set[str]] = {}
     for name in plugins.names("methods"):
         known[name] = {*COMMON_KEYS, *plugins.load("methods", name).keys}
     known["shared"] = set().union(*known.values())
-    return parse(spec, {"layers": range(n_layers), "modules": MODULE_KINDS}, known)
+    return parse(spec, {"layers": range(n_layers), "modules": kinds}, known)
 
 
 def find_space(name: str, folder: Path) -> Path:

@@ -101,7 +101,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     setup = make_setup(config, folder)
     data = prepare_data(setup)
     model = Model(setup, len(data.label_names), config.budget.parameters)
-    space = build_space(config, model.view.n_layers)
+    space = build_space(config, model.view.n_layers, list(model.view.kinds))
     trivial = task.trivial(data.splits["train"].labels, data.splits["validation"].labels, len(data.label_names))
     objectives = tuple(make_objective(entry, trivial, model.parameters) for entry in config.objectives)
     signal = choose_signal(config, objectives, len(data.splits["validation"]))
@@ -133,6 +133,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
             "path": setup.model,
             "revision": setup.revision or weights_digest(setup.model),
             "n_layers": model.view.n_layers,
+            "kinds": list(model.view.kinds),
             "parameters": model.parameters,
         },
         "baselines": {"majority": trivial},
@@ -149,7 +150,7 @@ def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
     setup = with_choice(make_setup(config, folder), header["chosen"])
     setup = replace(setup, score_rungs=header["signal"] != "train_loss")
     objectives = tuple(Objective.from_json(entry) for entry in header["objectives"])
-    space = build_space(config, header["model"]["n_layers"])
+    space = build_space(config, header["model"]["n_layers"], header["model"]["kinds"])
     return Prepared(config, setup, space, objectives, header["signal"], header)
 
 

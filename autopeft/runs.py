@@ -25,6 +25,7 @@ from autopeft.pareto import knee
 from autopeft.prepared import Model, Prepared, reopen
 from autopeft.search import Search, summary
 from autopeft.training.setup import Setup
+from autopeft.trial import Status
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -207,14 +208,37 @@ class Run:
         prepared = reopen(self.config, self.history.header, self.folder)
         setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
         with opened(self.folder) as ledger:
+            self._note_majority(ledger, setup)
             conversation = Confirm(ledger, picked, seeds, self.config.seed, [] if quiet else [_say_confirmation])
             executor = plugins.load("executors", self.config.executor.name)(**executor_options(self.config))
             executor.run(conversation, evaluator(setup, "test"))
             shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
-            self.history = conversation.history
+        self.history = open_run(self.folder).history
         self.write_front()
         self.report()
         return self.front
+
+    def _note_majority(self, ledger: Ledger, setup: Setup) -> None:
+        """The test scores of the most frequent training label, written once: it has no seed."""
+        from autopeft.training.data import prepare as prepare_data
+
+        data = prepare_data(setup)
+        task = plugins.load("tasks", setup.task)()
+        scores = task.trivial(data.splits["train"].labels, data.splits["test"].labels, len(data.label_names))
+        known = History(ledger.events)
+        if all(confirmation.name != "majority" for confirmation in known.confirmations):
+            ledger.append(
+                {
+                    "event": "confirm",
+                    "name": "majority",
+                    "number": None,
+                    "params": {},
+                    "seed": 0,
+                    "status": str(Status.COMPLETE),
+                    "metrics": scores,
+                    "error": "",
+                }
+            )
 
     def candidates(self) -> list[Candidate]:
         """The front, and the baselines that a reviewer asks for: the best frozen head, the best full fine-tuning."""

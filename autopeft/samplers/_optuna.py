@@ -140,6 +140,13 @@ def check_count(sampler: str, option: str, value: object, least: int) -> int:
     return value
 
 
+def check_share(sampler: str, option: str, value: object) -> float:
+    """The value, if it is a number in [0, 1]."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise UsageError(f"sampler {sampler!r}: {option} is a number between 0 and 1, not {value!r}")
+    return float(value)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without Optuna's notes on each study and its warnings that an option is experimental or leaves in version 6."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from autopeft.objectives import Objective
-from autopeft.samplers._optuna import OptunaSampler, check_count
+from autopeft.samplers._optuna import OptunaSampler, check_count, check_share
 from autopeft.space import Space
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ class NSGA2Sampler(OptunaSampler):
     ) -> None:
         super().__init__(space, objectives, startup=0)
         self.population_size = check_count("nsga2", "population_size", population_size, 2)
-        self.crossover, self.swap, self.mutation = crossover, swap, mutation
+        self.crossover = check_share("nsga2", "crossover", crossover)
+        self.swap = check_share("nsga2", "swap", swap)
+        self.mutation = None if mutation is None else check_share("nsga2", "mutation", mutation)
 
     def ask(self, number: int, seed: int) -> Mapping[str, Any]:
         if self.completed < self.population_size:
@@ -79,7 +81,7 @@ class NSGA2Sampler(OptunaSampler):
 
 def _tournament(parents: Sequence[FrozenTrial], rng: np.random.Generator) -> FrozenTrial:
     """Two at random; the one that dominates the other, else the first."""
-    first, second = (parents[index] for index in rng.integers(len(parents), size=2))
+    first, second = (parents[int(index)] for index in rng.integers(len(parents), size=2))
     pairs = list(zip(second.values, first.values))
     dominates = all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
     return second if dominates else first

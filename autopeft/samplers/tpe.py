@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autopeft.objectives import Objective
-from autopeft.samplers._optuna import OptunaSampler, check_count
+from autopeft.samplers._optuna import OptunaSampler, check_count, check_share
 from autopeft.space import Space
 
 if TYPE_CHECKING:
@@ -20,8 +20,10 @@ class TPESampler(OptunaSampler):
     g is the density of all others, refused and stopped ones included. Both are kernel estimates, joint over the
     dimensions that occur together (Bergstra et al., 2011; Ozaki et al., 2022, doi.org/10.1613/jair.1.13188).
 
-    Good is a tenth of the trials that ran, and complete. Optuna counts refused ones there too, and where few may run
-    it fills the good up with refused ones.
+    Good is a quarter of the trials that ran, complete ones only. Optuna's tenth suits one optimum: of 40 trials it
+    takes four, and a front has more points than that. On two synthetic conditional surfaces, 40, 70 and 120 trials
+    and 16 seeds each, a quarter beat a tenth in all six cases (tests/statistical). Optuna also counts refused trials
+    there, and where few may run it fills the good up with refused ones.
 
     Args:
         space: What may be proposed.
@@ -29,18 +31,26 @@ class TPESampler(OptunaSampler):
         n_startup_trials: Trials that were told, refused ones not counted, before TPE begins. The methods' stock
             defaults count.
         n_candidates: Draws from l for each ask.
+        good_share: Share of the trials that count as good.
     """
 
     def __init__(
-        self, space: Space, objectives: Sequence[Objective], *, n_startup_trials: int = 10, n_candidates: int = 24
+        self,
+        space: Space,
+        objectives: Sequence[Objective],
+        *,
+        n_startup_trials: int = 10,
+        n_candidates: int = 24,
+        good_share: float = 0.25,
     ) -> None:
         super().__init__(space, objectives, check_count("tpe", "n_startup_trials", n_startup_trials, 0))
         self.n_candidates = check_count("tpe", "n_candidates", n_candidates, 1)
+        self.good_share = check_share("tpe", "good_share", good_share)
 
     def sampler(self, seed: int) -> BaseSampler:
         from optuna.samplers import TPESampler as OptunaTPE
 
-        n_good = min(math.ceil(0.1 * self.ran), self.completed)
+        n_good = min(math.ceil(self.good_share * self.ran), self.completed)
         return OptunaTPE(
             n_startup_trials=0,
             n_ei_candidates=self.n_candidates,

@@ -1,14 +1,9 @@
-"""Stops a trial when at least `k` trials at the same rung were no larger and better. Nothing else.
-
-No fraction and no bracket: a larger trial never pushes out a smaller one, more rungs do no harm, and what it saves
-grows with the search. Replayed on recorded curves in benchmarks/stopping.
-"""
+"""Stops a trial that others dominate: no larger, and better at the same rung. The default."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-
-import numpy as np
 
 from autopeft.errors import UsageError
 from autopeft.history import Record
@@ -16,29 +11,43 @@ from autopeft.objectives import Objective, losses
 from autopeft.trial import Report
 
 
-class Dominated:
-    """Compares a rung with the reports of the same step, of running trials too.
+class DominatedStopper:
+    """At a rung, a trial is stopped when at least k trials at that rung were no larger and better.
+
+    Nothing else: no fraction, no bracket. A larger trial never pushes out a smaller one, however good it is, and each
+    rung judges alone, so more rungs do no harm. No larger means: no worse in every objective that is known before
+    training. Better means strictly, so that twins never stop each other. Trials that were stopped at a rung still
+    count there: what they showed is as true.
+
+    With the score as only objective all trials are the same size, and those that are not among the k best so far
+    stop; `halving` is milder then.
 
     Args:
-        objectives: The first one is the signal, read from the report; the others are known before training.
-        k: How many must dominate.
+        objectives: The first is judged by the rung's report, the others are read from what is known before training.
+        k: How many must dominate. 2 forgives one lucky trial.
     """
 
-    def __init__(self, objectives: Sequence[Objective], k: int = 2) -> None:
-        if k < 1:
-            raise UsageError(f"stopper.k is 1 or more, not {k}")
+    def __init__(self, objectives: Sequence[Objective], *, k: int = 2) -> None:
+        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+            raise UsageError(f"stopper 'dominated': k is a whole number from 1, not {k!r}")
         self.objectives, self.k = tuple(objectives), k
-        self._rungs: dict[int, list[np.ndarray]] = {}
+        self._rungs: dict[int, dict[int, tuple[float, ...]]] = defaultdict(dict)  # step → number → losses
 
     def report(self, record: Record, report: Report) -> bool:
-        mine = losses(self.objectives, {**record.known, **report.metrics})
-        others = self._rungs.setdefault(report.step, [])
-        dominating = sum(bool((other[1:] <= mine[1:]).all() and other[0] < mine[0]) for other in others)
-        others.append(mine)
-        return dominating >= self.k
+        score, *others = self.objectives
+        (signal,) = losses([score], report.metrics)
+        mine = (float(signal), *map(float, losses(others, record.known)))
+        rung = self._rungs[report.step]
+        rung[record.number] = mine
+        return sum(_dominates(theirs, mine) for theirs in rung.values()) >= self.k
 
     def tell(self, record: Record) -> None:
-        """A failed trial's rungs stay: what they were then, they were."""
+        """How a trial ended says nothing of the rungs of the others."""
 
 
-plugin = Dominated
+def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Better in the first loss, and no worse in the others."""
+    return one[0] < other[0] and all(a <= b for a, b in zip(one[1:], other[1:]))
+
+
+plugin = DominatedStopper

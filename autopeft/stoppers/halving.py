@@ -1,44 +1,42 @@
-"""Asynchronous successive halving on the score alone (Li et al., 2020, arXiv:1810.05934): for comparison.
-
-At a rung a trial goes on when its score is among the best 1/eta of those seen there so far. It does not know sizes, so
-small trials go first: on the recorded curves of benchmarks/stopping it loses a fifth of the front.
-"""
+"""Asynchronous successive halving on the score alone. For comparison: it stops small models for being small."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from autopeft.errors import UsageError
 from autopeft.history import Record
-from autopeft.objectives import Objective
+from autopeft.objectives import Objective, losses
 from autopeft.trial import Report
 
 
-class Halving:
-    """Ranks each rung by the first objective.
+class HalvingStopper:
+    """At a rung, a trial goes on when it is among the best 1 / eta of those that came there so far, itself included.
+
+    The stopping form of ASHA (Li et al., 2020, arXiv:1810.05934): the first to arrive goes on, and nobody waits. Of
+    n arrivals, the best ceil(n / eta) go on; ties go on together.
 
     Args:
-        objectives: The first one is the signal.
-        eta: One of so many goes on.
+        objectives: Only the first is looked at.
+        eta: One in how many goes on.
     """
 
-    def __init__(self, objectives: Sequence[Objective], eta: float = 3.0) -> None:
-        if eta <= 1:
-            raise UsageError(f"stopper.eta is above 1, not {eta}")
-        self.signal, self.eta = objectives[0], eta
-        self._rungs: dict[int, list[float]] = {}
+    def __init__(self, objectives: Sequence[Objective], *, eta: float = 3) -> None:
+        if not isinstance(eta, (int, float)) or isinstance(eta, bool) or not eta > 1:
+            raise UsageError(f"stopper 'halving': eta is a number above 1, not {eta!r}")
+        self.score, self.eta = objectives[0], eta
+        self._rungs: dict[int, dict[int, float]] = defaultdict(dict)  # step → number → loss
 
     def report(self, record: Record, report: Report) -> bool:
-        mine = self.signal.loss(report.metrics[self.signal.metric])
-        seen = self._rungs.setdefault(report.step, [])
-        seen.append(mine)
-        if len(seen) < self.eta:
-            return False  # too few to rank
-        better = sum(other < mine for other in seen)
-        return better >= len(seen) / self.eta
+        mine = float(losses([self.score], report.metrics)[0])
+        rung = self._rungs[report.step]
+        rung[record.number] = mine
+        better = sum(theirs < mine for theirs in rung.values())
+        return better >= len(rung) / self.eta
 
     def tell(self, record: Record) -> None:
-        """A failed trial's rungs stay."""
+        """How a trial ended says nothing of the rungs of the others."""
 
 
-plugin = Halving
+plugin = HalvingStopper

@@ -9,8 +9,8 @@ from autopeft.objectives import Objective
 from autopeft.trial import Report
 
 
-class Never:
-    """Stops nothing."""
+class NeverStopper:
+    """What every other stopper is measured against."""
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         pass
@@ -22,4 +22,4 @@ class Never:
         pass
 
 
-plugin = Never
+plugin = NeverStopper

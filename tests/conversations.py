@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from autopeft import ledger as ledgers
 from autopeft.ledger import NAME, Ledger
 from autopeft.objectives import Objective
-from autopeft.samplers.random import Random
+from autopeft.samplers.random import RandomSampler
 from autopeft.search import Search
 from autopeft.space import Choice, Dimension, Float, Int, Space
-from autopeft.trial import Report, Result, Status
+from autopeft.trial import WEATHER, Report, Result, Status
 
 OBJECTIVES = (
     Objective("accuracy", "maximize", 0.1),
@@ -28,7 +29,7 @@ SPACE = Space(
 )
 
 
-def check(params):
+def CHECK(params):
     return {"trainable_parameters": float(10 + 100 * params.get("lora.rank", 0))}
 
 
@@ -73,7 +74,7 @@ class Rank3:
     """A stopper: low scores at step 3 end there."""
 
     def report(self, record, report):
-        return report.step == 3 and report.metrics["accuracy"] < 0.25
+        return report.step == 3 and report.metrics["accuracy"] < 0.33
 
     def tell(self, record):
         pass
@@ -90,11 +91,22 @@ def make_search(folder, trials=12, seed=0, stopper=None, sampler=None):
         ledger = Ledger(folder / NAME)
     return Search(
         space=SPACE,
-        sampler=sampler or Random(SPACE, OBJECTIVES),
+        sampler=sampler or RandomSampler(SPACE, OBJECTIVES),
         stopper=stopper or Rank3(),
         ledger=ledger,
-        check=check,
+        check=CHECK,
         seed=seed,
         first=SPACE.defaults(),
         most_trials=trials,
     )
+
+
+def events(folder):
+    """The ledger's events without what is weather."""
+    out = []
+    for event in ledgers.read(Path(folder) / NAME):
+        event = {key: value for key, value in event.items() if key != "seconds"}
+        if "metrics" in event:
+            event["metrics"] = {name: value for name, value in event["metrics"].items() if name not in WEATHER}
+        out.append(event)
+    return out

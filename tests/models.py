@@ -1,0 +1,76 @@
+"""Tiny models with random weights, built from configs in milliseconds, saved as transformers folders."""
+
+import json
+
+import numpy as np
+import torch
+
+WORDS = ["good", "bad", "fine", "awful", "day", "night", "film", "song", "nice", "dull"]
+
+
+def bert(folder, attention="eager"):
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=40, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, num_labels=2,
+        max_position_embeddings=32,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 32})
+    )
+    return str(folder)
+
+
+def vit(folder):
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(0)
+    config = ViTConfig(
+        image_size=16, patch_size=8, hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64
+    )
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return str(folder)
+
+
+def mobilenet(folder, tf_padding=True):
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, MobileNetV2ImageProcessor
+
+    torch.manual_seed(0)
+    config = MobileNetV2Config(depth_multiplier=0.35, image_size=32, tf_padding=tf_padding)
+    model = MobileNetV2ForImageClassification(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the plain mean: random weights need calibrated statistics, or all features are 0
+    model.train()(pixel_values=torch.randn(64, 3, 32, 32))
+    model.save_pretrained(folder)
+    MobileNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+def text_inputs():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(4, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    return {"input_ids": torch.randint(5, 15, (4, 7), generator=generator) * mask, "attention_mask": mask}
+
+
+def image_inputs(size):
+    return {"pixel_values": torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))}
+
+
+def write_texts(path, rows, seed=0):
+    """A CSV whose label is whether the text has more good words than bad ones."""
+    rng = np.random.default_rng(seed)
+    good, bad, other = ["good", "fine", "nice"], ["bad", "awful", "dull"], ["day", "night", "film", "song"]
+    lines = ["text,label"]
+    for index in range(rows):
+        label = index % 2
+        words = [*rng.choice(good if label else bad, 2), *rng.choice(other, rng.integers(1, 8))]
+        lines.append(f"{' '.join(rng.permutation(words))},{'positive' if label else 'negative'}")
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -1,0 +1,202 @@
+"""One trial: what it reports, how it ends, and that the cached prefix changes nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from models import bert, mobilenet, write_texts
+from safetensors.torch import load_file
+
+from autopeft.training import loop
+from autopeft.training.loop import Worker, learning_rate_factor, rung_steps, total_steps
+from autopeft.training.setup import Setup
+from autopeft.trial import WEATHER, Report, Result, Status, Trial
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loop")
+    (folder / "model").mkdir()
+    data = {"train": str(write_texts(folder / "train.csv", 240)), "text": "text", "label": "label",
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    return Setup(
+        model=bert(folder / "model"), task="text_classification", data=data, folder=str(folder / "run"),
+        cache=str(folder / "cache"), epochs=4, batch_size=16, keep="all", rungs=(0.25, 0.5), score_rungs=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def worker(setup):
+    return Worker(setup)
+
+
+def trial(method="lora", number=0, seed=5, **params):
+    return Trial(number, {"method": method, f"{method}.lr": 5e-3, "head.lr": 1e-2, **params}, seed)
+
+
+def outcome(events):
+    *reports, result = list(events)
+    assert all(isinstance(report, Report) for report in reports)
+    assert isinstance(result, Result)
+    return reports, result
+
+
+def steady(metrics):
+    return {name: value for name, value in metrics.items() if name not in WEATHER}
+
+
+def test_a_trial_reports_at_its_rungs_and_learns(worker, setup):
+    reports, result = outcome(worker.evaluate(trial("full", number=1)))
+    assert [report.step for report in reports] == [9, 18]
+    assert all({"train_loss", "accuracy"} <= set(report.metrics) for report in reports)
+    assert result.status is Status.COMPLETE, result.error
+    assert result.metrics["accuracy"] > 0.9
+    tensors = load_file(Path(setup.folder) / "trials" / "00001" / "trained.safetensors")
+    assert sum(tensor.numel() for tensor in tensors.values()) == result.metrics["trainable_parameters"]
+
+
+@pytest.mark.parametrize("method", ["head", "last_layers", "lora"])
+def test_the_same_trial_twice_gives_the_same_bits(worker, setup, method):
+    runs = [outcome(worker.evaluate(trial(method, number=2)))[1]]
+    first = (Path(setup.folder) / "trials" / "00002" / "trained.safetensors").read_bytes()
+    outcome(worker.evaluate(trial("lora", number=3)))  # something else in between
+    runs.append(outcome(Worker(setup).evaluate(trial(method, number=2)))[1])
+    assert (Path(setup.folder) / "trials" / "00002" / "trained.safetensors").read_bytes() == first
+    assert steady(runs[0].metrics) == steady(runs[1].metrics)
+
+
+@pytest.mark.parametrize("method", ["head", "last_layers", "bias"])
+def test_the_cached_prefix_changes_logits_by_rounding_only(worker, setup, method):
+    plain = Worker(replace(setup, prefix_cache_bytes=0))
+    params = {f"{method}.layers": [2]} if method == "bias" else {}
+    cached, uncached = (w.network(trial(method, **params)) for w in (worker, plain))
+    assert cached.depth > 0 == uncached.depth
+    a, b = worker.logits(cached, "validation"), plain.logits(uncached, "validation")
+    assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+
+
+def test_the_base_is_untouched_by_a_hundred_trials_of_all_kinds(worker):
+    before = {name: tensor.clone() for name, tensor in worker.base.state_dict().items()}
+    for number, method in enumerate(["lora", "full", "bias", "ia3", "serial_adapter"]):
+        worker.network(trial(method, number=number))
+        outcome(Worker.evaluate(worker, trial(method, number=10 + number)))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in worker.base.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_fails_with_its_reason(worker):
+    _, result = outcome(worker.evaluate(trial("full", **{"full.lr": 1e12})))
+    assert result.status is Status.FAILED
+    assert "training loss is" in result.error or "not finite" in result.error
+
+
+def test_a_trial_that_takes_too_long_fails(setup):
+    _, result = outcome(Worker(replace(setup, trial_seconds=1e-9)).evaluate(trial()))
+    assert result.status is Status.FAILED
+    assert "time limit" in result.error
+
+
+def test_a_trial_ends_without_a_result_when_the_search_does(setup):
+    assert list(Worker(setup, lambda: True).evaluate(trial())) == []
+
+
+def test_a_refused_configuration_fails_rather_than_flies(worker):
+    _, result = outcome(worker.evaluate(trial("lora", **{"lora.layers": [77]})))
+    assert result.status is Status.FAILED
+    assert "layers 0 to 2" in result.error
+
+
+class Limited:
+    """Memory for so many rows of gradient at once."""
+
+    def __init__(self, network, rows):
+        self.network, self.rows, self.model = network, rows, network.model
+
+    def __call__(self, *args, **inputs):
+        first = next(iter(inputs.values()))
+        if torch.is_grad_enabled() and len(first) > self.rows:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return self.model(*args, **inputs)
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
+def limited(monkeypatch, rows):
+    make = loop.Worker.network
+
+    def network(self, trial):
+        made = make(self, trial)
+        made.model = Limited(made, rows)
+        return made
+
+    monkeypatch.setattr(loop.Worker, "network", network)
+
+
+def test_out_of_memory_halves_the_micro_batch_at_the_same_effective_batch(setup, monkeypatch):
+    plain = outcome(Worker(setup).evaluate(trial("bias")))[1]
+    limited(monkeypatch, 5)
+    _, result = outcome(Worker(setup).evaluate(trial("bias")))
+    assert result.status is Status.COMPLETE, result.error
+    assert result.metrics["micro_batch_size"] == 4
+    assert result.metrics["train_loss"] == pytest.approx(plain.metrics["train_loss"], rel=1e-3)
+
+
+def test_out_of_memory_with_one_row_is_a_status_of_its_own(setup, monkeypatch):
+    limited(monkeypatch, 0)
+    _, result = outcome(Worker(setup).evaluate(trial("bias")))
+    assert result.status is Status.OUT_OF_MEMORY
+    assert "out of memory" in result.error
+
+
+def test_bf16_scores_as_fp32_does(setup):
+    scores = [outcome(Worker(replace(setup, precision=p)).evaluate(trial()))[1].metrics for p in ("fp32", "bf16")]
+    assert abs(scores[0]["accuracy"] - scores[1]["accuracy"]) <= 0.05
+
+
+def test_halved_weights_give_the_bits_of_autocast(worker):
+    network = worker.network(trial())
+    rows = np.arange(8)
+    network.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = network.logits("validation", rows)
+        loop.halve_frozen(network.model, {})
+        halved = network.logits("validation", rows)
+    assert torch.equal(cast, halved)
+
+
+def test_a_convolutional_prefix_is_cached_too(tmp_path):
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        folder = tmp_path / "pictures" / ("dark" if index % 2 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 100, (32, 32, 3)) + (0 if index % 2 else 150)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
+    (tmp_path / "model").mkdir()
+    setup = Setup(
+        model=mobilenet(tmp_path / "model"), task="image_classification",
+        data={"train": str(tmp_path / "pictures"), "validation_share": 0.25, "test_share": 0.25},
+        folder=str(tmp_path / "run"), cache=str(tmp_path / "cache"), epochs=1, batch_size=8,
+    )  # fmt: skip
+    for method in ("head", "last_layers"):
+        cached, plain = Worker(setup), Worker(replace(setup, prefix_cache_bytes=0))
+        a, b = (w.logits(w.network(trial(method)), "validation") for w in (cached, plain))
+        assert cached.network(trial(method)).depth > 0
+        assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
+    _, result = outcome(cached.evaluate(trial("lora", **{"lora.modules": ["convolution"], "lora.layers": [15]})))
+    assert result.status is Status.COMPLETE, result.error
+
+
+def test_steps_rungs_and_schedule():
+    setup = Setup(model="", task="", data={}, folder="", cache="", epochs=2, batch_size=10, warmup=0.1)
+    assert total_steps(setup, 95) == 20
+    assert total_steps(replace(setup, steps=7, epochs=None), 95) == 7
+    assert rung_steps((0.01, 0.3, 1.0), 20) == {1, 6}
+    factors = [learning_rate_factor(setup, 20, step) for step in range(20)]
+    assert factors[2] == max(factors) == 1.0
+    assert factors[0] == pytest.approx(1 / 3)
+    assert 0 < factors[-1] < 0.1
+    assert learning_rate_factor(replace(setup, schedule="constant"), 20, 19) == 1.0
