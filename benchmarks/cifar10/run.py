@@ -1,4 +1,4 @@
-"""CIFAR-10 with MobileNetV2: `python benchmarks/cifar10/run.py` searches, confirms, and writes REPORT.md beside this file."""
+"""CIFAR-10 with MobileNetV2: `python benchmarks/cifar10/run.py` searches, confirms, writes REPORT.md."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""SST-2 with MiniLM: `python benchmarks/sst2/run.py` searches, confirms, and writes REPORT.md beside this file."""
+"""SST-2 with MiniLM: `python benchmarks/sst2/run.py` searches, confirms, writes REPORT.md."""
 
 import sys
 from pathlib import Path

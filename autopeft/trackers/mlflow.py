@@ -1,0 +1,388 @@
+"""MLflow: the search as a parent run, its trials as child runs, the front as a picture in the parent's note.
+
+Only the driver writes, from one thread of its own that hears of events through a bounded queue and keeps its own fold
+of them. Whatever fails there is warned of once and tried again later; what never got through, `autopeft track RUN`
+fills in from the ledger. What is written is always the difference between what MLflow should hold and what it holds,
+so writing everything again adds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import queue
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import AutoPEFTError, EnvironmentFault
+from autopeft.history import History, Record
+from autopeft.trackers._layout import NUMBERS, WORKFLOW, Address, Describe, Layout, cut
+from autopeft.trackers._redact import Redactor
+from autopeft.trackers._store import (
+    Held,
+    Store,
+    artifacts_of,
+    import_mlflow,
+    sole_writer,
+    tracking_uri,
+    without_chatter,
+)
+
+MOST_EVENTS = 10_000  # that wait; when more come, the rest is read from the whole history at the end
+PERIOD_SECONDS = 1.0  # between two writings: what came meanwhile goes in one
+LONGEST_PAUSE = 60.0  # between two tries of a store that fails
+FIRST_SHOW_SECONDS = 30.0  # before the front is drawn for the first time
+SHOW_SHARE = 0.01  # of the time that drawing the front for MLflow may take while the search runs
+TEXTS = {".html", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"}
+
+# The files to show: artifact path → file. They are written to the folder given, from the history given: the tracker's
+# thread has its own fold of the events, which nobody changes meanwhile.
+Artifacts = Callable[[History, Path], Mapping[str, Path]]
+# The adapter folder of a front member; None where there is none.
+Adapters = Callable[[Record], Path | None]
+
+
+class MLflow:
+    """Writes a search to MLflow.
+
+    Args:
+        folder: The run's.
+        uri: Tracking URI; else MLFLOW_TRACKING_URI, else `mlflow.db` beside the run folders.
+        experiment: Its name; `autopeft/<task>/<model>` where absent.
+        describe: What a person calls a configuration.
+        artifacts: Writes the pictures and tables to show.
+        adapters: Finds the adapter folder of a front member.
+        show_every: Trials between two drawings of the front.
+        finish_seconds: How long `finish` waits for what is left.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        uri: str | None = None,
+        experiment: str | None = None,
+        describe: Describe | None = None,
+        artifacts: Artifacts | None = None,
+        adapters: Adapters | None = None,
+        show_every: int = 10,
+        finish_seconds: float = 20.0,
+    ) -> None:
+        self.folder, self.uri, self.experiment = Path(folder), tracking_uri(uri, Path(folder)), experiment
+        self.describe = describe or (lambda params: ", ".join(f"{key} {value}" for key, value in params.items()))
+        self.artifacts, self.adapters = artifacts, adapters
+        self.show_every, self.finish_seconds = show_every, finish_seconds
+        self.is_behind = False
+        self._events: queue.Queue[Mapping[str, Any] | None] = queue.Queue(MOST_EVENTS)
+        self._is_full = self._has_warned = False
+        self._ending, self._abandoned = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # ── the search's thread ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, history: History) -> None:
+        """Starts the thread that writes. MLflow is imported here: two threads that import at once trip each other."""
+        self.history = history
+        self.redactor = Redactor.of([history.config, self.uri])
+        import_mlflow()
+        own = copy.deepcopy(history)
+        self._thread = threading.Thread(target=self._work, args=(own,), name="autopeft-mlflow", daemon=True)
+        self._thread.start()
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        """Puts the event in the queue."""
+        if self._is_full:
+            return  # an event is missing from the thread's fold: it must not get the later ones
+        try:
+            self._events.put_nowait(event)
+        except queue.Full:
+            self._is_full = True
+
+    def finish(self) -> None:
+        """Waits for the thread to write what is left, for a bounded time."""
+        if self._thread is None:
+            return
+        self._ending.set()
+        with contextlib.suppress(queue.Full):
+            self._events.put_nowait(None)
+        # One last try is due to a store that fails, not the patience for one that works.
+        self._thread.join(self.finish_seconds / 4 if self.is_behind else self.finish_seconds)
+        if self._thread.is_alive():
+            self._abandoned.set()
+            self._warn("is slow")
+        self._thread = None
+
+    def fill(self, history: History) -> dict[str, int]:
+        """Brings MLflow to all that the history says. Returns what was added: nothing, the second time.
+
+        Raises:
+            EnvironmentFault: The store fails.
+            UsageError: Another process is writing this search.
+        """
+        self.redactor = Redactor.of([history.config, self.uri])
+        import_mlflow()
+        with sole_writer(self.folder), without_chatter():
+            try:
+                sync = self._connect(history)
+                sync.everything(is_over=True)
+            except AutoPEFTError:
+                raise
+            except Exception as fault:  # MLflow's, its HTTP client's and its database's errors have no common root
+                raise EnvironmentFault(
+                    f"MLflow at {self.redactor.text(self.uri)} cannot be written: {self._reason(fault)}"
+                ) from None  # the cause's text may hold the secret that was masked here
+        return {name: sync.store.counts[name] for name in ("runs", "params", "metrics", "tags", "artifacts")}
+
+    # ── the writing thread ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _work(self, history: History) -> None:
+        try:
+            with without_chatter(), self._alone():
+                self._follow(history)
+        except Exception as fault:  # a tracker never ends a search
+            self._fail(fault)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits for a `track` that is still writing this run."""
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(sole_writer(self.folder))
+                    break
+                except AutoPEFTError:
+                    if self._ending.wait(PERIOD_SECONDS):
+                        raise
+            yield
+
+    def _follow(self, history: History) -> None:
+        """Writes what comes until the search ends, then everything."""
+        due = {record.number for record in history.trials}
+        sync: Sync | None = None
+        pause, next_try = 1.0, 0.0
+        next_show, shown = time.monotonic() + FIRST_SHOW_SECONDS, len(history.told)
+        while not self._ending.is_set():
+            due |= self._take(history)
+            if self._ending.is_set() or time.monotonic() < next_try:
+                continue
+            try:
+                sync = sync or self._connect(history)
+                sync.trials(due)
+                due.clear()
+                if len(history.told) - shown >= self.show_every and time.monotonic() >= next_show:
+                    began = time.monotonic()
+                    sync.show()
+                    shown, next_show = len(history.told), began + (time.monotonic() - began) / SHOW_SHARE
+                pause, self.is_behind = 1.0, False
+            except Exception as fault:
+                self._fail(fault)
+                # What of the last call got through is not known: look it up anew.
+                sync, due = None, {record.number for record in history.trials}
+                pause = min(2 * pause, LONGEST_PAUSE)
+                next_try = time.monotonic() + pause
+        # The search is over, so its own history stands still; events that found the queue full are in it.
+        sync = sync or self._connect(self.history)
+        sync.layout.history = self.history
+        sync.everything(is_over=True)
+        self.is_behind = False
+
+    def _take(self, history: History) -> set[int]:
+        """Waits for events, folds them, and returns the numbers they are about."""
+        numbers: set[int] = set()
+        until = time.monotonic() + PERIOD_SECONDS
+        while not self._ending.is_set():
+            try:
+                event = self._events.get(timeout=max(until - time.monotonic(), 0.0))
+            except queue.Empty:
+                break
+            if event is None:
+                break
+            history.apply(event)
+            if event["event"] in ("ask", "report", "tell", "rerun"):
+                numbers.add(event["number"])
+        return numbers
+
+    def _connect(self, history: History) -> Sync:
+        layout = Layout(history, self.describe, self.redactor)
+        store = Store(self.uri, layout, self.experiment, self.folder)
+        return Sync(store, layout, self.artifacts, self.adapters, self._abandoned)
+
+    def _fail(self, fault: Exception) -> None:
+        self.is_behind = True
+        self._warn(self._reason(fault))
+
+    def _reason(self, fault: Exception) -> str:
+        text = self.redactor.message(str(fault)) if isinstance(fault, AutoPEFTError) else (
+            f"{type(fault).__name__}: {self.redactor.message(str(fault))}"
+        )  # fmt: skip
+        return cut(" ".join(text.split()), 300)
+
+    def _warn(self, reason: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            print(
+                f"MLflow at {self.redactor.text(self.uri)}: {reason}. The search goes on and nothing is lost: "
+                f"`autopeft track {self.folder}` fills in what is missing there",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+class Sync:
+    """Brings a store to what a layout says.
+
+    Args:
+        store, layout: Of one search.
+        artifacts, adapters: See MLflow.
+        abandoned: Looked at between two runs: when set, nobody waits any more.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        layout: Layout,
+        artifacts: Artifacts | None,
+        adapters: Adapters | None,
+        abandoned: threading.Event,
+    ) -> None:
+        self.store, self.layout = store, layout
+        self.artifacts, self.adapters, self.abandoned = artifacts, adapters, abandoned
+
+    def trials(self, numbers: Iterable[int], *, is_over: bool = False) -> None:
+        """Writes the pages of these trials, and the search's own, last when it is over."""
+        self.layout.progress.update(self.layout.history)
+        parent = self._parent()
+        for number in sorted(numbers):
+            self._check()
+            self.store.write(self.layout.trial(number, is_over=is_over), parent.run)
+        if not is_over:
+            self.store.write(self.layout.search(is_over=False))
+
+    def show(self) -> None:
+        """Draws the front, marks its members and writes the parent's note."""
+        self.trials(self.layout.rank())
+        self._note(self._artifacts())
+
+    def everything(self, *, is_over: bool) -> None:
+        """Writes all there is: every trial, every retraining, files, adapters, the note, and the end."""
+        self.layout.progress.update(self.layout.history)
+        self.layout.rank()
+        self.trials([record.number for record in self.layout.history.trials], is_over=is_over)
+        parent = self._parent()
+        for confirmation in self.layout.history.confirmations:
+            self._check()
+            self.store.write(self.layout.replicate(confirmation), parent.run)
+        verdict = self._artifacts()
+        self._adapters()
+        self._note(verdict)
+        self.store.write(self.layout.search(is_over=is_over))
+
+    def _artifacts(self) -> str:
+        """Uploads config and pictures. Returns the verdict that the front's JSON states; empty without one."""
+        parent = self._parent()
+        redactor, verdict = self.layout.redactor, ""
+        with tempfile.TemporaryDirectory(prefix="autopeft-mlflow-") as name:
+            made, out = Path(name) / "made", Path(name) / "out"
+            made.mkdir()
+            found = dict(self.artifacts(self.layout.history, made)) if self.artifacts is not None else {}
+            if NUMBERS in found:
+                verdict = json.loads(found[NUMBERS].read_text()).get("verdict") or ""
+            files = {}
+            for path, file in found.items():
+                files[path] = out / path
+                files[path].parent.mkdir(parents=True, exist_ok=True)
+                if file.suffix in TEXTS:
+                    files[path].write_text(redactor.text(file.read_text()))
+                else:
+                    shutil.copyfile(file, files[path])
+            files["config.resolved.yaml"] = out / "config.resolved.yaml"
+            out.mkdir(exist_ok=True)
+            _write_yaml(redactor.data(self.layout.history.config), files["config.resolved.yaml"])
+            self._check()
+            self.store.upload(parent, files)
+        return verdict
+
+    def _adapters(self) -> None:
+        """Uploads the adapter folders of the front's members."""
+        if self.adapters is None:
+            return
+        for record in self.layout.progress.front:
+            self._check()
+            folder = self.adapters(record)
+            if folder is not None:
+                files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file()]
+                paths = {f"adapter/{file.relative_to(folder).as_posix()}": file for file in files}
+                self.store.upload(self._held(record.number), paths)
+
+    def _note(self, verdict: str) -> None:
+        parent = self._parent()
+        children = {record.number: self._held(record.number).run for record in self.layout.progress.front}
+        note = self.layout.note(Address(self.store.experiment, parent.run), children, artifacts_of(parent), verdict)
+        self.store.tag(parent, "mlflow.note.content", note)
+
+    def _parent(self) -> Held:
+        return self.store.held.get("search") or self.store.ensure(self.layout.search(is_over=False))
+
+    def _held(self, number: int) -> Held:
+        return self.store.held[f"trial {number}"]
+
+    def _check(self) -> None:
+        if self.abandoned.is_set():
+            raise EnvironmentFault("the search ended before all was written")
+
+
+def open_command(history: History, options: Mapping[str, Any], folder: Path) -> str:
+    """The one line that opens MLflow at this search: a command with its address as a comment, or the server's address.
+
+    Args:
+        history: Of the search.
+        options: The tracker's, as the config has them.
+        folder: The run's.
+    """
+    uri = tracking_uri(options.get("uri"), folder)
+    redactor = Redactor.of([history.config, uri])
+    page = f"#/experiments?{WORKFLOW}"
+    import_mlflow()
+    # Without the store there is still the way to MLflow's first page.
+    with without_chatter(), contextlib.suppress(Exception):
+        page = _find(history, uri, options.get("experiment"))
+    if uri.startswith(("http://", "https://")):
+        return f"{redactor.text(uri).rstrip('/').replace('***@', '')}/{page}"
+    program = Path(sys.executable).with_name("mlflow")
+    found = shutil.which("mlflow")
+    if not program.exists() or (found is not None and Path(found).resolve() == program.resolve()):
+        name = "mlflow"
+    else:
+        name = shlex.quote(str(program))  # its environment is not the shell's
+    return (
+        f"{name} ui --backend-store-uri {shlex.quote(redactor.text(uri))} --port 5000  # http://127.0.0.1:5000/{page}"
+    )
+
+
+def _find(history: History, uri: str, experiment: str | None) -> str:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    layout = Layout(history, str, Redactor())
+    found = client.get_experiment_by_name(experiment or layout.experiment_name())
+    assert found is not None, "the search was never written there"
+    filter_string = f"tags.`autopeft.search_id` = '{layout.search_id}' and tags.`autopeft.role` = 'search'"
+    run = client.search_runs([found.experiment_id], filter_string, max_results=1)[0]
+    return f"#/experiments/{found.experiment_id}/runs/{run.info.run_id}?{WORKFLOW}"
+
+
+def _write_yaml(data: Any, path: Path) -> None:
+    from ruamel.yaml import YAML
+
+    with open(path, "w") as file:
+        YAML(typ="safe", pure=True).dump(json.loads(json.dumps(data)), file)
+
+
+plugin = MLflow
