@@ -24,7 +24,9 @@ from autopeft.space import Space
 from autopeft.spaces import SWITCHES
 
 # What app gives a plugin by itself: no option of the user's.
-GIVEN = frozenset({"space", "objectives", "folder", "describe", "quiet", "artifacts", "adapters", "trial_seconds"})
+GIVEN = frozenset(
+    {"space", "objectives", "folder", "describe", "quiet", "terminal", "artifacts", "adapters", "trial_seconds"}
+)
 # Options of a stopper that the search reads: when it looks, and at what.
 STOPPER_OPTIONS = ("rungs", "signal")
 SIGNALS = ("auto", "train_loss")

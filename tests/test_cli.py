@@ -444,7 +444,7 @@ def test_a_second_confirm_says_that_the_test_split_was_seen(autopeft: Autopeft, 
     params = run.history.records[0].params
     metrics = {"accuracy": 0.6, "trainable_parameters": 245.0}
     run.history.apply({"event": "confirm", "name": "trial 0", "number": 0, "params": params, "seed": 1,
-                       "status": "COMPLETE", "metrics": metrics, "error": ""})  # fmt: skip
+                       "status": "COMPLETE", "metrics": metrics, "error": "", "seconds": 9.0})  # fmt: skip
     assert "the test split was seen before" in autopeft("confirm", run.folder)[2]
     code, out, err = autopeft("confirm", run.folder, "--json")
     assert code == 0
