@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from autopeft import ledger as ledgers
+from autopeft.errors import UsageError
 from autopeft.objectives import Objective, losses, reference_point
 from autopeft.pareto import hypervolume, non_dominated
 from autopeft.trial import Report, Status, Trial
@@ -27,6 +28,7 @@ class Record:
         refusal: Why it may not run; empty for a trial.
         error: Why it failed; else empty.
         asked_seconds, told_seconds: Search time of the two events; told is None before.
+        report_seconds: Search time of each report.
     """
 
     trial: Trial
@@ -38,6 +40,7 @@ class Record:
     error: str = ""
     asked_seconds: float = 0.0
     told_seconds: float | None = None
+    report_seconds: list[float] = field(default_factory=list)
 
     @property
     def number(self) -> int:
@@ -67,6 +70,7 @@ class Confirmation:
         seed: The fresh seed.
         status: COMPLETE, or why there is no number.
         metrics: Test metrics by name, and the parameter counts.
+        seconds: Search time of the event.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Confirmation:
     status: Status
     metrics: Mapping[str, float]
     error: str = ""
+    seconds: float = 0.0
 
 
 class History:
@@ -100,8 +105,15 @@ class History:
 
     @staticmethod
     def read(path: Any) -> History:
-        """The history of a ledger file."""
-        return History(ledgers.read(path))
+        """The history of a ledger file.
+
+        Raises:
+            UsageError: There is no ledger, it cannot be read, or its search died before it began.
+        """
+        history = History(ledgers.read(path))
+        if not history.header:
+            raise UsageError(f"{path} is empty: its search died before it began; start it again")
+        return history
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -127,18 +139,23 @@ class History:
             record = Record(Trial.from_json(event), event.get("known", {}), asked_seconds=event["seconds"])
             if kind == "refuse":
                 record.refusal = event["reason"]
-            assert record.number == len(self.records), f"number {record.number} follows {len(self.records) - 1}"
+            if record.number != len(self.records):
+                raise UsageError(f"the ledger is damaged: number {record.number} follows {len(self.records) - 1}")
             self.records.append(record)
         elif kind == "report":
-            self.records[event["number"]].reports.append(Report(event["step"], event["metrics"]))
+            record = self._record(event)
+            record.reports.append(Report(event["step"], event["metrics"]))
+            record.report_seconds.append(event["seconds"])
         elif kind == "tell":
-            record = self.records[event["number"]]
+            record = self._record(event)
             record.status, record.metrics = Status(event["status"]), event["metrics"]
             record.error, record.told_seconds = event["error"], event["seconds"]
             self.told.append(record.number)
         elif kind == "rerun":
             # Its driver or worker died before it was told: what it reported then is dropped.
-            self.records[event["number"]].reports.clear()
+            record = self._record(event)
+            record.reports.clear()
+            record.report_seconds.clear()
         elif kind == "confirm":
             self.confirmations.append(
                 Confirmation(
@@ -149,11 +166,18 @@ class History:
                     Status(event["status"]),
                     event["metrics"],
                     event["error"],
+                    event["seconds"],
                 )
             )
         elif kind == "resume":
             self.resumes.append(event)
         # An event of a later minor version is not ours to judge: it changes nothing here.
+
+    def _record(self, event: Mapping[str, Any]) -> Record:
+        number: int = event["number"]
+        if number >= len(self.records):
+            raise UsageError(f"the ledger is damaged: a {event['event']} of number {number}, which was never asked for")
+        return self.records[number]
 
     def losses(self, records: Sequence[Record]) -> np.ndarray:
         """The losses of complete records: (n_records, n_objectives)."""

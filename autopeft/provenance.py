@@ -6,11 +6,15 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+from autopeft import __version__
+
 PACKAGES = (
-    "autopeft", "torch", "transformers", "peft", "optuna", "ray", "mlflow", "scikit-learn", "datasets", "numpy",
+    "torch", "transformers", "peft", "optuna", "ray", "mlflow", "scikit-learn", "datasets", "tokenizers",
+    "safetensors", "numpy",
 )  # fmt: skip
 
 
@@ -21,7 +25,7 @@ def provenance(device: str) -> dict[str, Any]:
         device: "cpu", "cuda" or "cuda:0": what training ran on.
     """
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), "autopeft": __version__, **_versions()},
         "commit": _commit(),
         "system": platform.platform(),
         "processor": _processor(),
@@ -65,8 +69,10 @@ def _processor() -> str:
 
 
 def _device(device: str) -> str:
-    if not device.startswith("cuda"):
+    """`cuda:0: NVIDIA H100, 79 GiB`; only the name where torch is not loaded: looking is no reason to load it."""
+    torch = sys.modules.get("torch")
+    if not device.startswith("cuda") or torch is None or not torch.cuda.is_available():
         return device
-    import torch
-
-    return f"{device}: {torch.cuda.get_device_name(torch.device(device))}"
+    found = torch.cuda.get_device_properties(torch.device(device))
+    count = torch.cuda.device_count()
+    return f"{device}: {found.name}, {found.total_memory / 2**30:.0f} GiB" + (f", one of {count}" if count > 1 else "")

@@ -142,35 +142,35 @@ class Run:
         go(prepared, self.folder, quiet)
         return open_run(self.folder)
 
-    def write_front(self) -> list[Path]:
-        """front.json, front.csv and front.png in the run's folder."""
+    def write_front(self, folder: Path | None = None) -> list[Path]:
+        """front.json, front.csv and front.png, in the run's folder where none is given."""
         from autopeft.reports import figure
 
-        figure.front_json(self.history, self.folder / "front.json", self.describe)
-        figure.front_csv(self.history, self.folder / "front.csv", self.describe)
-        figure.front_png(self.history, self.folder / "front.png", self.describe)
-        return [self.folder / f"front.{kind}" for kind in ("json", "csv", "png")]
+        folder = folder or self.folder
+        figure.front_json(self.history, folder / "front.json", self.describe)
+        figure.front_csv(self.history, folder / "front.csv", self.describe)
+        figure.front_png(self.history, folder / "front.png", self.describe)
+        return [folder / f"front.{kind}" for kind in ("json", "csv", "png")]
 
-    def report(self) -> list[Path]:
-        """Writes report.html and report.md."""
+    def report(self, folder: Path | None = None) -> list[Path]:
+        """Writes report.html and report.md, to the run's folder where none is given."""
         from autopeft.reports import html, markdown
 
         out = []
         for write, name in ((html.write, "report.html"), (markdown.write, "report.md")):
-            path = self.folder / name
+            path = (folder or self.folder) / name
             write(self.history, path, self.describe, name=self.name)
             out.append(path)
         return out
 
-    def artifacts(self) -> dict[str, Path]:
-        """What a tracker may show: artifact path → file."""
-        self.write_front()
-        paths = {f"00_pareto/pareto.{kind}": self.folder / f"front.{kind}" for kind in ("png", "json", "csv")}
-        paths["config.resolved.yaml"] = self.folder / "config.yaml"
+    def artifacts(self, folder: Path) -> dict[str, Path]:
+        """What a tracker may show, written to a folder of the tracker's own: artifact path → file."""
+        self.write_front(folder)
+        paths = {f"00_pareto/pareto.{kind}": folder / f"front.{kind}" for kind in ("png", "json", "csv")}
         if self.front:
-            self.report()
-            paths |= {"report.html": self.folder / "report.html", "00_pareto/pareto.html": self.folder / "report.html"}
-        return {name: path for name, path in paths.items() if path.exists()}
+            self.report(folder)
+            paths |= {"report.html": folder / "report.html", "00_pareto/pareto.html": folder / "report.html"}
+        return paths
 
     def adapter_folder(self, record: Record) -> Path | None:
         """Where the trained tensors of a trial lie; None where they were not kept."""
@@ -416,7 +416,11 @@ def make_tracker(entry: Any, run: Run, quiet: bool) -> Any:
     if entry.name == "console":
         extra["quiet"] = quiet
     if entry.name == "mlflow":
-        extra |= {"artifacts": run.artifacts, "adapters": run.adapter_folder}
+        # From the history that the tracker gives, not from the run's own, which the search changes meanwhile.
+        extra |= {
+            "artifacts": lambda history, folder: Run(run.folder, history).artifacts(folder),
+            "adapters": run.adapter_folder,
+        }
     return plugins.load("trackers", entry.name)(run.folder, **{**entry.options, **extra})
 
 

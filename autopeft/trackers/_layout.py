@@ -1,0 +1,488 @@
+"""What MLflow should hold of a search: one page a run, worked out from the history alone. Knows no MLflow.
+
+The search is the parent run; trials, and retrainings with other seeds, are its children (MLflow draws two levels).
+Times come from the ledger, so that writing a page again writes the same points. MLflow cuts long texts silently, turns
+infinity into 1.8e308 and refuses some characters in names: nothing here is longer, infinite or refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from autopeft.history import Confirmation, History, Record
+from autopeft.pareto import knee
+from autopeft.trackers._progress import Progress
+from autopeft.trackers._redact import Redactor
+from autopeft.trial import Status
+
+SCHEMA = "1"
+MOST_PARAM, MOST_TAG, MOST_NOTE, MOST_NAME = 500, 4000, 8000, 250
+MOST_TABLE_ROWS = 30
+PICTURE, PAGE, NUMBERS = "00_pareto/pareto.png", "00_pareto/pareto.html", "00_pareto/pareto.json"
+
+Describe = Callable[[Mapping[str, Any]], str]
+
+# How MLflow calls a run that ended so.
+STATUSES = {
+    None: "RUNNING",
+    Status.COMPLETE: "FINISHED",
+    Status.STOPPED: "KILLED",
+    Status.OUT_OF_MEMORY: "FAILED",
+    Status.FAILED: "FAILED",
+}
+COUNTS = {
+    Status.COMPLETE: "search/trials_complete",
+    Status.STOPPED: "search/trials_stopped",
+    Status.OUT_OF_MEMORY: "search/trials_out_of_memory",
+    Status.FAILED: "search/trials_failed",
+}
+COSTS = {
+    "trainable_parameters": "cost/trainable_params",
+    "adapter_parameters": "cost/adapter_params",
+    "head_parameters": "cost/head_params",
+    "train_seconds": "cost/train_seconds",
+    "evaluate_seconds": "cost/evaluate_seconds",
+    "attach_seconds": "cost/attach_seconds",
+    "micro_batch_size": "cost/micro_batch_size",
+}
+
+
+class Point(NamedTuple):
+    """One value of one metric; `timestamp` in milliseconds since 1970."""
+
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """One MLflow run as it should be.
+
+    Attributes:
+        key: Names it within its search: `search`, `trial 17`, `confirm trial 17 seed 5`.
+        name: For people.
+        status: RUNNING, FINISHED, KILLED or FAILED.
+        start, end: Milliseconds since 1970; end is None while it runs.
+        params, tags: Texts, short enough.
+        points: Finite.
+    """
+
+    key: str
+    name: str
+    status: str
+    start: int
+    end: int | None
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    points: tuple[Point, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of its points: where a finished run's tag says the same, all its points are there."""
+        return hashlib.sha256(json.dumps(self.points).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial stands on the front. Exactly one trial of a front is selected: its knee."""
+
+    rank: int
+    is_selected: bool
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the parent run is, as the links in its note need it."""
+
+    experiment: str
+    run: str
+
+
+@dataclass
+class Layout:
+    """The pages of one search.
+
+    Attributes:
+        history: Of the search.
+        describe: What a person calls a configuration.
+        redactor: Knows the config's secrets.
+        progress: The history's tells, folded.
+        places: The front as it was last looked at, by number.
+    """
+
+    history: History
+    describe: Describe
+    redactor: Redactor
+    progress: Progress = field(default_factory=Progress)
+    places: dict[int, Place] = field(default_factory=dict)
+    _curve: list[Point] = field(default_factory=list)
+    _steps: int = 0  # of the curve that are in `_curve`
+
+    @property
+    def search_id(self) -> str:
+        return str(self.history.header["id"])
+
+    @property
+    def score(self) -> str:
+        """The metric key of the score."""
+        return metric_key(self.history.objectives[0].metric)
+
+    def rank(self) -> set[int]:
+        """Looks at the front. Returns the numbers whose place changed."""
+        before, front = self.places, self.progress.front
+        losses = self.history.losses(front)
+        chosen = knee(losses[:, :2]) if front and losses.shape[1] > 1 else 0
+        self.places = {record.number: Place(index + 1, index == chosen) for index, record in enumerate(front)}
+        return {n for n in before.keys() | self.places.keys() if before.get(n) != self.places.get(n)}
+
+    # ── pages ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def experiment_name(self) -> str:
+        """`autopeft/<task>/<model>`: searches that can be compared lie together."""
+        model = str(self.history.header["model"]["name"]).strip("/")
+        return f"autopeft/{self.history.config['task']['name']}/{model}"[:MOST_NAME]
+
+    def experiment_tags(self) -> dict[str, str]:
+        objective = self.history.objectives[0]
+        return {
+            "mlflow.experimentKind": "custom_model_development",
+            "mlflow.experiment.primaryMetric.name": self.score,
+            "mlflow.experiment.primaryMetric.greaterIsBetter": str(objective.goal == "maximize"),
+            f"mlflow.sharedViewState.{self.search_id}": json.dumps(self.charts()),
+        }
+
+    def search(self, *, is_over: bool) -> Page:
+        """The parent's page: its curves over finished trials. Its note comes when the run's address is known."""
+        history, config = self.history, self.history.config
+        unfinished = any(record.is_running for record in history.records)
+        status = ("KILLED" if unfinished else "FINISHED") if is_over else "RUNNING"
+        header = history.header
+        dataset, model = header["dataset"], header["model"]
+        params = {
+            "task": config["task"]["name"],
+            "model": model["name"],
+            "model_revision": model["revision"],
+            "model_parameters": model["parameters"],
+            "sampler": config["sampler"]["name"],
+            "stopper": config["stopper"]["name"],
+            "executor": config.get("executor", {}).get("name"),
+            "seed": config["seed"],
+            "budget": config["budget"],
+            "objectives": [f"{objective.goal} {objective.metric}" for objective in history.objectives],
+            "rows": dataset["sizes"],
+            "data": dataset["origin"],
+            **{name: header["chosen"][name] for name in ("precision", "attention", "micro_batch_size")},
+            "config_sha256": hashlib.sha256(json.dumps(header["config"], sort_keys=True).encode()).hexdigest(),
+        }
+        provenance = header["provenance"]
+        commit = provenance.get("commit")
+        tags = {
+            **self._role("search"),
+            "autopeft.schema": SCHEMA,
+            "autopeft.state": {"RUNNING": "running", "FINISHED": "finished", "KILLED": "interrupted"}[status],
+            "autopeft.version": provenance.get("versions", {}).get("autopeft"),
+            "autopeft.budget": config["budget"],  # a resume may change it, and MLflow's params never change
+            "mlflow.source.name": "autopeft search",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": commit["id"] if isinstance(commit, Mapping) else commit,
+        }
+        last = self.progress.curve[-1].seconds if self.progress.curve else 0.0
+        name = f"search-{config['sampler']['name']}-{self.search_id[:8]}"
+        return Page(
+            "search", name, status, self._time(0), self._time(last) if is_over else None,
+            self._texts(params, MOST_PARAM), self._texts(tags, MOST_TAG), self._curves(),
+        )  # fmt: skip
+
+    def trial(self, number: int, *, is_over: bool) -> Page:
+        """A child's page."""
+        record = self.history.records[number]
+        place = self.places.get(number)
+        status = "KILLED" if record.is_running and is_over else STATUSES[record.status]
+        name = f"trial-{number:03d}-{_short(record.params)}"
+        tags: dict[str, Any] = {
+            **self._role("trial"),
+            "autopeft.trial": number,
+            "autopeft.name": self.describe(record.params),
+            "autopeft.state": str(record.status or ("UNFINISHED" if is_over else "RUNNING")),
+            "mlflow.note.content": self.describe(record.params),
+        }
+        if record.error:
+            tags["autopeft.error"] = self.redactor.message(record.error)
+            tags["mlflow.note.content"] += "\n\n" + _code(tags["autopeft.error"])
+        if record.told_seconds is not None:
+            tags["autopeft.on_front"] = str(place is not None).lower()
+            tags["autopeft.selected"] = str(place is not None and place.is_selected).lower()
+            tags["autopeft.front_rank"] = place.rank if place else "-"
+        end = None if status == "RUNNING" else self._time(record.told_seconds or record.asked_seconds)
+        params = {**record.params, "seed": record.trial.seed}
+        return Page(
+            f"trial {number}", name[:MOST_NAME], status, self._time(record.asked_seconds), end,
+            self._texts(params, MOST_PARAM), self._texts(tags, MOST_TAG), tuple(self._points(record)),
+        )  # fmt: skip
+
+    def replicate(self, confirmation: Confirmation) -> Page:
+        """A sibling of the trials: a configuration retrained with a fresh seed, scored on the test split."""
+        of = confirmation.name if confirmation.number is None else f"trial-{confirmation.number:03d}"
+        time = self._time(confirmation.seconds)
+        tags: dict[str, Any] = {
+            **self._role("replicate"),
+            "autopeft.of": confirmation.name if confirmation.number is None else confirmation.number,
+            "autopeft.seed": confirmation.seed,
+            "autopeft.name": self.describe(confirmation.params) if confirmation.params else confirmation.name,
+            "autopeft.state": str(confirmation.status),
+        }
+        if confirmation.error:
+            tags["autopeft.error"] = self.redactor.message(confirmation.error)
+        points = [
+            Point(COSTS.get(name) or metric_key(name, "test"), value, time, 0)
+            for name, value in _finite(confirmation.metrics)
+        ]
+        return Page(
+            replicate_key(confirmation.name, confirmation.seed),
+            f"confirm-{of}-seed-{confirmation.seed}"[:MOST_NAME],
+            STATUSES[confirmation.status],
+            time,
+            time,
+            self._texts({**confirmation.params, "seed": confirmation.seed}, MOST_PARAM),
+            self._texts({**tags, "autopeft.replicate": confirmation.name}, MOST_TAG),
+            tuple(points),
+        )
+
+    # ── what is on them ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _curves(self) -> tuple[Point, ...]:
+        """The parent's metrics after each tell: step = number of finished trials. What is past does not change."""
+        best_key = metric_key(f"best_{self.history.objectives[0].metric}", "search")
+        for step, standing in enumerate(self.progress.curve[self._steps :], start=self._steps + 1):
+            time = self._time(standing.seconds)
+            values = {
+                "search/hypervolume": standing.hypervolume,
+                "search/front_size": float(standing.front_size),
+                "search/train_seconds": standing.train_seconds,
+                **{key: float(standing.counts.get(status, 0)) for status, key in COUNTS.items()},
+            }
+            if standing.best is not None:
+                values[best_key] = standing.best
+            self._curve += [Point(key, value, time, step) for key, value in _finite(values)]
+        self._steps = len(self.progress.curve)
+        return tuple(self._curve)
+
+    def _points(self, record: Record) -> Iterable[Point]:
+        for report, seconds in zip(record.reports, record.report_seconds, strict=True):
+            for name, value in _finite(report.metrics):
+                yield Point(metric_key(name), value, self._time(seconds), report.step)
+        if record.told_seconds is None:
+            return
+        time, end = self._time(record.told_seconds), self._last_step(record)
+        costs = dict(record.known)
+        for name, value in _finite(record.metrics):
+            if name in COSTS or name == "peak_memory_bytes":
+                costs[name] = value
+            elif record.is_complete:  # what a stopped trial has is its last report, which stands there already
+                yield Point(metric_key(name), value, time, end)
+        for name, value in _finite(costs):
+            if name in COSTS:
+                yield Point(COSTS[name], value, time, 0)
+        if "peak_memory_bytes" in costs:
+            yield Point("cost/peak_mem_mib", costs["peak_memory_bytes"] / 2**20, time, 0)
+        size = costs.get("trainable_parameters")
+        if size is not None:
+            yield Point("cost/trainable_pct", 100 * size / self.history.header["model"]["parameters"], time, 0)
+            if record.is_complete:  # MLflow's scatter has no log axis, and draws every run that has this
+                yield Point("cost/log10_trainable_params", math.log10(max(size, 1.0)), time, 0)
+
+    def _last_step(self, record: Record) -> int:
+        """The step of a final score: the optimiser steps of a whole trial, which is after its last report."""
+        training = self.history.config.get("training", {})
+        steps, reported = training.get("steps"), record.reports[-1].step if record.reports else 0
+        if steps is None and training.get("epochs") is not None:
+            rows = self.history.header["dataset"]["sizes"]["train"]
+            steps = round(training["epochs"] * math.ceil(rows / training["batch_size"]))
+        return max(steps or 0, reported + 1)
+
+    def _role(self, role: str) -> dict[str, Any]:
+        return {"autopeft.role": role, "autopeft.search_id": self.search_id}
+
+    @cached_property
+    def _created(self) -> float:
+        return datetime.fromisoformat(self.history.header["created"]).timestamp()
+
+    def _time(self, seconds: float) -> int:
+        return round((self._created + seconds) * 1000)
+
+    def _texts(self, values: Mapping[str, Any], most: int) -> dict[str, str]:
+        """Values as texts, shortened and without secrets; those that are None or empty left out."""
+        texts = {_clean(key): _text(value) for key, value in self.redactor.data(values).items() if value is not None}
+        return {key: cut(text, most) for key, text in texts.items() if text}
+
+    # ── the note and the charts ─────────────────────────────────────────────────────────────────────────────────────
+
+    def note(self, address: Address, children: Mapping[int, str], artifacts: Iterable[str], verdict: str) -> str:
+        """The parent's note. MLflow shows its first 100 pixels: links, then the verdict, the picture, the table.
+
+        Args:
+            address: Of the parent.
+            children: Number → run id.
+            artifacts: Paths that the parent has.
+            verdict: What was found, in one sentence; empty where nothing was yet.
+        """
+        have = set(artifacts)
+        base = f"#/experiments/{address.experiment}"
+        links = []
+        if PAGE in have:
+            links.append(f"[Interactive front]({base}/runs/{address.run}/artifacts/{PAGE}?{WORKFLOW})")
+        charts = f"{base}/runs?{WORKFLOW}&compareRunsMode=CHART&viewStateShareKey={self.search_id}"
+        links.append(f"[All trials as charts]({charts})")
+        parts = [" · ".join(links), self.redactor.text(verdict) or self._state()]
+        if PICTURE in have:
+            parts.append(
+                f"![The front](/get-artifact?path={quote(PICTURE, safe='')}&run_uuid={quote(address.run, safe='')})"
+            )
+        head = "\n\n".join(parts)
+        objective, front = self.history.objectives[0].metric, self.progress.front
+        if not front:
+            return head[:MOST_NOTE]
+        table = [f"| trial | the front | {_cell(objective)} | trainable parameters |", "|--:|:--|--:|--:|"]
+        used = len(head) + sum(map(len, table)) + 100
+        for index, record in enumerate(front):
+            row = self._row(record, base, children)
+            used += len(row) + 1
+            if index == MOST_TABLE_ROWS or used > MOST_NOTE:
+                table.append(f"| | … and {len(front) - index} more | | |")
+                break
+            table.append(row)
+        return head + "\n\n" + "\n".join(table)
+
+    def _row(self, record: Record, base: str, children: Mapping[int, str]) -> str:
+        number = str(record.number)
+        if record.number in children:
+            number = f"[{number}]({base}/runs/{children[record.number]}?{WORKFLOW})"
+        place = self.places.get(record.number)
+        name = _cell(self.redactor.text(self.describe(record.params))) + (" ★" if place and place.is_selected else "")
+        size = record.metrics.get("trainable_parameters")
+        score = record.metrics[self.history.objectives[0].metric]
+        return f"| {number} | {name} | {score:.4f} | {'' if size is None else f'{size:,.0f}'} |"
+
+    def _state(self) -> str:
+        standing = self.progress.curve[-1] if self.progress.curve else None
+        if standing is None or not self.progress.front:
+            return "No trial is complete yet."
+        return (
+            f"{len(self.progress.curve)} trials told, {standing.front_size} on the front, "
+            f"best {self.history.objectives[0].metric} {standing.best:.4f}."
+        )
+
+    def charts(self) -> dict[str, Any]:
+        """The charts that the second link opens: score against size, and parallel coordinates of all trials.
+
+        MLflow's own saved-view format, which it does not document: tried with 3.17.
+        """
+        size, score = "cost/log10_trainable_params", self.score
+        axis = {"type": "METRIC"}
+        return {
+            "searchFilter": f"tags.`autopeft.search_id`='{self.search_id}' and tags.`autopeft.role`='trial'",
+            "orderByKey": f"metrics.`{score}`",
+            "orderByAsc": self.history.objectives[0].goal == "minimize",
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "datasetsFilter": [],
+            "modelVersionFilter": "All Runs",
+            "selectedColumns": [
+                f"metrics.`{score}`", "metrics.`cost/trainable_params`", "params.`method`", "tags.`autopeft.name`",
+                "tags.`autopeft.on_front`", "tags.`autopeft.state`",
+            ],
+            "runsHiddenMode": "SHOW_ALL",
+            "isAccordionReordered": True,
+            "compareRunSections": [
+                {"uuid": "front", "name": "Score against trainable parameters (log10)", "display": True,
+                 "columns": 1, "cardHeight": 430, "isReordered": False},
+            ],
+            "compareRunCharts": [
+                {"type": "SCATTER", "uuid": "scatter", "metricSectionId": "front", "isGenerated": False,
+                 "deleted": False, "runsCountToCompare": 1000,
+                 "xaxis": {"key": size, **axis}, "yaxis": {"key": score, **axis}},
+                {"type": "PARALLEL", "uuid": "parallel", "metricSectionId": "front", "isGenerated": False,
+                 "deleted": False, "runsCountToCompare": 1000, "showAllRuns": True,
+                 "selectedParams": ["method"], "selectedMetrics": [size, "cost/train_seconds", score]},
+            ],
+        }  # fmt: skip
+
+
+WORKFLOW = "workflowType=machine_learning"  # without it MLflow's sidebar opens in its mode for language models
+
+
+def metric_key(name: str, group: str = "eval") -> str:
+    """`accuracy` → `eval/accuracy`, `train_loss` → `train/loss`; only what MLflow takes in a name."""
+    if name == "train_loss":
+        return "train/loss" if group == "eval" else f"{group}/train_loss"
+    return _clean(f"{group}/{name}")
+
+
+def replicate_key(name: str, seed: Any) -> str:
+    return f"confirm {name} seed {seed}"
+
+
+def key_of(tags: Mapping[str, str]) -> str:
+    """The key of the page that an MLflow run with these tags holds; empty for a run that is none of ours."""
+    role = tags.get("autopeft.role")
+    if role == "search":
+        return "search"
+    if role == "trial" and "autopeft.trial" in tags:
+        return f"trial {tags['autopeft.trial']}"
+    if role == "replicate" and "autopeft.replicate" in tags and "autopeft.seed" in tags:
+        return replicate_key(tags["autopeft.replicate"], tags["autopeft.seed"])
+    return ""
+
+
+def cut(text: str, most: int) -> str:
+    """A text of at most so many characters; one that was longer ends in `…`."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _finite(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(name, float(value)) for name, value in metrics.items() if math.isfinite(value)]
+
+
+def _clean(name: str) -> str:
+    """`NDCG@5` → `NDCG_at_5`; what else MLflow refuses becomes `_`, and no name climbs a path."""
+    clean = re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"), flags=re.ASCII)
+    return "/".join(part if part.strip(".") else "_" for part in clean.split("/"))[:MOST_NAME]
+
+
+def _text(value: Any) -> str:
+    """`["query", "value"]` → `query value`, `{"trials": 40}` → `trials 40`: short, for tables."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items() if item is not None)
+    if isinstance(value, (list, tuple)):
+        is_flat = all(isinstance(item, (int, float)) or (isinstance(item, str) and " " not in item) for item in value)
+        return (" " if is_flat else ", ").join(map(_text, value))
+    return str(value)
+
+
+def _short(params: Mapping[str, Any]) -> str:
+    """`lora-r16`: the method, and its size where it has one."""
+    method = params["method"]
+    for key, letter in (("rank", "r"), ("size", "s"), ("count", "n")):
+        if f"{method}.{key}" in params:
+            return f"{method}-{letter}{_text(params[f'{method}.{key}'])}"
+    return str(method)
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"([|<>\[\]`*])", r"\\\1", text.replace("\n", " "))
+
+
+def _code(text: str) -> str:
+    """An error as Markdown shows it unread: indented."""
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,0 +1,281 @@
+"""The MLflow side: a store that holds one search's runs, and the writing of a page as the difference to what it has.
+
+The only file that speaks MLflow. Every call may fail or take its time; callers are the tracker's thread and `track`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autopeft.errors import UsageError
+from autopeft.files import locked
+from autopeft.trackers._layout import Layout, Page, Point, key_of
+
+DIGEST, ARTIFACTS = "autopeft.points", "autopeft.artifacts"
+POINTS_A_CALL, PARAMS_A_CALL = 800, 100  # MLflow takes 1,000 things a call, 100 of them params, 100 tags
+SQLITE = "sqlite:///"
+# One call to a server that is down took 247 s with MLflow's own retries, 2.3 s with these. A user's setting stays.
+BOUNDS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+CHATTER = ("mlflow.store.db.utils", "alembic", "alembic.runtime.migration", "urllib3.connectionpool")
+
+
+def tracking_uri(uri: str | None, folder: Path) -> str:
+    """The URI that is meant: as given, else MLFLOW_TRACKING_URI, else one SQLite file beside the run folders.
+
+    A relative SQLite path is taken from the working folder, and made absolute: MLflow itself would look it up in
+    whichever folder a process happens to be.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(folder).resolve().parent / 'mlflow.db'}"
+    if uri.startswith(SQLITE):
+        return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}"
+    return uri
+
+
+def import_mlflow() -> None:
+    """Imports MLflow, with its calls bounded. In the thread that imports other libraries too: not two at once."""
+    for name, value in BOUNDS.items():
+        os.environ.setdefault(name, value)
+    import mlflow.tracking  # noqa: F401
+
+
+@dataclass
+class Held:
+    """What a store has of one page.
+
+    Attributes:
+        points: (key, step, value) of what is there; None where it was not looked up.
+    """
+
+    run: str
+    status: str
+    end: int | None
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    points: set[tuple[str, int, float]] | None = None
+
+
+class Store:
+    """One search's runs in MLflow.
+
+    Args:
+        uri: Absolute.
+        layout: Of the search.
+        experiment: Its name; the layout's own where None.
+        folder: The run's: artifacts lie beside it, where the store is a database.
+
+    Attributes:
+        experiment: Its id.
+        held: Page key → what is there. Valid until a call fails.
+        counts: What was added through this object: runs, params, metrics, tags, artifacts.
+    """
+
+    def __init__(self, uri: str, layout: Layout, experiment: str | None, folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        self.counts: Counter[str] = Counter()
+        if uri.startswith(SQLITE):
+            # Several processes at once on a fresh file: 0 of 8 succeed, as MLflow makes its tables without a lock.
+            path = Path(uri.removeprefix(SQLITE))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with locked(path.with_name(path.name + ".lock")):
+                self.client = MlflowClient(tracking_uri=uri)
+                self.client.search_experiments(max_results=1)
+        else:
+            self.client = MlflowClient(tracking_uri=uri)
+        name = experiment or layout.experiment_name()
+        root = None if uri.startswith(("http://", "https://")) else _artifact_root(uri, folder) / name.replace("/", "_")
+        self.experiment = self._experiment(name, layout.experiment_tags(), root)
+        self.held = dict(self._load(layout.search_id))
+
+    def _experiment(self, name: str, tags: Mapping[str, str], root: Path | None) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = None if root is None else root.resolve().as_uri()
+            try:
+                return str(self.client.create_experiment(name, artifact_location=location, tags=dict(tags)))
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)  # another driver was first
+                if found is None:
+                    raise
+        if found.lifecycle_stage != "active":
+            raise UsageError(
+                f"MLflow's experiment {name!r} was deleted, and its name is still taken: "
+                f"`mlflow experiments restore -x {found.experiment_id}`, or name another in trackers.mlflow.experiment"
+            )
+        for key, value in tags.items():
+            if found.tags.get(key) != value:
+                self.client.set_experiment_tag(found.experiment_id, key, value)
+        return str(found.experiment_id)
+
+    def _load(self, search_id: str) -> Iterator[tuple[str, Held]]:
+        filter_string, token = f"tags.`autopeft.search_id` = '{search_id}'", None
+        while True:
+            page = self.client.search_runs([self.experiment], filter_string, max_results=1000, page_token=token)
+            for run in page:
+                key = key_of(run.data.tags)
+                if key:
+                    metrics = tuple(run.data.metrics)
+                    yield (
+                        key,
+                        Held(
+                            run.info.run_id,
+                            run.info.status,
+                            run.info.end_time,
+                            dict(run.data.params),
+                            dict(run.data.tags),
+                            metrics,
+                            None if metrics else set(),
+                        ),
+                    )
+            token = page.token
+            if not token:
+                return
+
+    # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ensure(self, page: Page, parent: str | None = None) -> Held:
+        """The run of a page; made where there is none."""
+        if page.key not in self.held:
+            tags = {**page.tags, **({} if parent is None else {"mlflow.parentRunId": parent})}
+            run = self.client.create_run(self.experiment, start_time=page.start, tags=tags, run_name=page.name)
+            self.held[page.key] = Held(run.info.run_id, run.info.status, None, tags=dict(tags), points=set())
+            self.counts["runs"] += 1
+        return self.held[page.key]
+
+    def write(self, page: Page, parent: str | None = None) -> Held:
+        """Brings a run to its page: adds what is missing, and nothing that is there."""
+        held = self.ensure(page, parent)
+        is_over = page.status != "RUNNING"
+        digest = page.digest if is_over or held.points is None else ""
+        points = self._missing(held, page.points, digest)
+        # MLflow's params never change: what a resume changed stands in the tags.
+        params = {key: value for key, value in page.params.items() if key not in held.params}
+        tags = {**page.tags, **({DIGEST: digest} if is_over else {})}
+        self._log(held, points, params, {key: value for key, value in tags.items() if held.tags.get(key) != value})
+        if not is_over:
+            if held.status != "RUNNING":
+                self.client.update_run(held.run, status="RUNNING")
+        elif (held.status, held.end) != (page.status, page.end):
+            self.client.set_terminated(held.run, page.status, end_time=page.end)
+        held.status, held.end = page.status, page.end
+        return held
+
+    def _missing(self, held: Held, points: tuple[Point, ...], digest: str) -> list[Point]:
+        if held.points is None and held.tags.get(DIGEST) == digest:
+            held.points = {(point.key, point.step, point.value) for point in points}
+        if held.points is None:
+            held.points = {
+                (key, metric.step, metric.value)
+                for key in held.metrics
+                for metric in self.client.get_metric_history(held.run, key)
+            }
+        # Not by time: a trial that runs again after its driver died reports the same values at the same steps, later.
+        return [point for point in points if (point.key, point.step, point.value) not in held.points]
+
+    def _log(self, held: Held, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Logs in as few calls as MLflow takes; tags last, so that the digest speaks of what is there."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        calls = max(-(-len(points) // POINTS_A_CALL), -(-len(params) // PARAMS_A_CALL), 1 if tags else 0)
+        metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
+        entries = [Param(key, value) for key, value in params.items()]
+        for call in range(calls):
+            self.client.log_batch(
+                held.run,
+                metrics[call * POINTS_A_CALL : (call + 1) * POINTS_A_CALL],
+                entries[call * PARAMS_A_CALL : (call + 1) * PARAMS_A_CALL],
+                [RunTag(key, value) for key, value in tags.items()] if call == calls - 1 else [],
+            )
+        assert held.points is not None
+        held.points |= {(point.key, point.step, point.value) for point in points}
+        held.params |= params
+        held.tags |= tags
+        self.counts.update(metrics=len(points), params=len(params), tags=len(tags))
+
+    def upload(self, held: Held, files: Mapping[str, Path]) -> None:
+        """Uploads the files that the run does not have as they are; artifact path → file, of the same name."""
+        have: dict[str, str] = json.loads(held.tags.get(ARTIFACTS, "{}"))
+        changed = {path: digest for path, file in files.items() if have.get(path) != (digest := _file_digest(file))}
+        for path in changed:
+            self.client.log_artifact(held.run, str(files[path]), str(Path(path).parent) if "/" in path else None)
+        if changed:
+            self.tag(held, ARTIFACTS, json.dumps({**have, **changed}, sort_keys=True))
+            self.counts["artifacts"] += len(changed)
+
+    def tag(self, held: Held, key: str, value: str) -> None:
+        """Sets a tag that is not so already."""
+        if held.tags.get(key) == value:
+            return
+        self.counts["tags"] += 1
+        self.client.set_tag(held.run, key, value)
+        held.tags[key] = value
+
+
+def artifacts_of(held: Held) -> tuple[str, ...]:
+    """The artifact paths that a run has of us."""
+    return tuple(json.loads(held.tags.get(ARTIFACTS, "{}")))
+
+
+def _artifact_root(uri: str, folder: Path) -> Path:
+    """Where artifacts lie when no server keeps them: beside the SQLite file, or beside the run folders."""
+    home = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else Path(folder).resolve().parent
+    return home / "mlartifacts"
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Two that write one search would make its runs twice: the second one is told.
+
+    Raises:
+        UsageError: Another one is writing.
+    """
+    with open(Path(folder) / ".mlflow.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as fault:
+            raise UsageError(
+                f"{folder} is being written to MLflow by another process: wait for it, or end it"
+            ) from fault
+        yield
+
+
+@contextlib.contextmanager
+def without_chatter() -> Iterator[None]:
+    """Drops what MLflow's libraries log in this thread: tables made, requests retried. What matters is raised."""
+    thread = threading.get_ident()
+
+    def is_not_ours(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    loggers = [logging.getLogger(name) for name in CHATTER]
+    for logger in loggers:
+        logger.addFilter(is_not_ours)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_not_ours)
