@@ -434,7 +434,7 @@ def doctor(as_json: Json = False) -> None:
         _print_json(found)
     else:
         width = max(map(len, found))
-        print("\n".join(f"{name:<{width}}  {value}" for name, value in found.items()))
+        print("\n".join(f"{name:<{width}}  {_plain(value)}" for name, value in found.items()))
 
 
 # ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -500,6 +500,11 @@ def _sentence(text: str) -> str:
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
     end = paragraph.find(". ")
     return paragraph[: end + 1] if end > 0 else paragraph
+
+
+def _plain(value: Any) -> str:
+    """A mapping as text: `id ec02693, is_dirty False`."""
+    return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _records(frame: Any) -> Any:
