@@ -1,20 +1,31 @@
-"""The command line: parse, call app, print. What is wrong goes to stderr, in one message, with an exit code."""
+"""The command line: parse, call app, print. What is wrong goes to stderr, in one message, with an exit code.
+
+0 done · 1 a fault of ours · 2 wrong input · 3 no trial completed · 4 the time budget ended before one did ·
+5 the machine, disk or cluster · 130 interrupted
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from autopeft.errors import AutoPEFTError
+from autopeft.errors import AutoPEFTError, EnvironmentFault
 
 if TYPE_CHECKING:
     from autopeft.runs import Run
+
+SCHEMA = 1  # of what `--json` prints
+INTERRUPTED = 130
+# Faults of the machine that reach us as they are.
+MACHINE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
 
 cli = typer.Typer(
     name="autopeft",
@@ -22,113 +33,175 @@ cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
 ConfigFile = Annotated[Path, typer.Argument(help="The config, a YAML file.", show_default=False)]
-Folder = Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder.", show_default=False)]
-Set = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key: budget.trials=60.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, with its schema version.")]
+Folder = Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: budget.trials=60.", show_default=False),
+]
+Version = Annotated[
+    bool, typer.Option("--version", callback=lambda asked: _version(asked), is_eager=True, help="Show the version.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, with its schema version.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")]
-Name = Annotated[str | None, typer.Option("--name", help="Name of the run's folder.")]
+Name = Annotated[str | None, typer.Option("--name", help="Name of the run's folder.", show_default=False)]
 Format = Literal["markdown", "html", "csv", "json"]
+FORMATS: dict[str, Format] = {".html": "html", ".csv": "csv", ".json": "json"}  # by the ending of --output
 
 
 def main() -> NoReturn:
     """The entry point: turns errors into messages and exit codes."""
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
-        cli(standalone_mode=False)
+        code = cli(standalone_mode=False)
     except AutoPEFTError as fault:
         _say(f"error: {fault}")
-        sys.exit(fault.exit_code)
-    except KeyboardInterrupt:
-        _say("interrupted; what was told is kept: `autopeft resume RUN` goes on")
-        sys.exit(130)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
-    except typer.Abort:
-        sys.exit(130)
+        return fault.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
+        return INTERRUPTED
+    except OSError as fault:
+        if fault.errno not in MACHINE_FAULTS:
+            return _internal(fault)
+        where = f" ({fault.filename})" if fault.filename else ""
+        _say(f"error: {fault.strerror}{where}")
+        return EnvironmentFault.exit_code
     except Exception as fault:
-        if hasattr(fault, "format_message") and hasattr(fault, "exit_code"):  # click's own: a wrong option
-            _say(f"error: {fault.format_message()}")
-            sys.exit(2)
-        if os.environ.get("AUTOPEFT_DEBUG"):
-            raise
+        return _wrong_usage(fault) if hasattr(fault, "format_message") else _internal(fault)
+    return code if isinstance(code, int) else 0
+
+
+def _wrong_usage(fault: Any) -> int:
+    """Typer's own: a wrong option or argument, or none at all, which asks for help."""
+    if type(fault).__name__ == "NoArgsIsHelpError":
+        print(fault.format_message())
+        return 2
+    command = fault.ctx.command_path if getattr(fault, "ctx", None) is not None else "autopeft"
+    _say(f"error: {fault.format_message()}\n`{command} --help` shows what there is")
+    return 2
+
+
+def _internal(fault: Exception) -> int:
+    if os.environ.get("AUTOPEFT_DEBUG"):
+        traceback.print_exc()
+    else:
         _say(f"internal error: {type(fault).__name__}: {fault}\nAUTOPEFT_DEBUG=1 shows where; please report it")
-        sys.exit(1)
-    sys.exit(0)
+    return 1
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from autopeft import __version__
+
+        print(f"autopeft {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(version: Version = False) -> None:
+    """Searches which parameters to fine-tune, and how: the front of accuracy against trainable parameters."""
+
+
+# ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @cli.command()
-def search(config: ConfigFile, set_: Set = [], name: Name = None, quiet: Quiet = False, as_json: Json = False) -> None:  # noqa: B006
+def search(
+    config: ConfigFile, set_: Set = None, name: Name = None, quiet: Quiet = False, as_json: Json = False
+) -> None:
     """Search, to the end of the budget.
 
     Example: autopeft search my.yaml --set budget.trials=60
     """
-    from autopeft import app
-
-    loaded = app.check(config, set_)
-    _running(lambda: app.search(loaded, app.new_folder(loaded, name), quiet=quiet or as_json), as_json)
+    _search(config, set_ or (), name, quiet, as_json)
 
 
 @cli.command()
-def demo(set_: Set = [], name: Name = None, quiet: Quiet = False, as_json: Json = False) -> None:  # noqa: B006
-    """Run the embedded default: real digits, a small vision transformer, offline.
+def demo(set_: Set = None, name: Name = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Search the embedded default: real digits, offline.
+
+    A small vision transformer is pretrained on the spot on some digits, and adapted to others.
 
     Example: autopeft demo
     """
     from autopeft import app
 
-    _running(lambda: app.demo(name=name, overrides=set_, quiet=quiet or as_json), as_json)
+    _search(app.DEMO, set_ or (), name, quiet, as_json)
 
 
 @cli.command()
-def resume(run: Folder, set_: Set = [], quiet: Quiet = False, as_json: Json = False) -> None:  # noqa: B006
-    """Go on with a run that was interrupted, or add to its budget.
+def resume(run: Folder, set_: Set = None, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Go on with a run, or add to its budget.
+
+    What was told is kept, and what was running runs again. Only budget, executor, trackers and keep may change.
 
     Example: autopeft resume runs/my-1 --set budget.trials=60
     """
     from autopeft import app
 
-    _running(lambda: app.open_run(run).resume(set_, quiet=quiet or as_json), as_json)
+    opened = app.open_run(run)
+    try:
+        done = opened.resume(set_ or (), quiet=quiet or as_json)
+    except KeyboardInterrupt:
+        _end_interrupted(run)
+    _show_search(done, as_json)
 
 
 @cli.command()
-def check(config: ConfigFile, set_: Set = [], as_json: Json = False) -> None:  # noqa: B006
-    """Show all faults of a config at once. Imports no torch.
+def check(config: ConfigFile, set_: Set = None, as_json: Json = False) -> None:
+    """Show all faults of a config at once.
+
+    In under a second: looks at names, values, files and columns, not at the model.
 
     Example: autopeft check my.yaml
     """
-    from autopeft.config import load, resolve
+    from autopeft import app
+    from autopeft.config import resolve
     from autopeft.errors import ConfigError
 
     try:
-        loaded = load(config, set_)
+        loaded = app.check(config, set_ or ())
     except ConfigError as error:
-        if as_json:
-            faults = [{"path": fault.path, "line": fault.line, "message": fault.message} for fault in error.faults]
-            _print_json({"file": str(config), "is_valid": False, "faults": faults})
-            raise typer.Exit(error.exit_code) from None
-        raise
+        if not as_json:
+            raise
+        faults = [{"path": fault.path, "line": fault.line, "message": fault.message} for fault in error.faults]
+        _print_json({"file": str(config), "is_valid": False, "faults": faults})
+        raise typer.Exit(error.exit_code) from None
     if as_json:
         _print_json({"file": str(config), "is_valid": True, "faults": [], "config": resolve(loaded)})
     else:
-        print(f"{config}: no fault")
+        print(f"{config}: no faults")
 
 
 @cli.command()
-def plan(config: ConfigFile, set_: Set = [], draws: int = 1000, as_json: Json = False) -> None:  # noqa: B006
-    """Say what a search would be: size, refusals, time, memory. Spends no trial.
+def plan(
+    config: ConfigFile,
+    set_: Set = None,
+    draws: Annotated[int, typer.Option(min=1, help="Seeded draws of the space to count.")] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Say what a search would be; spends no trial.
+
+    The size of the space, trainable parameters by method, what would be refused and why, time and memory.
 
     Example: autopeft plan my.yaml
     """
     from autopeft import app
 
-    found = app.plan(app.check(config, set_), draws)
+    found = app.plan(app.check(config, set_ or ()), draws)
     if as_json:
         _print_json(found.to_json())
     else:
         print("\n".join(found.lines()))
+
+
+# ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @cli.command()
@@ -158,15 +231,14 @@ def trials(run: Folder, as_json: Json = False) -> None:
 
     opened = app.open_run(run)
     if as_json:
-        rows = json.loads(opened.trials.to_json(orient="records"))
-        _print_json({"run": str(opened.folder), "trials": rows})
+        _print_json({"run": str(opened.folder), "trials": _records(opened.trials)})
     else:
         _print_table(trials_table(opened.history, opened.describe))
 
 
 @cli.command()
 def report(run: Folder, as_json: Json = False) -> None:
-    """Write report.html and report.md.
+    """Write report.html, report.md and the front's files.
 
     Example: autopeft report runs/my-1
     """
@@ -182,7 +254,7 @@ def report(run: Folder, as_json: Json = False) -> None:
 
 @cli.command()
 def track(run: Folder, as_json: Json = False) -> None:
-    """Fill MLflow from the ledger. A second time adds nothing.
+    """Fill MLflow from the ledger; a second time adds nothing.
 
     Example: autopeft track runs/my-1
     """
@@ -190,21 +262,59 @@ def track(run: Folder, as_json: Json = False) -> None:
 
     counts = app.open_run(run).track()
     if as_json:
-        _print_json({"trackers": counts})
+        _print_json({"run": str(run), "trackers": counts})
     else:
         for name, count in counts.items():
             print(f"{name}: {', '.join(f'{number} {what}' for what, number in count.items())}")
 
 
 @cli.command()
+def leaderboard(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.", show_default=False)],
+    by: Annotated[
+        Literal["search", "method", "all"], typer.Option(help="A row a search, a method, or a trial of a front.")
+    ] = "search",
+    format: Annotated[
+        Format | None,
+        typer.Option(help="How to print it; by the ending of --output, else markdown.", show_default=False),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Write to this file instead.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Set searches, methods or models side by side.
+
+    Confirmed numbers first; what is statistically tied stands in one group.
+
+    Example: autopeft leaderboard runs/a-1 runs/b-1 --output board.html
+    """
+    from autopeft import app
+
+    by_ending = FORMATS.get(output.suffix, "markdown") if output is not None else "markdown"
+    text = app.leaderboard(runs, "json" if as_json else format or by_ending, by=by)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+        print(output)
+
+
+# ── using what was found ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.command()
 def confirm(
     run: Folder,
     seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds each.")] = 5,
-    pick: Annotated[list[str], typer.Option(help="best, knee, max-params=50k, trial=17; the front if none.")] = [],  # noqa: B006
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(help="best, knee, max-params=50k or trial=17; front and baselines if none.", show_default=False),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Retrain the front and the baselines with fresh seeds, and score the test split.
+    """Retrain the front with fresh seeds, and score the test split.
+
+    Shows mean, 95 % interval and the drop from the search's score; the baselines are retrained too.
 
     Example: autopeft confirm runs/my-1 --seeds 5
     """
@@ -214,48 +324,33 @@ def confirm(
     from autopeft.reports.table import front_table
 
     opened = app.open_run(run)
-    if opened.history.confirmations and not as_json:
+    if opened.history.confirmations:
         _say("note: the test split was seen before; these seeds are added to the earlier ones")
-    opened.confirm(seeds, pick, quiet=quiet or as_json)
+    try:
+        opened.confirm(seeds, pick or (), quiet=quiet or as_json)
+    except KeyboardInterrupt:
+        _say(f"interrupted; what was confirmed is kept. Go on with: autopeft confirm {_relative(run)}")
+        raise typer.Exit(INTERRUPTED) from None
     if as_json:
         _print_json({"run": str(opened.folder), **front_data(Facts(opened.history, opened.describe))})
     else:
         _print_table(front_table(opened.history, opened.describe))
-        _say(str(opened.folder / "report.html"))
-
-
-@cli.command()
-def leaderboard(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
-    by: Annotated[
-        Literal["search", "method", "all"], typer.Option(help="A row a search, a method, or a trial.")
-    ] = "search",
-    format: Annotated[Format, typer.Option(help="How to print it.")] = "markdown",
-    output: Annotated[Path | None, typer.Option(help="Write to this file instead.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Set searches, methods or models side by side, confirmed numbers first.
-
-    Example: autopeft leaderboard runs/a-1 runs/b-1 --format html --output board.html
-    """
-    from autopeft import app
-
-    text = app.leaderboard(runs, "json" if as_json else format, by=by)
-    if output is None:
-        print(text)
-    else:
-        output.write_text(text)
-        print(output)
+        print(f"\nreport   {_relative(opened.folder / 'report.html')}")
 
 
 @cli.command()
 def export(
     run: Folder,
     pick: Annotated[str, typer.Option(help="best, knee, max-params=50k or trial=17.")] = "knee",
-    to: Annotated[Path | None, typer.Option(help="The folder; <run>/export/trial-<n> if none.")] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The folder; RUN/export/trial-17, say, if none.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write one trial's adapter to a folder that stock peft loads, and check it in a fresh process.
+    """Write one trial's adapter to a folder, and check it.
+
+    Stock peft and transformers load it, where peft can hold it; it is loaded once in a fresh process before this
+    ends, and its logits compared.
 
     Example: autopeft export runs/my-1 --pick max-params=50k --to my-adapter
     """
@@ -263,7 +358,7 @@ def export(
 
     folder = app.open_run(run).export(pick, to)
     if as_json:
-        _print_json({"folder": str(folder), **json.loads((folder / "autopeft.json").read_text())})
+        _print_json({"folder": str(folder), **json.loads((folder / "autopeft.json").read_text(encoding="utf-8"))})
     else:
         print(folder)
 
@@ -274,7 +369,9 @@ def predict(
     file: Annotated[
         Path, typer.Argument(help="Rows: CSV, JSON Lines, Parquet, or a folder of pictures.", show_default=False)
     ],
-    output: Annotated[Path | None, typer.Option(help="Write a CSV here instead of printing.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write a CSV here instead of printing it.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Predict with an exported adapter.
@@ -285,36 +382,43 @@ def predict(
 
     frame = app.predict(folder, file, output)
     if as_json:
-        _print_json({"predictions": json.loads(frame.to_json(orient="records"))})
+        _print_json({"predictions": _records(frame)})
     elif output is None:
         print(frame.to_csv(index=False), end="")
     else:
         print(output)
 
 
+# ── what there is ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @cli.command(name="list")
 def list_(
-    kind: Annotated[str, typer.Argument(help="methods, tasks, samplers, …, or spaces.")] = "methods",
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="methods, tasks, samplers, stoppers, executors, trackers, or spaces.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List plugins of a kind, or the search spaces.
+    """List plugins of a kind, and the search spaces.
 
     Example: autopeft list methods
     """
     from autopeft import plugins
-    from autopeft.config import spaces_folder
     from autopeft.errors import UnknownName
 
-    if kind == "spaces":
-        found = sorted(path.stem for path in spaces_folder().glob("*.yaml"))
-    elif kind in plugins.KINDS:
-        found = list(plugins.names(kind))
-    else:
-        raise UnknownName("kind", kind, [*plugins.KINDS, "spaces"])
+    kinds = [*plugins.KINDS, "spaces"]
+    if kind is not None and kind not in kinds:
+        raise UnknownName("kind", kind, kinds)
+    found = {name: _listing(name) for name in ([kind] if kind is not None else kinds)}
     if as_json:
-        _print_json({kind: found})
-    else:
-        print("\n".join(found))
+        _print_json({name: [{"name": n, "about": about} for n, about in rows.items()] for name, rows in found.items()})
+        return
+    for name, rows in found.items():
+        if kind is None:
+            print(f"{name}:")
+        width = max(map(len, rows), default=0)
+        print("\n".join(f"{'' if kind else '  '}{entry:<{width}}  {about}" for entry, about in rows.items()))
 
 
 @cli.command()
@@ -329,22 +433,84 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         _print_json(found)
     else:
-        for name, value in found.items():
-            print(f"{name:<12} {value}")
+        width = max(map(len, found))
+        print("\n".join(f"{name:<{width}}  {value}" for name, value in found.items()))
 
 
-def _running(start: Callable[[], Run], as_json: bool) -> None:
-    """Runs a search, then shows what came out and where it is."""
-    run = start()
+# ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _search(config: Path, overrides: Sequence[str], name: str | None, quiet: bool, as_json: bool) -> None:
+    from autopeft import app
+
+    loaded = app.check(config, overrides)
+    folder = app.new_folder(loaded, name)
+    try:
+        run = app.search(loaded, folder, quiet=quiet or as_json)
+    except KeyboardInterrupt:
+        _end_interrupted(folder)
+    _show_search(run, as_json)
+
+
+def _end_interrupted(folder: Path) -> NoReturn:
+    from autopeft import ledger
+
+    if (folder / ledger.NAME).exists():
+        _say(f"interrupted; resume with: autopeft resume {_relative(folder)}")
+    else:
+        _say("interrupted before the search began")
+    raise typer.Exit(INTERRUPTED) from None
+
+
+def _show_search(run: Run, as_json: bool) -> None:
+    """What came out of a search, and where it is."""
     if as_json:
         _print_json(run.summary())
         return
     from autopeft.reports.table import front_table
 
     _print_table(front_table(run.history, run.describe))
-    print(f"\npicture  {run.folder / 'front.png'}\nreport   {run.folder / 'report.html'}")
+    print(f"\npicture  {_relative(run.folder / 'front.png')}\nreport   {_relative(run.folder / 'report.html')}")
     for command in run.open_commands():
         print(f"MLflow   {command}")
+
+
+def _listing(kind: str) -> dict[str, str]:
+    """Name → what it is, in a line: the first of its module's docstring, or of a space's comment."""
+    from autopeft import plugins, spaces
+
+    if kind == "spaces":
+        return {name: _sentence(_comment(path)) for name, path in spaces.shipped().items()}
+    found = {}
+    for name in plugins.names(kind):
+        module = sys.modules[plugins.load(kind, name).__module__]
+        found[name] = _sentence(module.__doc__ or "")
+    return found
+
+
+def _comment(path: Path) -> str:
+    """The comment that a YAML file begins with."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    length = next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return " ".join(line.lstrip("# ") for line in lines[:length])
+
+
+def _sentence(text: str) -> str:
+    """The first paragraph on one line, up to a full stop that ends a sentence."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    end = paragraph.find(". ")
+    return paragraph[: end + 1] if end > 0 else paragraph
+
+
+def _records(frame: Any) -> Any:
+    """A frame's rows; what is absent in one is null."""
+    return json.loads(frame.to_json(orient="records"))
+
+
+def _relative(path: Path) -> str:
+    """As the user would type it from here."""
+    path = path.resolve()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _print_table(table: Any) -> None:
@@ -357,10 +523,12 @@ def _print_table(table: Any) -> None:
     for cells in table.cells():
         shown.add_row(*map(str, cells))
     Console(width=None if sys.stdout.isatty() else 160, markup=False).print(shown)
+    if table.note:
+        print(f"\n{table.note}")
 
 
 def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps({"schema": 1, **data}, default=str))
+    print(json.dumps({"schema": SCHEMA, **data}, default=str))
 
 
 def _say(text: str) -> None:

@@ -1,31 +1,31 @@
 """The config file: one YAML, strict pydantic models, all faults at once, each with its file, line and path.
 
-Reading and checking imports no torch: plugins are known by their names and their constructors' signatures.
+Reading and checking imports no torch: plugins are known by their names, attributes and constructors' signatures.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from autopeft import plugins
+from autopeft import checks, spaces, yaml_file
+from autopeft.checks import FILES, Draft
 from autopeft.errors import ConfigError, Fault, UnknownName, UsageError, did_you_mean
-from autopeft.methods import COMMON_KEYS, MODULE_KINDS
-from autopeft.space import Space, parse
+from autopeft.methods import MODULE_KINDS
+from autopeft.space import Space
+from autopeft.spaces import SWITCHES
 
-# What app gives a plugin by itself: no option of the user's.
-GIVEN = frozenset(
-    {"self", "space", "objectives", "folder", "describe", "quiet", "artifacts", "adapters", "trial_seconds"}
-)
-# Options of a stopper that the search reads: when it looks, and at what.
-STOPPER_OPTIONS = frozenset({"rungs", "signal"})
+# What a resume may change: nothing that makes earlier trials those of another search.
 MAY_CHANGE = ("budget", "executor", "trackers", "keep")
-ASSUMED_LAYERS = 12  # of a model that is not at hand while its config is checked
+EPOCHS = 3.0  # where neither epochs nor steps are given
+
+
+# ── the schema ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Section(BaseModel):
@@ -35,7 +35,7 @@ class Section(BaseModel):
 
 
 def _number(value: Any) -> Any:
-    """Whole numbers are fine where a real one is asked for; `1e-4` without a dot is a number too."""
+    """Whole numbers are fine where a real one is asked for; so is `"1e-4"`, which some tools write as text."""
     if isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, str):
@@ -46,10 +46,47 @@ def _number(value: Any) -> Any:
     return value
 
 
-Real = Annotated[float, BeforeValidator(_number)]
+def _whole(value: Any) -> Any:
+    """`1e4` is a whole number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _count(value: Any) -> Any:
+    """`50k` and `1.5M` are numbers of parameters."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMbB])", value) if isinstance(value, str) else None
+    if match is None:
+        return _whole(value)
+    return round(float(match[1]) * {"k": 1e3, "m": 1e6, "b": 1e9}[match[2].lower()])
+
+
+def _switch(value: Any) -> Any:
+    """YAML 1.2 reads `on` and `off` as text."""
+    return SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _columns(value: Any) -> Any:
+    """One column's name, or two of a pair."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(name, str) for name in value):
+        return value
+    raise ValueError(f"expected the name of a column, or [a, b] for pairs of texts, got {value!r}")
+
+
+def _names(value: Any) -> Any:
+    """Labels by name; numbers become text."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len({str(name) for name in value}) != len(value) or len(value) < 2:
+        raise ValueError(f"expected a list of two labels or more, each once, got {value!r}")
+    return [str(name) for name in value]
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
 
 
 class Model(Section):
@@ -57,7 +94,7 @@ class Model(Section):
 
     path: str
     revision: str | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: Switch = False
 
 
 class Plugin(Section):
@@ -68,7 +105,7 @@ class Plugin(Section):
 
 
 class Data(Section):
-    """Where rows come from: files, a folder, or a hub data set. Which keys apply is the task's to say."""
+    """Where rows come from: files, a folder, or a hub data set. What the columns are is the task's to say."""
 
     train: str | None = None
     validation: str | None = None
@@ -76,10 +113,10 @@ class Data(Section):
     hub: str | None = None
     name: str | None = None
     revision: str | None = None
-    text: str | list[str] | None = None
+    text: Annotated[str | list[str] | None, PlainValidator(_columns)] = None
     image: str | None = None
     label: str | None = None
-    label_names: list[str] | None = None
+    label_names: Annotated[list[str] | None, PlainValidator(_names)] = None
     image_size: Count | None = None
     validation_share: Share = 0.1
     test_share: Share | None = None
@@ -89,6 +126,12 @@ class Data(Section):
     def one_source(self) -> Data:
         if self.train is not None and self.hub is not None:
             raise ValueError("give `train` (files) or `hub` (a data set), not both")
+        if self.train is None and (self.validation is not None or self.test is not None):
+            raise ValueError("has no `train`: validation and test are files beside it")
+        if self.test is not None and self.test_share is not None:
+            raise ValueError("give `test` or `test_share`, not both")
+        if self.test_share is not None and self.test_share + self.validation_share >= 1:
+            raise ValueError("`validation_share` and `test_share` leave nothing to train on")
         return self
 
 
@@ -104,7 +147,7 @@ class ObjectiveEntry(Section):
 class Training(Section):
     """How each trial trains; the same for all, so that they compare."""
 
-    epochs: Positive = 3.0
+    epochs: Positive | None = None
     steps: Count | None = None
     batch_size: Count = 32
     max_length: Count | None = None
@@ -121,13 +164,30 @@ class Training(Section):
     trial_seconds: Positive | None = None
     prefix_cache_gib: Annotated[Real, Field(ge=0)] = 8.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def one_length(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data.get("epochs") is None and data.get("steps") is None:
+            return {**data, "epochs": EPOCHS}
+        return data
+
+    @model_validator(mode="after")
+    def consistent(self) -> Training:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("give `epochs` or `steps`, not both")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} is above batch_size {self.batch_size}")
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device is auto, cpu, cuda or cuda:0, not {self.device!r}")
+        return self
+
 
 class Budget(Section):
     """When the search ends, and what is too large to try."""
 
     trials: Count | None = None
     hours: Positive | None = None
-    parameters: Count | None = None
+    parameters: Annotated[int, BeforeValidator(_count), Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def bounded(self) -> Budget:
@@ -140,8 +200,9 @@ def _plugin(value: Any) -> Any:
     """`tpe` → `{name: tpe}`; keys beside `name` are options."""
     if isinstance(value, str):
         return {"name": value}
-    if isinstance(value, Mapping) and "options" not in value and "name" in value:
-        return {"name": value["name"], "options": {k: v for k, v in value.items() if k != "name"}}
+    if isinstance(value, Mapping):
+        options = {key: entry for key, entry in value.items() if key != "name"}
+        return {**({"name": value["name"]} if "name" in value else {}), "options": options}
     return value
 
 
@@ -165,7 +226,7 @@ class Config(Section):
 
     Attributes:
         space: The space's content; a name or a path in the file is replaced by what it names.
-        stem: Name of the config file without its ending; names run folders.
+        stem: Name of the config file without its ending; names run folders. No key of the file.
     """
 
     model: Annotated[Model, BeforeValidator(_model)]
@@ -184,9 +245,13 @@ class Config(Section):
     budget: Budget
     keep: Literal["front", "all", "none"] = "front"
     seed: Annotated[int, Field(ge=0)] = 0
-    name: str | None = None
+    name: Annotated[str, Field(pattern=r"^[^/\\]*[^/\\.][^/\\]*$")] | None = None
     runs: str = "runs"
     stem: str | None = None
+
+
+# Sections that are a plugin: what `--set sampler.n_startup_trials=5` means where the file has no `sampler`.
+DEFAULTS = {key: Config.model_fields[key].default.name for key in ("sampler", "stopper", "executor")}
 
 
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -195,28 +260,24 @@ class Config(Section):
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """A config from a file or a mapping, with `key=value` overrides.
 
+    Paths in a file are relative to the file, paths in a mapping or an override to the working folder.
+
     Raises:
         ConfigError: All its faults.
     """
     if isinstance(source, Mapping):
-        content, folder, label, stem = _plain(source), Path.cwd(), "config", None
-        lines: dict[str, int] = {}
-    else:
-        path = Path(source)
-        content, lines = _read_yaml(path)
-        folder, label, stem = path.resolve().parent, str(source), path.stem
-    faults = _override(content, lines, overrides)
-    if stem is not None:
-        content.setdefault("stem", stem)
-    _resolve_paths(content, folder)
-    return _build(content, lines, faults, folder, label)
+        return _build(Draft(yaml_file.plain(source), "config"), overrides)
+    path = Path(source)
+    document = yaml_file.read(path, str(source))
+    draft = Draft(document.content, str(source), path.resolve().parent, dict(document.lines), path.stem)
+    return _build(draft, overrides)
 
 
 def from_resolved(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """A config from what `resolve` gave, with overrides. Its files need not be there any more."""
-    copy = _plain(content)
-    faults = _override(copy, {}, overrides)
-    return _build(copy, {}, faults, Path.cwd(), "the run's config", check_files=False)
+    draft = Draft(yaml_file.plain(content), "the run's config", are_files_checked=False)
+    draft.stem = draft.content.pop("stem", None)
+    return _build(draft, overrides)
 
 
 def resolve(config: Config) -> dict[str, Any]:
@@ -229,21 +290,26 @@ def resolve(config: Config) -> dict[str, Any]:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two resolved configs, a line each.
+    """What differs between two resolved configs, a line each: `budget.trials: 40 → 60`.
 
     Raises:
         UsageError: Something differs that would make earlier trials those of another search.
     """
-    different = {key for key in {*old, *new} if old.get(key) != new.get(key)}
-    lines = [f"{key}: {json.dumps(old.get(key))} → {json.dumps(new.get(key))}" for key in sorted(different)]
-    forbidden = sorted(different - set(MAY_CHANGE))
+    old = resolve(from_resolved(old))  # an older autopeft wrote it: keys that came since have their defaults
+    lines = {path: f"{path}: {_json(before)} → {_json(after)}" for path, before, after in _differences(old, new)}
+    forbidden = [line for path, line in lines.items() if path.split(".")[0] not in MAY_CHANGE]
     if forbidden:
-        shown = "\n".join(f"  {line}" for line in lines if line.split(":")[0] in forbidden)
+        shown = "\n".join(f"  {line}" for line in forbidden)
         raise UsageError(
             f"a resumed search keeps its config, all but {', '.join(MAY_CHANGE)}; this would change\n{shown}\n"
             "Start a new search for that"
         )
-    return lines
+    return list(lines.values())
+
+
+def space_spec(config: Config) -> Mapping[str, Any]:
+    """The space as its YAML has it, layers still by name."""
+    return config.space
 
 
 def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
@@ -252,273 +318,231 @@ def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
     Raises:
         ConfigError: The space does not fit the model: a default names a layer that it lacks.
     """
-    space, faults = _parse_space(config.space, n_layers, [kind for kind in MODULE_KINDS if kind in kinds])
+    space, faults = spaces.read(config.space, n_layers, [kind for kind in MODULE_KINDS if kind in kinds])
     if space is None:
         raise ConfigError([Fault(f"space.{f.path}", f.message) for f in faults], f"the space, for {n_layers} layers")
     return space
 
 
-def _parse_space(
-    spec: Mapping[str, Any], n_layers: int, kinds: Sequence[str] = MODULE_KINDS
-) -> tuple[Space | None, list[Fault]]:
-    known: dict[str, set[str]] = {}
-    for name in plugins.names("methods"):
-        known[name] = {*COMMON_KEYS, *plugins.load("methods", name).keys}
-    known["shared"] = set().union(*known.values())
-    return parse(spec, {"layers": range(n_layers), "modules": kinds}, known)
-
-
-def find_space(name: str, folder: Path) -> Path:
-    """The file of a space: a path beside the config, or a name under search_spaces/.
-
-    Raises:
-        UnknownName: Neither.
-    """
-    beside = folder / name
-    if beside.is_file():
-        return beside
-    shipped = {path.stem: path for path in spaces_folder().glob("*.yaml")}
-    if name not in shipped:
-        raise UnknownName("search space", name, shipped)
-    return shipped[name]
-
-
-def spaces_folder() -> Path:
-    """search_spaces/: inside the package when installed, at the root of a checkout."""
-    package = Path(__file__).parent
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
-
-
 # ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
-    """The mapping in a YAML file, and the line of each key path."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    if not path.is_file():
-        raise ConfigError([Fault("", "there is no such file")], str(path))
-    text = path.read_text(encoding="utf-8", errors="replace")
-    try:
-        node = YAML(typ="safe", pure=True).compose(text)
-        content = YAML(typ="safe", pure=True).load(text)
-    except MarkedYAMLError as fault:
-        mark = fault.problem_mark
-        line = mark.line + 1 if mark is not None else None
-        raise ConfigError([Fault("", f"is no YAML: {fault.problem}", line)], str(path)) from None
-    except YAMLError as fault:
-        raise ConfigError([Fault("", f"is no YAML: {str(fault).splitlines()[0]}")], str(path)) from None
-    if not isinstance(content, dict):
-        raise ConfigError([Fault("", f"expected a mapping of sections, got {type(content).__name__}")], str(path))
-    lines: dict[str, int] = {}
-    _note_lines(node, "", lines)
-    return content, lines
-
-
-def _note_lines(node: Any, path: str, lines: dict[str, int]) -> None:
-    if type(node).__name__ == "MappingNode":
-        for key, value in node.value:
-            inner = f"{path}.{key.value}" if path else str(key.value)
-            lines[inner] = key.start_mark.line + 1
-            _note_lines(value, inner, lines)
-    elif type(node).__name__ == "SequenceNode":
-        for index, value in enumerate(node.value):
-            lines[f"{path}.{index}"] = value.start_mark.line + 1
-            _note_lines(value, f"{path}.{index}", lines)
-
-
-def _plain(source: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep copy as plain JSON data."""
-    copy: dict[str, Any] = json.loads(json.dumps(source, default=str))
-    return copy
-
-
-def _override(content: dict[str, Any], lines: dict[str, int], overrides: Sequence[str]) -> list[Fault]:
-    """Sets `a.b=value` in place; the value is YAML."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
-    faults = []
-    for text in overrides:
-        path, equals, value = text.partition("=")
-        if not equals or not path.strip():
-            faults.append(Fault("--set", f"expected key=value such as budget.trials=60, got {text!r}"))
-            continue
-        keys = path.strip().split(".")
-        try:
-            parsed = YAML(typ="safe", pure=True).load(value)
-        except YAMLError:
-            faults.append(Fault("--set", f"the value of {text!r} is no YAML"))
-            continue
-        at: Any = content
-        for key in keys[:-1]:
-            if isinstance(at.get(key), str):  # a plugin or model given by its bare name gains options
-                at[key] = {"path" if key == "model" else "name": at[key]}
-            if not isinstance(at.get(key), dict):
-                at[key] = {}
-            at = at[key]
-        at[keys[-1]] = parsed
-        for known in [known for known in lines if known == path or known.startswith(f"{path}.")]:
-            del lines[known]
-    return faults
-
-
-def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
-    """Paths in a config are relative to its file."""
-    data = content.get("data")
-    if isinstance(data, dict):
-        for key in ("train", "validation", "test"):
-            if isinstance(data.get(key), str):
-                data[key] = str((folder / Path(data[key]).expanduser()).resolve())
-        if isinstance(data.get("hub"), str) and (folder / data["hub"]).is_dir():
-            data["hub"] = str((folder / data["hub"]).resolve())
-    model = content.get("model")
-    path = model.get("path") if isinstance(model, dict) else model
-    if isinstance(path, str) and (folder / Path(path).expanduser()).is_dir():
-        absolute = str((folder / Path(path).expanduser()).resolve())
-        content["model"] = {**model, "path": absolute} if isinstance(model, dict) else absolute
-
-
-def _build(
-    content: dict[str, Any],
-    lines: dict[str, int],
-    faults: list[Fault],
-    folder: Path,
-    label: str,
-    check_files: bool = True,
-) -> Config:
+def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     """Validates everything, collects all faults."""
-    if isinstance(content.get("space"), str):
-        try:
-            content["space"] = _read_yaml(find_space(content["space"], folder))[0]
-        except UnknownName as fault:
-            faults.append(Fault("space", str(fault), lines.get("space")))
-            content["space"] = {}
-        except ConfigError as fault:
-            faults += [Fault("space", f"{fault.source}: {inner}", lines.get("space")) for inner in fault.faults]
-            content["space"] = {}
-    space = content.get("space")
-    if isinstance(space, dict) and space:
-        found = _parse_space(space, _layers(content))[1]
-        faults += [Fault(f"space.{f.path}".rstrip("."), f.message, _line(lines, f"space.{f.path}")) for f in found]
-    faults += _plugin_faults(content, lines)
-    if check_files:
-        faults += _file_faults(content, lines)
+    for text in overrides:
+        _override(draft, text)
+    content = draft.content
+    if "stem" in content:
+        draft.fault("stem", f"there is no such key. There are: {', '.join(_section([]))}")
+        del content["stem"]
+    _place_paths(draft)
+    _read_space(draft)
+    n_layers = checks.model_layers(content.get("model"))
+    space = _check_space(draft, n_layers or checks.ASSUMED_LAYERS)
+    checks.plugins_of(draft, space if n_layers else None)
+    checks.objectives_of(draft)
+    if draft.are_files_checked:
+        checks.files_of(draft)
     config: Config | None = None
     try:
-        config = Config.model_validate(content)
+        config = Config.model_validate({**content, "stem": draft.stem})
     except ValidationError as error:
-        faults += [_fault(detail, content, lines) for detail in error.errors()]
-    if faults or config is None:
-        order = dict(lines.items())
-        unique = {(fault.path, fault.message): fault for fault in faults}.values()
-        raise ConfigError(sorted(unique, key=lambda f: (order.get(f.path, f.line or 0), f.path)), label)
+        for detail in error.errors():
+            path = ".".join(_location(detail["loc"]))
+            draft.fault(path, _message(detail))
+    draft.raise_faults()
+    assert config is not None, "what does not validate has faults"
     return config
 
 
-def _fault(detail: Any, content: Mapping[str, Any], lines: dict[str, int]) -> Fault:
-    """A pydantic error in our words."""
-    location = [str(part) for part in detail["loc"]]
-    path = ".".join(location)
-    kind, got = detail["type"], detail["input"]
+def _override(draft: Draft, text: str) -> None:
+    """Sets `a.b=value`; the value is YAML."""
+    path, equals, written = (part.strip() for part in text.partition("="))
+    if not equals or not path:
+        draft.faults.append(Fault("--set", f"expected key=value such as budget.trials=60, got {text!r}"))
+        return
+    try:
+        value = yaml_file.value(written)
+    except ValueError as fault:
+        draft.faults.append(Fault(f"--set {path}", str(fault)))
+        return
+    at: Any = draft.content
+    keys = path.split(".")
+    for index, key in enumerate(keys[:-1]):
+        inner = _child(at, key)
+        if isinstance(inner, str) or (inner is None and index == 0 and key in DEFAULTS):
+            inner = {"path" if key == "model" else "name": inner or DEFAULTS[key]}  # a bare name gains options
+        elif inner is None:
+            inner = {}
+        if not isinstance(inner, (dict, list)) or not _put(at, key, inner):
+            draft.faults.append(Fault(f"--set {path}", f"{'.'.join(keys[: index + 1])} has no keys of its own"))
+            return
+        at = inner
+    if not _put(at, keys[-1], value):
+        message = f"{'.'.join(keys[:-1])} is a list of {len(at)}: give an index from 0"
+        draft.faults.append(Fault(f"--set {path}", message))
+        return
+    for known in [known for known in draft.lines if known.startswith(f"{path}.")]:
+        del draft.lines[known]
+    draft.lines[path] = None
+
+
+def _child(at: Any, key: str) -> Any:
+    if isinstance(at, list):
+        return at[int(key)] if key.isdigit() and int(key) < len(at) else None
+    return at.get(key)
+
+
+def _put(at: Any, key: str, value: Any) -> bool:
+    """Sets a key, or an entry of a list that has it. Whether it could."""
+    if isinstance(at, list):
+        if not (key.isdigit() and int(key) < len(at)):
+            return False
+        at[int(key)] = value
+    else:
+        at[key] = value
+    return True
+
+
+def _place_paths(draft: Draft) -> None:
+    """Makes paths absolute. What is no path on this disk is taken for a name on the hub."""
+    data, model = draft.content.get("data"), draft.content.get("model")
+    if isinstance(data, dict):
+        for key in FILES:
+            if isinstance(data.get(key), str):
+                data[key] = str((draft.beside(f"data.{key}") / Path(data[key]).expanduser()).resolve())
+        if isinstance(data.get("hub"), str):
+            data["hub"] = _folder_or_name(data["hub"], draft.beside("data.hub"))
+    if isinstance(model, dict) and isinstance(model.get("path"), str):
+        model["path"] = _folder_or_name(model["path"], draft.beside("model.path"))
+    elif isinstance(model, str):
+        draft.content["model"] = _folder_or_name(model, draft.beside("model"))
+
+
+def _folder_or_name(text: str, beside: Path) -> str:
+    """Absolute where it is a folder, or can only be meant for one; else a name as it stands."""
+    path = beside / Path(text).expanduser()
+    is_meant = text.startswith((".", "/", "~")) or text.count("/") > 1
+    if not is_meant and "/" in text:
+        is_meant = (beside / text.split("/")[0]).is_dir()
+    return str(path.resolve()) if path.is_dir() or is_meant else text
+
+
+def _read_space(draft: Draft) -> None:
+    """Puts a space's content in place of its name or path; its faults say the space file's own lines."""
+    name = draft.content.get("space")
+    if not isinstance(name, str):
+        return
+    try:
+        path = spaces.find(name, draft.beside("space"))
+        document = yaml_file.read(path, path.name)
+    except UnknownName as fault:
+        draft.fault("space", str(fault))
+        draft.content["space"] = {}
+    except ConfigError as fault:
+        for inner in fault.faults:
+            draft.fault("space", f"{fault.source} {inner}".replace(" line ", ", line ", 1))
+        draft.content["space"] = {}
+    else:
+        draft.content["space"] = document.content
+        draft.space_lines, draft.space_file = document.lines, path.name
+
+
+def _check_space(draft: Draft, n_layers: int) -> Space | None:
+    spec = draft.content.get("space")
+    if not isinstance(spec, dict):
+        return None
+    if not spec:
+        if not any(fault.path.startswith("space") for fault in draft.faults):
+            message = "is empty: expected a name such as small, a path, or `method: [head, lora]` and its keys"
+            draft.fault("space", message)
+        return None
+    space, faults = spaces.read(spec, n_layers)
+    for fault in sorted(faults, key=lambda fault: checks.nearest(draft.space_lines, fault.path) or 0):
+        _place_space_fault(draft, fault)
+    return space
+
+
+def _place_space_fault(draft: Draft, fault: Fault) -> None:
+    """A fault of a space file is shown at the config's `space:`, and names the file and its line."""
+    path = f"space.{fault.path}".rstrip(".")
+    if not draft.space_file:
+        draft.fault(path, fault.message)
+        return
+    line = checks.nearest(draft.space_lines, fault.path)
+    where = draft.space_file if line is None else f"{draft.space_file}, line {line}"
+    draft.faults.append(Fault(path, f"({where}) {fault.message}", draft.line("space")))
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(path, before, after) of each value that differs; whole where one side has no such section."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in dict.fromkeys((*old, *new)):
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    elif old != new:
+        yield path, old, new
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+# ── pydantic's faults in our words ──────────────────────────────────────────────────────────────────────────────────
+
+BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "bool": "on or off (true or false)",
+    "list": "a list",
+    "dict": "a mapping of keys",
+    "model": "a mapping of keys",
+    "finite": "a finite number",
+}
+
+
+def _location(location: Sequence[int | str]) -> list[str]:
+    """The keys of a fault; what pydantic adds for its own unions and our `options` is left out."""
+    return [str(part) for part in location if part != "options" and not str(part).startswith("function-")]
+
+
+def _message(detail: Any) -> str:
+    kind, got, context = detail["type"], detail["input"], detail.get("ctx", {})
+    location = _location(detail["loc"])
     if kind == "extra_forbidden":
         section = _section(location[:-1])
-        near = did_you_mean(location[-1], section)
-        message = f"there is no such key.{near} There are: {', '.join(section)}"
-    elif kind == "missing":
-        message = "is missing"
-    elif kind == "value_error":
-        message = str(detail["ctx"]["error"])
-    elif kind == "literal_error":
-        message = (
-            f"expected {detail['ctx']['expected']}, got {got!r}.{did_you_mean(got, _quoted(detail['ctx']['expected']))}"
-        )
-    else:
-        text = detail["msg"][0].lower() + detail["msg"][1:]
-        message = f"{text.replace('input should be', 'expected')}, got {got!r}"
-    return Fault(path, message, _line(lines, path))
+        return f"there is no such key.{did_you_mean(location[-1], section)} There are: {', '.join(section)}"
+    if kind == "missing":
+        return "is missing"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", context["expected"])
+        return f"expected {', '.join(known[:-1])} or {known[-1]}, got {got!r}.{did_you_mean(got, known)}".rstrip(".")
+    if kind in BOUNDS:
+        word, key = BOUNDS[kind]
+        return f"expected {word} {context[key]:g}, got {got!r}"
+    if kind == "too_short":
+        return f"expected {context['min_length']} or more, got {_json(got)}"
+    if kind == "string_pattern_mismatch":
+        return f"expected one folder's name, got {got!r}"
+    expected = EXPECTED.get(kind.split("_")[0])
+    assert expected is not None, f"no words for pydantic's {kind}"
+    return f"expected {expected}, got {_json(got)}"
 
 
 def _section(location: Sequence[str]) -> list[str]:
     """The keys of a section of the config."""
     model: Any = Config
     for part in location:
-        if part.isdigit():
-            continue
-        annotation = model.model_fields[part].annotation
-        inner = [annotation, *getattr(annotation, "__args__", ())]
-        model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+        if not part.isdigit():
+            annotation = model.model_fields[part].annotation
+            inner = [annotation, *getattr(annotation, "__args__", ())]
+            model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return [name for name in model.model_fields if name != "stem"]
-
-
-def _quoted(expected: str) -> list[str]:
-    return [part.strip(" '") for part in expected.replace(" or ", ",").split(",")]
-
-
-def _line(lines: Mapping[str, int], path: str) -> int | None:
-    """The line of a path, or of the nearest part of it that stands in the file."""
-    parts = path.split(".")
-    while parts:
-        if ".".join(parts) in lines:
-            return lines[".".join(parts)]
-        parts.pop()
-    return None
-
-
-def _plugin_faults(content: Mapping[str, Any], lines: dict[str, int]) -> list[Fault]:
-    """Names that no plugin has, and options that none of it takes."""
-    entries = [
-        (f"{kind}s", kind, content[kind]) for kind in ("task", "sampler", "stopper", "executor") if kind in content
-    ]
-    trackers = content.get("trackers")
-    if isinstance(trackers, list):
-        entries += [("trackers", f"trackers.{index}", entry) for index, entry in enumerate(trackers)]
-    faults = []
-    for kind, path, entry in entries:
-        wrapped = _plugin(entry)
-        if not isinstance(wrapped, Mapping) or not isinstance(wrapped.get("name"), str):
-            continue  # pydantic says so
-        try:
-            plugin = plugins.load(kind, wrapped["name"])
-        except UnknownName as fault:
-            faults.append(Fault(path, str(fault), _line(lines, path)))
-            continue
-        takes = set(inspect.signature(plugin).parameters) - GIVEN
-        if kind == "stoppers":
-            takes |= STOPPER_OPTIONS
-        for option in wrapped.get("options", {}):
-            if option not in takes:
-                known = ", ".join(sorted(takes)) or "none"
-                message = f"{wrapped['name']} has no option {option!r}.{did_you_mean(option, takes)} It has: {known}"
-                faults.append(Fault(f"{path}.{option}", message, _line(lines, f"{path}.{option}")))
-    return faults
-
-
-def _file_faults(content: Mapping[str, Any], lines: dict[str, int]) -> list[Fault]:
-    """Files that are not there."""
-    data = content.get("data")
-    faults = []
-    if isinstance(data, Mapping):
-        for key in ("train", "validation", "test"):
-            if isinstance(data.get(key), str) and not Path(data[key]).exists():
-                faults.append(Fault(f"data.{key}", f"there is no {data[key]}", _line(lines, f"data.{key}")))
-    model = content.get("model")
-    path = model.get("path") if isinstance(model, Mapping) else model
-    if isinstance(path, str) and path.startswith((".", "/", "~")) and not Path(path).expanduser().is_dir():
-        faults.append(Fault("model", f"there is no folder {path}", _line(lines, "model")))
-    return faults
-
-
-def _layers(content: Mapping[str, Any]) -> int:
-    """The model's number of layers where its config.json is at hand; else one assumed for checking."""
-    model = content.get("model")
-    path = model.get("path") if isinstance(model, Mapping) else model
-    file = Path(str(path)) / "config.json"
-    if file.is_file():
-        values = json.loads(file.read_text())
-        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):
-            if isinstance(values.get(key), int):
-                return int(values[key])
-    return ASSUMED_LAYERS

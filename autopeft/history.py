@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from autopeft import ledger as ledgers
+from autopeft.errors import UsageError
 from autopeft.objectives import Objective, losses, reference_point
 from autopeft.pareto import hypervolume, non_dominated
 from autopeft.trial import Report, Status, Trial
@@ -104,8 +105,15 @@ class History:
 
     @staticmethod
     def read(path: Any) -> History:
-        """The history of a ledger file."""
-        return History(ledgers.read(path))
+        """The history of a ledger file.
+
+        Raises:
+            UsageError: There is no ledger, it cannot be read, or its search died before it began.
+        """
+        history = History(ledgers.read(path))
+        if not history.header:
+            raise UsageError(f"{path} is empty: its search died before it began; start it again")
+        return history
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -131,20 +139,23 @@ class History:
             record = Record(Trial.from_json(event), event.get("known", {}), asked_seconds=event["seconds"])
             if kind == "refuse":
                 record.refusal = event["reason"]
-            assert record.number == len(self.records), f"number {record.number} follows {len(self.records) - 1}"
+            if record.number != len(self.records):
+                raise UsageError(f"the ledger is damaged: number {record.number} follows {len(self.records) - 1}")
             self.records.append(record)
         elif kind == "report":
-            self.records[event["number"]].reports.append(Report(event["step"], event["metrics"]))
-            self.records[event["number"]].report_seconds.append(event["seconds"])
+            record = self._record(event)
+            record.reports.append(Report(event["step"], event["metrics"]))
+            record.report_seconds.append(event["seconds"])
         elif kind == "tell":
-            record = self.records[event["number"]]
+            record = self._record(event)
             record.status, record.metrics = Status(event["status"]), event["metrics"]
             record.error, record.told_seconds = event["error"], event["seconds"]
             self.told.append(record.number)
         elif kind == "rerun":
             # Its driver or worker died before it was told: what it reported then is dropped.
-            self.records[event["number"]].reports.clear()
-            self.records[event["number"]].report_seconds.clear()
+            record = self._record(event)
+            record.reports.clear()
+            record.report_seconds.clear()
         elif kind == "confirm":
             self.confirmations.append(
                 Confirmation(
@@ -161,6 +172,12 @@ class History:
         elif kind == "resume":
             self.resumes.append(event)
         # An event of a later minor version is not ours to judge: it changes nothing here.
+
+    def _record(self, event: Mapping[str, Any]) -> Record:
+        number: int = event["number"]
+        if number >= len(self.records):
+            raise UsageError(f"the ledger is damaged: a {event['event']} of number {number}, which was never asked for")
+        return self.records[number]
 
     def losses(self, records: Sequence[Record]) -> np.ndarray:
         """The losses of complete records: (n_records, n_objectives)."""

@@ -7,13 +7,13 @@ tolerated: it is dropped when the ledger is opened again for writing.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import json
 import os
 import time
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,20 @@ class Ledger:
 
         Raises:
             UsageError: Another process has it open, or a line that is not the last is damaged.
+            EnvironmentFault: It cannot be opened or locked here.
         """
         self.path = path
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  (open for the ledger's life)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115  (open for the ledger's life)
         except OSError as fault:
-            self._file.close()
-            raise UsageError(f"{path} is being written by another process: wait for it, or end it") from fault
-        self.events, length = _parse(path)  # as found: what is appended from here on is not kept a second time
-        self._file.truncate(length)
+            raise EnvironmentFault(f"cannot open {path}: {fault.strerror}") from fault
+        try:
+            _lock(self._file, path)
+            self.events, length = _parse(path)  # as found: what is appended from here on is not kept a second time
+            self._file.truncate(length)
+        except BaseException:
+            self._file.close()  # and with it the lock goes
+            raise
         self._offset = self.events[-1]["seconds"] if self.events else 0.0
         self._start = time.monotonic()
 
@@ -50,7 +54,10 @@ class Ledger:
         return self._offset + time.monotonic() - self._start
 
     def append(self, event: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes one event, with its time, and returns it. It is on the disk before this returns.
+        """Writes one event, with its time. It is on the disk before this returns.
+
+        Returns:
+            The event as reading it back gives it: tuples are lists. So what lives and what is replayed are the same.
 
         Raises:
             EnvironmentFault: It cannot be written (disk full). What was written before stays readable.
@@ -63,16 +70,30 @@ class Ledger:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
         except OSError as fault:
-            with contextlib.suppress(OSError):  # what stays of the line is a torn last line: tolerated
+            try:
                 self._file.truncate(start)
+            except OSError:  # what stays is a torn last line, which is tolerated where nothing follows it
+                self._file.close()
             raise EnvironmentFault(
                 f"cannot write {self.path}: {fault.strerror}. Nothing told so far is lost: make room, then resume"
             ) from fault
-        return stamped
+        written: dict[str, Any] = json.loads(line)
+        return written
 
     def close(self) -> None:
         """Closes and unlocks."""
         self._file.close()
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as fault:
+        raise UsageError(f"{path} is being written by another process: wait for it, or end it") from fault
+    except OSError as fault:
+        raise EnvironmentFault(
+            f"cannot lock {path}: {fault.strerror}. Put the run on a file system that has locks"
+        ) from fault
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -91,9 +112,8 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
     data = path.read_bytes()
     events: list[dict[str, Any]] = []
     length = 0
-    for number, line in enumerate(data.splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):
-            break  # torn: the writer died here, so nobody was told that it was written
+    # What follows the last newline is empty, or torn: the writer died there, so nobody was told that it was written.
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             event = json.loads(line)
             if not isinstance(event, dict) or "event" not in event or "seconds" not in event:
@@ -101,7 +121,7 @@ def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
         except ValueError as fault:
             raise UsageError(f"{path}: line {number} is damaged ({fault}); restore it from a copy") from fault
         events.append(event)
-        length += len(line)
+        length += len(line) + 1
     if events and events[0]["event"] == "search" and events[0]["schema"] > SCHEMA:
         raise UsageError(
             f"{path} has schema {events[0]['schema']}, this autopeft reads up to {SCHEMA}: upgrade autopeft"

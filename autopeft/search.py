@@ -112,12 +112,17 @@ class Search:
                     ) from refusal
                 continue
             self._write({"event": "ask", **trial.to_json(), "known": dict(known)})
-            return trial
+            return self.history.records[number].trial  # as a rerun would have it: what JSON makes of the params
         self.why_ended = f"the budget of {self.most_trials} trials is spent"
         return None
 
     def report(self, trial: Trial, report: Report) -> bool:
-        """Takes a rung of a running trial. Returns whether the trial should stop here."""
+        """Takes a rung of a running trial. Returns whether the trial should stop here.
+
+        Raises:
+            ValueError: That trial is not running.
+        """
+        self._running_record(trial.number)
         self._write({"event": "report", "number": trial.number, **report.to_json()})
         return self._should_stop
 
@@ -128,12 +133,15 @@ class Search:
             ValueError: That trial is not running.
         """
         number = result.trial.number
-        if number >= len(self.history.records) or not self.history.records[number].is_running:
-            raise ValueError(f"trial {number} is not running: a trial is told once")
-        metrics = {**self.history.records[number].known, **result.metrics}
+        metrics = {**self._running_record(number).known, **result.metrics}
         self._write(
             {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics, "error": result.error}
         )
+
+    def _running_record(self, number: int) -> Record:
+        if number >= len(self.history.records) or not self.history.records[number].is_running:
+            raise ValueError(f"trial {number} is not running: a trial is told once, and reports before")
+        return self.history.records[number]
 
     def _propose(self, number: int) -> Mapping[str, Any] | None:
         if number < len(self.first):

@@ -57,6 +57,11 @@ class Report:
     step: int
     metrics: Mapping[str, float]
 
+    def __post_init__(self) -> None:
+        wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
+        if wrong:
+            raise ValueError(f"metrics of a report are finite; step {self.step} came with {wrong}")
+
     def to_json(self) -> dict[str, Any]:
         return {"step": self.step, "metrics": dict(self.metrics)}
 

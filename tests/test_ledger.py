@@ -1,127 +1,234 @@
-"""The ledger file: append, read back, torn lines, a second writer, a full disk."""
+"""The ledger: what was appended is there, one torn last line is tolerated, one writer, a full disk says so."""
 
+from __future__ import annotations
+
+import errno
+import fcntl
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
-import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from autopeft import ledger as ledgers
+from autopeft import ledger
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.ledger import Ledger
 
-HEADER = {"event": "search", "schema": 1}
+HEADER = {"event": "search", "schema": ledger.SCHEMA}
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / ledgers.NAME
+@contextmanager
+def no_files_beyond(size: int) -> Iterator[None]:
+    """As a full disk: what is written beyond `size` fails; a write across it comes out short."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def write(path, *events):
-    ledger = Ledger(path)
+def written(path: Path, *events: dict[str, object]) -> Path:
+    book = Ledger(path)
     for event in events:
-        ledger.append(event)
-    ledger.close()
+        book.append(event)
+    book.close()
+    return path
 
 
-def test_what_is_appended_is_read_back_with_its_time(path):
-    write(path, HEADER, {"event": "ask", "number": 0})
-    events = ledgers.read(path)
-    assert [event["event"] for event in events] == ["search", "ask"]
-    assert all(event["seconds"] >= 0 for event in events)
-    assert path.read_text().endswith("}\n")
+def test_reads_back_what_was_appended_in_order(tmp_path):
+    events = [HEADER, {"event": "ask", "number": 0, "params": {"method": "head"}}, {"event": "a ☕ note", "x": 1e-300}]
+    path = written(tmp_path / "ledger.jsonl", *events)
+    found = ledger.read(path)
+    assert [{k: v for k, v in event.items() if k != "seconds"} for event in found] == events
+    assert all(line.endswith("}") for line in path.read_text().splitlines())
 
 
-def test_search_time_goes_on_where_it_stood(path):
-    write(path, HEADER)
-    lines = [{**json.loads(path.read_text()), "seconds": 100.0}]
-    path.write_text(json.dumps(lines[0]) + "\n")
-    ledger = Ledger(path)
-    assert 100.0 <= ledger.seconds < 110.0
-    assert ledger.append({"event": "ask"})["seconds"] >= 100.0
+def test_an_appended_event_is_what_reading_it_back_gives(tmp_path):
+    book = Ledger(tmp_path / "ledger.jsonl")
+    event = book.append({"event": "ask", "params": {"lora.layers": (0, 1), "lora.lr": 0.1 + 0.2}})
+    assert event["params"]["lora.layers"] == [0, 1]
+    assert ledger.read(book.path) == [event]
 
 
-@pytest.mark.parametrize("torn", ['{"event": "tel', '{"event": "tell", "number": 3, "seconds": 1.0}', "\x00\x00", "{"])
-def test_one_torn_last_line_is_dropped(path, torn):
-    write(path, HEADER, {"event": "ask", "number": 0})
-    with open(path, "a") as file:
-        file.write(torn)
-    assert len(ledgers.read(path)) == 2
-    ledger = Ledger(path)
-    ledger.append({"event": "ask", "number": 1})
-    assert [event.get("number") for event in ledgers.read(path)] == [None, 0, 1]
+def test_an_event_is_on_the_disk_before_append_returns(tmp_path, monkeypatch):
+    synced = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (real(fd), synced.append(os.fstat(fd).st_size))[0])
+    book = Ledger(tmp_path / "ledger.jsonl")
+    for size in (1, 2, 3):
+        book.append({"event": "note", "size": size})
+        assert synced[-1] == book.path.stat().st_size
+    assert len(synced) == 3
 
 
-def test_a_damaged_line_before_the_last_is_said(path):
-    write(path, HEADER)
-    with open(path, "a") as file:
-        file.write("garbage\n" + '{"event": "ask", "seconds": 1}\n')
-    with pytest.raises(UsageError, match="line 2 is damaged"):
-        ledgers.read(path)
+def test_search_time_stops_while_the_search_does(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    book = Ledger(tmp_path / "ledger.jsonl")
+    now[0] += 5
+    assert book.append(HEADER)["seconds"] == 5
+    book.close()
+    now[0] += 1000
+    book = Ledger(tmp_path / "ledger.jsonl")
+    now[0] += 2
+    assert book.append({"event": "resume"})["seconds"] == 7
 
 
-def test_a_newer_schema_is_refused(path):
-    write(path, {"event": "search", "schema": ledgers.SCHEMA + 1})
+@given(cut=st.integers(1, 60))
+def test_a_torn_last_line_is_dropped_and_the_next_event_follows(cut, tmp_path_factory):
+    path = written(tmp_path_factory.mktemp("torn") / "ledger.jsonl", HEADER, {"event": "note", "text": "x" * 40})
+    whole = path.read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    torn = whole[: -min(cut, last - 1)]  # without its newline the last line counts as never written
+    path.write_bytes(torn)
+    assert [event["event"] for event in ledger.read(path)] == ["search"]
+    assert path.read_bytes() == torn, "reading changes nothing: another process may be writing"
+    written(path, {"event": "after"})
+    assert [event["event"] for event in ledger.read(path)] == ["search", "after"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(b'{"event": "note", "sec\n', id="cut in the middle"),
+        pytest.param(b"\n", id="empty line"),
+        pytest.param(b'{"event": "note"}\n', id="no time"),
+        pytest.param(b"[1, 2]\n", id="no object"),
+        pytest.param(b'{"event": "note", "seconds": 1}\r{"event"\n', id="carriage return"),
+        pytest.param(b"\x00\x00\x00\xff\n", id="no text"),
+    ],
+)
+def test_damage_before_the_last_line_is_refused_and_nothing_is_changed(tmp_path, damage):
+    path = written(tmp_path / "ledger.jsonl", HEADER)
+    path.write_bytes(path.read_bytes() + damage + b'{"event": "note", "seconds": 2}\n')
+    before = path.read_bytes()
+    for action in (ledger.read, Ledger):
+        with pytest.raises(UsageError, match=r"ledger\.jsonl: line 2 is damaged"):
+            action(path)
+    assert path.read_bytes() == before
+    path.write_bytes(before.replace(damage, b""))
+    Ledger(path).close()  # the refusal left no lock behind
+
+
+def test_a_newer_schema_is_refused(tmp_path):
+    path = written(tmp_path / "ledger.jsonl", {"event": "search", "schema": ledger.SCHEMA + 1})
     with pytest.raises(UsageError, match="upgrade autopeft"):
-        ledgers.read(path)
+        ledger.read(path)
 
 
 def test_a_folder_without_a_ledger_is_no_run(tmp_path):
     with pytest.raises(UsageError, match="is no run"):
-        ledgers.read(tmp_path / ledgers.NAME)
+        ledger.read(tmp_path / "ledger.jsonl")
 
 
-def test_a_second_writer_is_told(path):
-    first = Ledger(path)
-    with pytest.raises(UsageError, match="another process"):
-        Ledger(path)
+def test_a_number_that_is_not_finite_is_no_json(tmp_path):
+    book = Ledger(tmp_path / "ledger.jsonl")
+    with pytest.raises(ValueError):
+        book.append({"event": "tell", "metrics": {"accuracy": float("nan")}})
+    book.append(HEADER)
+    assert len(ledger.read(book.path)) == 1
+
+
+# ── one writer ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_second_writer_is_refused_until_the_first_one_closes(tmp_path):
+    first = Ledger(tmp_path / "ledger.jsonl")
+    first.append(HEADER)
+    with pytest.raises(UsageError, match="being written by another process"):
+        Ledger(first.path)
+    assert len(ledger.read(first.path)) == 1, "reading needs no lock"
+    first.append({"event": "note"})
     first.close()
-    Ledger(path).close()
+    second = Ledger(first.path)
+    assert len(second.events) == 2
 
 
-def test_numbers_that_are_none_of_json_are_refused(path):
-    with pytest.raises(ValueError, match="JSON"):
-        Ledger(path).append({"event": "tell", "metrics": {"loss": float("nan")}})
+def test_a_writer_in_another_process_is_refused_and_a_dead_one_holds_nothing(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    code = f"""
+import time
+from pathlib import Path
+from autopeft.ledger import Ledger
+Ledger(Path({str(path)!r})).append({{"event": "search", "schema": 1}})
+book = Ledger(Path({str(path)!r}))
+print("open", flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "open\n"
+        with pytest.raises(UsageError, match="being written by another process"):
+            Ledger(path)
+        writer.kill()
+        writer.wait()
+    assert len(Ledger(path).events) == 1
 
 
-def test_a_full_disk_is_said_and_what_was_written_stays(path):
-    """A process whose files may not grow beyond some bytes: the write fails as on a full disk."""
-    script = textwrap.dedent(
-        f"""
-        import resource, signal, sys
-        from pathlib import Path
-        from autopeft.errors import EnvironmentFault
-        from autopeft.ledger import Ledger
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        ledger = Ledger(Path({str(path)!r}))
-        ledger.append({HEADER!r})
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY))
-        try:
-            for number in range(100):
-                ledger.append({{"event": "ask", "number": number}})
-        except EnvironmentFault as fault:
-            print(fault)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            ledger.append({{"event": "ask", "number": number}})  # room was made
-            sys.exit(fault.exit_code)
-        """
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == EnvironmentFault.exit_code, done.stderr
-    assert "cannot write" in done.stdout
-    assert "then resume" in done.stdout
-    numbers = [event["number"] for event in ledgers.read(path)[1:]]
-    assert numbers == list(range(len(numbers)))
-    assert len(numbers) > 2
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+def test_a_file_system_without_locks_is_said_to_be_one(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(EnvironmentFault, match=r"cannot lock .*: No locks available"):
+        Ledger(tmp_path / "ledger.jsonl")
 
 
-def test_each_line_is_on_the_disk_before_append_returns(path, monkeypatch):
-    synced = []
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append(path.read_bytes().count(b"\n")))
-    write(path, HEADER, {"event": "ask"})
-    assert synced == [1, 2]
+def test_a_folder_that_is_not_there_is_an_environment_fault(tmp_path):
+    with pytest.raises(EnvironmentFault, match=r"cannot open .*No such file"):
+        Ledger(tmp_path / "nowhere" / "ledger.jsonl")
+
+
+# ── a full disk ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("room", [0, 1, 20])
+def test_a_full_disk_is_said_and_what_was_written_stays_readable(tmp_path, room):
+    book = Ledger(tmp_path / "ledger.jsonl")
+    book.append(HEADER)
+    before = book.path.read_bytes()
+    with no_files_beyond(len(before) + room):
+        with pytest.raises(EnvironmentFault, match=r"cannot write .*Nothing told so far is lost"):
+            book.append({"event": "note", "text": "x" * 100})
+        assert book.path.read_bytes() == before, "a part of the line stayed"
+    book.append({"event": "note", "text": "there is room again"})
+    assert [event["event"] for event in ledger.read(book.path)] == ["search", "note"]
+
+
+def test_no_event_follows_a_part_of_one(tmp_path, monkeypatch):
+    """Where not even cutting off the torn line works, the ledger takes no more: a part in the middle is damage."""
+    book = Ledger(tmp_path / "ledger.jsonl")
+    book.append(HEADER)
+
+    class Broken:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            return self.file.write(data[:10])
+
+        def truncate(self, size):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    book._file = Broken(book._file)
+    with pytest.raises(EnvironmentFault):
+        book.append({"event": "note"})
+    with pytest.raises(ValueError):
+        book.append({"event": "note"})
+    assert ledger.read(book.path)[0]["event"] == "search"
+    assert json.loads(book.path.read_bytes().splitlines()[0])["event"] == "search"
+    assert len(Ledger(book.path).events) == 1

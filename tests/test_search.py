@@ -1,168 +1,462 @@
-"""Ask, report, tell: budgets, refusals, replay of any prefix."""
+"""Ask, report, tell; and that any prefix of a ledger resumes."""
+
+from __future__ import annotations
 
 import json
-import shutil
+import tempfile
+from pathlib import Path
 
+import numpy as np
 import pytest
-from conversations import CHECK, OBJECTIVES, SPACE, Rank3, Toy, events, make_search
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopeft.errors import AutoPEFTError, Refused
-from autopeft.executors.serial import Serial
+from autopeft import ledger, search
+from autopeft.errors import AutoPEFTError, EnvironmentFault, Refused
 from autopeft.history import History
-from autopeft.ledger import NAME
-from autopeft.samplers.random import RandomSampler
-from autopeft.trial import Report, Result, Status
+from autopeft.ledger import NAME, Ledger
+from autopeft.search import Search, summary
+from autopeft.trial import Report, Result, Status, derive_seed
+from tests.executors.conversations import (
+    HEADER,
+    OBJECTIVES,
+    SPACE,
+    Climber,
+    Rung3,
+    Toy,
+    check,
+    events,
+    front,
+    lines,
+    make_search,
+    outcome,
+)
+from tests.test_ledger import no_files_beyond
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A search that ran to its end."""
-    folder = tmp_path_factory.mktemp("finished")
-    search = make_search(folder, trials=20)
-    Serial().run(search, Toy(folder))
-    search.ledger.close()
-    return folder
+def finish(conversation: Search, make) -> None:
+    """Runs a search to its end, one trial after another: the shortest executor."""
+    evaluate = make(lambda: False)
+    while (trial := conversation.ask()) is not None:
+        for event in evaluate(trial):
+            if isinstance(event, Result):
+                conversation.tell(event)
+                break
+            if conversation.report(trial, event):
+                conversation.tell(Result(trial, Status.STOPPED, event.metrics))
+                break
+    conversation.ledger.close()
 
 
-def test_the_first_trials_are_the_stock_defaults(finished):
-    records = History.read(finished / NAME).records
-    assert [dict(record.params) for record in records[:2]] == SPACE.defaults()
+def complete(conversation: Search, accuracy: float = 0.5):
+    trial = conversation.ask()
+    conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": accuracy}))
+    return trial
 
 
-def test_the_budget_counts_trials_and_says_that_it_is_spent(tmp_path):
-    search = make_search(tmp_path, trials=3)
-    Serial().run(search, Toy(tmp_path))
-    assert len(search.history.trials) == 3
-    assert search.ask() is None
-    assert "3 trials" in search.why_ended
+# ── ask ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_time_budget_ends_the_search(tmp_path):
-    search = make_search(tmp_path, trials=None)
-    search.most_seconds = 0.2
-    Serial().run(search, Toy(tmp_path, seconds=0.005))
-    assert "hours" in search.why_ended
-    assert 0 < len(search.history.told) < 50
+def test_asks_for_the_stock_defaults_first_and_then_the_sampler(tmp_path):
+    asked = []
+
+    class Spy(Climber):
+        def ask(self, number, seed):
+            asked.append((number, seed))
+            return super().ask(number, seed)
+
+    conversation = make_search(tmp_path, trials=4, sampler=Spy(), seed=5)
+    trials = [complete(conversation) for _ in range(4)]
+    assert [trial.params for trial in trials[:2]] == SPACE.defaults()
+    assert [trial.number for trial in trials] == [0, 1, 2, 3]
+    assert [trial.seed for trial in trials] == [derive_seed(5, number) for number in range(4)]
+    assert asked == [(number, derive_seed(5, number, "ask")) for number in (2, 3)]
 
 
-def test_seeds_depend_on_the_search_and_the_number_only(tmp_path):
-    first, other = make_search(tmp_path / "a", seed=1), make_search(tmp_path / "b", seed=2)
-    again = make_search(tmp_path / "c", seed=1)
-    trials = [[search.ask() for _ in range(4)] for search in (first, other, again)]
-    assert [trial.seed for trial in trials[0]] == [trial.seed for trial in trials[2]]
-    assert not {trial.seed for trial in trials[0]} & {trial.seed for trial in trials[1]}
+def test_ends_with_its_budget_of_trials_and_says_so(tmp_path):
+    conversation = make_search(tmp_path, trials=2)
+    complete(conversation), complete(conversation)
+    assert conversation.ask() is None
+    assert conversation.why_ended == "the budget of 2 trials is spent"
 
 
-class Same:
-    """Proposes one configuration for ever."""
+def test_ends_with_its_budget_of_time_while_trials_run_on(tmp_path):
+    conversation = make_search(tmp_path, trials=None, most_seconds=3600.0)
+    trial = conversation.ask()
+    conversation.ledger._offset += 3600
+    assert conversation.ask() is None
+    assert conversation.why_ended == "the budget of 1 hours is spent"
+    conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.5}))
+    assert conversation.running == 0
+
+
+def test_search_time_goes_on_counting_after_a_resume(tmp_path):
+    conversation = make_search(tmp_path, trials=None)
+    conversation.ledger._offset += 3599.5
+    complete(conversation)
+    conversation.ledger.close()
+    conversation = make_search(tmp_path, trials=None, most_seconds=3599.0)
+    assert conversation.ask() is None
+
+
+def test_ends_when_the_sampler_has_no_more(tmp_path):
+    class Empty(Climber):
+        def ask(self, number, seed):
+            return None
+
+    conversation = make_search(tmp_path, trials=9, sampler=Empty())
+    complete(conversation), complete(conversation)
+    assert conversation.ask() is None
+    assert conversation.why_ended == "the sampler has no more configurations"
+
+
+# ── refuse ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Listed(Climber):
+    """Proposes a list, and keeps what it is told."""
+
+    def __init__(self, params):
+        super().__init__()
+        self.params = list(params)
 
     def ask(self, number, seed):
-        return {"method": "head", "head.lr": 1e-3}
-
-    def tell(self, record):
-        pass
+        return self.params.pop(0)
 
 
-def test_a_thousand_refusals_in_a_row_end_the_search(tmp_path):
-    search = make_search(tmp_path, sampler=Same())
-    search.ask(), search.ask()
-    with pytest.raises(AutoPEFTError, match=r"1,000 configurations in a row were refused.*same as trial 0"):
-        search.ask()
+HEAD = {"method": "head", "head.lr": 1e-3}
 
 
 def test_a_refused_configuration_takes_a_number_and_no_budget(tmp_path):
-    told = []
+    def dear(params):
+        if params.get("lora.rank", 0) > 32:
+            raise Refused("over the budget of 3,210 trainable parameters")
+        return check(params)
 
-    class Listening(RandomSampler):
-        def tell(self, record):
-            told.append((record.number, record.refusal))
-
-    search = make_search(tmp_path, trials=6, sampler=Listening(SPACE, OBJECTIVES))
-
-    def check(params):
-        if params["method"] == "lora":
-            raise Refused("over budget")
-        return CHECK(params)
-
-    search.check = check
-    Serial().run(search, Toy(tmp_path))
-    refused = [record for record in search.history.records if record.refusal]
-    assert refused
-    assert len(search.history.trials) == 6
-    assert [number for number, reason in told if reason] == [record.number for record in refused]
-    assert [record.number for record in search.history.records] == list(range(6 + len(refused)))
-
-
-def test_what_is_not_in_the_space_is_refused(tmp_path):
-    search = make_search(tmp_path)
-    search.first = ({"method": "head", "head.lr": 7.0},)
-    search.ask()
-    assert "not in the space: head.lr 7.0" in search.history.records[0].refusal
+    sampler = Listed(
+        [
+            HEAD,
+            HEAD,  # a duplicate
+            {"method": "lora", "lora.rank": 64, "head.lr": 1e-3},  # over budget
+            {"method": "head", "head.lr": 5.0},  # not in the space
+            {"method": "head", "head.lr": 2e-3},
+        ]
+    )
+    conversation = make_search(tmp_path, trials=2, sampler=sampler, first=(), check=dear)
+    assert complete(conversation).number == 0
+    assert complete(conversation).number == 4
+    assert conversation.ask() is None
+    reasons = [record.refusal for record in conversation.history.records]
+    assert reasons[0] == reasons[4] == ""
+    assert reasons[1] == "the same as trial 0"
+    assert reasons[2] == "over the budget of 3,210 trainable parameters"
+    assert reasons[3].startswith("not in the space: head.lr")
+    assert [record.number for record in sampler.told] == [0, 1, 2, 3, 4], "the sampler hears of the refused ones too"
+    assert summary(conversation.history) == {"COMPLETE": 2, "REFUSED": 3}
 
 
-def test_a_trial_is_told_once(tmp_path):
-    search = make_search(tmp_path)
-    trial = search.ask()
-    result = Result(trial, Status.COMPLETE, {"accuracy": 0.5})
-    search.tell(result)
-    with pytest.raises(ValueError, match="told once"):
-        search.tell(result)
+def test_the_same_params_in_another_order_are_a_duplicate_also_after_a_resume(tmp_path):
+    conversation = make_search(tmp_path, trials=3, sampler=Listed([HEAD]), first=())
+    complete(conversation)
+    conversation.ledger.close()
+    again = [dict(reversed(HEAD.items())), {"method": "head", "head.lr": 2e-3}]
+    conversation = make_search(tmp_path, trials=3, sampler=Listed(again), first=())
+    assert conversation.ask().number == 2
+    assert conversation.history.records[1].refusal == "the same as trial 0"
 
 
-def test_a_stopped_trial_is_on_no_front(finished):
-    history = History.read(finished / NAME)
-    stopped = [record for record in history.records if record.status is Status.STOPPED]
-    assert stopped, "the toy search stops some"
-    assert not set(map(id, stopped)) & set(map(id, history.front()))
+def test_a_thousand_refusals_in_a_row_end_the_search_and_the_next_session_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+
+    def refuse(params):
+        raise Refused("no room")
+
+    conversation = make_search(tmp_path, check=refuse)
+    with pytest.raises(AutoPEFTError, match=r"1,000 configurations in a row were refused, the last .*: no room"):
+        conversation.ask()
+    assert len(conversation.history.records) == search.MOST_REFUSALS_IN_A_ROW == 1000
+    conversation.ledger.close()
+    conversation = make_search(tmp_path, check=refuse)
+    with pytest.raises(AutoPEFTError, match="1,001 configurations in a row"):
+        conversation.ask()
 
 
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_any_prefix_of_a_ledger_resumes_to_the_same_end(finished, tmp_path_factory, data):
-    lines = (finished / NAME).read_bytes().splitlines(keepends=True)
-    keep = data.draw(st.integers(1, len(lines)))
-    torn = data.draw(st.integers(0, len(lines[keep]) - 1)) if keep < len(lines) else 0
-    folder = tmp_path_factory.mktemp("prefix")
-    (folder / NAME).write_bytes(b"".join(lines[:keep]) + (lines[keep][:torn] if keep < len(lines) else b""))
-    search = make_search(folder, trials=20)
-    Serial().run(search, Toy(folder))
-    search.ledger.close()
-    resumed, whole = events(folder), events(finished)
-    told = [event for event in resumed if event["event"] == "tell"]
-    assert told == [event for event in whole if event["event"] == "tell"]
-    asked = [event for event in resumed if event["event"] == "ask"]
-    assert asked == [event for event in whole if event["event"] == "ask"]
-    assert sum(event["event"] == "rerun" for event in resumed) <= 1
-    shutil.rmtree(folder)
+def test_refusals_are_counted_in_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "MOST_REFUSALS_IN_A_ROW", 3)
+    other = [{"method": "head", "head.lr": lr} for lr in (2e-3, 3e-3, 4e-3)]
+    proposals = [HEAD, HEAD, HEAD, other[0], HEAD, HEAD, other[1], HEAD, HEAD, HEAD]
+    conversation = make_search(tmp_path, sampler=Listed(proposals), first=())
+    for _ in range(3):
+        complete(conversation)
+    with pytest.raises(AutoPEFTError, match="3 configurations in a row"):
+        conversation.ask()
 
 
-def test_reports_of_a_trial_that_was_never_told_are_dropped(tmp_path):
-    search = make_search(tmp_path, stopper=Rank3())
-    trial = search.ask()
-    search.report(trial, Report(3, {"accuracy": 0.9}))
-    search.ledger.close()
-    again = make_search(tmp_path)
-    assert again.history.records[0].reports == []
-    assert again.ask().to_json() == trial.to_json()
-    again.report(trial, Report(3, {"accuracy": 0.9}))
-    again.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.95}))
-    again.ledger.close()
-    assert [report.step for report in History.read(tmp_path / NAME).records[0].reports] == [3]
+# ── report and tell ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_listeners_hear_each_event_after_it_is_on_the_disk(tmp_path):
-    search = make_search(tmp_path)
+def test_a_told_trial_carries_what_was_known_before_training(tmp_path):
+    conversation = make_search(tmp_path)
+    complete(conversation, 0.75)
+    assert conversation.history.records[0].metrics == {"trainable_parameters": 10.0, "accuracy": 0.75}
+
+
+def test_the_stopper_is_asked_at_each_report(tmp_path):
+    conversation = make_search(tmp_path, trials=9)
+    verdicts = []
+    for accuracy in (0.5, 0.6, 0.7, 0.1, 0.9):
+        trial = conversation.ask()
+        assert conversation.report(trial, Report(1, {"accuracy": accuracy})) is False
+        verdicts.append(conversation.report(trial, Report(3, {"accuracy": accuracy})))
+        conversation.tell(Result(trial, Status.STOPPED, {"accuracy": accuracy}))
+    assert verdicts == [False, False, False, True, False]
+
+
+def test_a_trial_is_told_once_and_reports_before(tmp_path):
+    conversation = make_search(tmp_path, sampler=Listed([HEAD, HEAD]), first=(), trials=1)
+    trial = complete(conversation)
+    later = Result(trial, Status.FAILED, error="again")
+    with pytest.raises(ValueError, match="trial 0 is not running"):
+        conversation.tell(later)
+    with pytest.raises(ValueError, match="trial 0 is not running"):
+        conversation.report(trial, Report(3, {"accuracy": 0.5}))
+    unknown = type(trial)(7, trial.params, 0)
+    with pytest.raises(ValueError, match="trial 7 is not running"):
+        conversation.tell(Result(unknown, Status.COMPLETE, {"accuracy": 0.5}))
+    assert [event["event"] for event in events(tmp_path)] == ["search", "ask", "tell"]
+
+
+def test_a_report_that_is_not_finite_cannot_be_made():
+    with pytest.raises(ValueError, match="metrics of a report are finite; step 3 came with"):
+        Report(3, {"train_loss": float("inf")})
+
+
+def test_listeners_hear_each_event_once_it_is_on_the_disk_and_no_replayed_one(tmp_path):
+    finish(make_search(tmp_path, trials=2), Toy(tmp_path))
     heard = []
-    search.listeners = [lambda event: heard.append((event["event"], (tmp_path / NAME).read_text().count("\n")))]
-    trial = search.ask()
-    search.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.5}))
-    assert heard == [("ask", 2), ("tell", 3)]
+
+    def listen(event):
+        assert ledger.read(tmp_path / NAME)[-1] == event
+        assert conversation.history.records, "the history has it already"
+        heard.append(event["event"])
+
+    conversation = make_search(tmp_path, trials=3, listeners=[listen])
+    assert heard == []
+    finish(conversation, Toy(tmp_path))
+    assert heard == ["ask", "report", "report", "tell"]
 
 
-def test_results_survive_json():
-    from autopeft.trial import Trial
+def test_a_full_disk_ends_the_search_and_nothing_that_was_told_is_lost(tmp_path):
+    conversation = make_search(tmp_path, trials=6)
+    complete(conversation)
+    trial = conversation.ask()
+    size = (tmp_path / NAME).stat().st_size
+    with no_files_beyond(size + 10), pytest.raises(EnvironmentFault, match="make room, then resume"):
+        conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.5}))
+    assert conversation.running == 1, "what is not on the disk was not told"
+    conversation.ledger.close()
+    finish(make_search(tmp_path, trials=6), Toy(tmp_path))
+    assert [number for number, _ in lines(tmp_path, "started")] == [1, 2, 3, 4, 5]
 
-    result = Result(Trial(3, {"method": "head", "head.lr": 1e-3}, 7), Status.FAILED, {"loss": 1.5}, error="why")
-    assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+# ── replay ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def frozen(record):
+    return json.dumps(
+        [record.trial.to_json(), dict(record.known), record.status, dict(record.metrics), record.refusal, record.error]
+    )
+
+
+def test_a_refilled_sampler_and_stopper_were_told_what_the_live_ones_were(tmp_path):
+    class Heard(Climber):
+        def __init__(self):
+            super().__init__()
+            self.heard = []
+
+        def tell(self, record):
+            super().tell(record)
+            self.heard.append(frozen(record))
+
+    class Judged(Rung3):
+        def __init__(self):
+            super().__init__()
+            self.heard = []
+
+        def report(self, record, report):
+            self.heard.append((record.number, report.to_json(), len(record.reports)))
+            return super().report(record, report)
+
+        def tell(self, record):
+            self.heard.append(frozen(record))
+
+    live = make_search(tmp_path, trials=10, sampler=Heard(), stopper=Judged())
+    finish(live, Toy(tmp_path))
+    again = make_search(tmp_path, trials=10, sampler=Heard(), stopper=Judged())
+    assert len(live.sampler.heard) >= 10
+    assert again.sampler.heard == live.sampler.heard
+    assert again.stopper.heard == live.stopper.heard
+    assert again.ask() is None
+
+
+def test_an_unfinished_trial_runs_again_first_with_its_number_params_and_seed(tmp_path):
+    conversation = make_search(tmp_path, trials=5)
+    complete(conversation)
+    lost = [conversation.ask(), conversation.ask()]
+    conversation.report(lost[0], Report(3, {"accuracy": 0.9}))
+    conversation.ledger.close()
+
+    stopper = Rung3()
+    conversation = make_search(tmp_path, trials=5, stopper=stopper)
+    assert conversation.running == 2
+    assert stopper.seen == [], "the reports of a trial that was never told are dropped"
+    assert [conversation.ask(), conversation.ask()] == lost
+    assert conversation.history.records[1].reports == []
+    assert conversation.ask().number == 3
+    reruns = [event["number"] for event in events(tmp_path) if event["event"] == "rerun"]
+    assert reruns == [1, 2]
+
+
+def test_the_stopper_hears_the_reports_of_the_rerun_only(tmp_path):
+    conversation = make_search(tmp_path)
+    trial = conversation.ask()
+    conversation.report(trial, Report(3, {"accuracy": 0.1}))
+    conversation.ledger.close()
+    conversation = make_search(tmp_path)
+    assert conversation.ask() == trial
+    conversation.report(trial, Report(3, {"accuracy": 0.2}))
+    conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.3}))
+    conversation.ledger.close()
+    stopper = Rung3()
+    make_search(tmp_path, stopper=stopper)
+    assert stopper.seen == [0.2]
+
+
+def test_a_live_trial_is_what_its_rerun_will_be(tmp_path):
+    """A sampler may well hand out tuples; JSON knows lists."""
+    from autopeft.space import Choice, Dimension, Float, Space, Subset
+
+    space = Space(
+        {
+            "method": Dimension(Choice(("lora",)), "lora"),
+            "lora.layers": Dimension(Subset((0, 1, 2)), [0, 1]),
+            "head.lr": Dimension(Float(1e-4, 1e-1), 1e-3),
+        }
+    )
+    params = {"method": "lora", "lora.layers": [0, 2], "head.lr": np.float64(0.01)}
+    options = {"space": space, "first": (), "sampler": Listed([params])}
+    conversation = make_search(tmp_path, **options)
+    live = conversation.ask()
+    conversation.ledger.close()
+    again = make_search(tmp_path, **options).ask()
+    assert live == again
+    assert [type(value) for value in live.params.values()] == [type(value) for value in again.params.values()]
+
+
+def test_twenty_more_trials_are_a_larger_budget(tmp_path):
+    finish(make_search(tmp_path / "in one go", trials=12), Toy(tmp_path / "in one go"))
+    finish(make_search(tmp_path / "twice", trials=7), Toy(tmp_path / "twice"))
+    finish(make_search(tmp_path / "twice", trials=12), Toy(tmp_path / "twice"))
+    assert events(tmp_path / "twice") == events(tmp_path / "in one go")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted search: its folder, and its ledger's bytes."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(make_search(folder, trials=12), Toy(folder))
+    statuses = summary(History.read(folder / NAME))
+    assert set(statuses) == {"COMPLETE", "STOPPED"}, f"a search that exercises too little: {statuses}"
+    return folder, (folder / NAME).read_bytes()
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_prefix_of_a_ledger_resumes_to_the_same_end(whole, data):
+    """Cut at any byte after the header, as a driver that dies at any moment leaves it; once, or again and again."""
+    folder, content = whole
+    start = content.index(b"\n") + 1
+    with tempfile.TemporaryDirectory() as again, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda fd: None)
+        share = data.draw(st.floats(0, 1), label="cut at")  # of the bytes: their number varies with the times
+        (Path(again) / NAME).write_bytes(content[: start + int(share * (len(content) - start))])
+        for _ in range(data.draw(st.integers(0, 2), label="more deaths")):
+            told = told_numbers(again)
+            finish(make_search(again, trials=12), Toy(again))
+            assert_trained_none_of(told, again)
+            grown = (Path(again) / NAME).read_bytes()
+            share = data.draw(st.floats(0, 1), label="cut again at")
+            (Path(again) / NAME).write_bytes(grown[: start + int(share * (len(grown) - start))])
+        told = told_numbers(again)
+        finish(make_search(again, trials=12), Toy(again))
+        assert_trained_none_of(told, again)
+        assert outcome(again) == outcome(folder)
+        assert front(again) == front(folder)
+        assert sorted(told_numbers(again)) == list(range(12))
+
+
+def told_numbers(folder):
+    return [event["number"] for event in ledger.read(Path(folder) / NAME) if event["event"] == "tell"]
+
+
+def assert_trained_none_of(told, folder):
+    trained = [number for number, _ in lines(folder, "started")]
+    assert not set(trained) & set(told), "a told trial was trained again"
+    assert len(trained) == len(set(trained))
+    (Path(folder) / "started").unlink(missing_ok=True)
+
+
+@settings(max_examples=60)
+@given(data=st.data())
+def test_any_prefix_of_a_parallel_search_resumes_with_each_trial_told_once(data):
+    """Four slots, advanced in any order, and dead at any event."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda fd: None)
+        params = {}
+        for deaths in range(3):
+            conversation = make_search(folder, trials=9)
+            known = {record.number: dict(record.params) for record in conversation.history.records}
+            assert known == {number: params[number] for number in known}, "a number changed its params"
+            fuse = None if deaths == 2 else data.draw(st.integers(1, 60), label="events until death")
+            parallel(conversation, Toy(folder)(lambda: False), data, fuse)
+            params = {record.number: dict(record.params) for record in conversation.history.records}
+            conversation.ledger.close()
+        assert sorted(told_numbers(folder)) == sorted(set(told_numbers(folder)))
+        history = History.read(Path(folder) / NAME)
+        assert summary(history).get("RUNNING", 0) == 0
+        assert len(history.trials) == 9
+        for record in history.records:
+            assert record.trial.seed == derive_seed(0, record.number)
+            assert record.refusal or [report.step for report in record.reports] in ([3], [3, 6])
+
+
+def parallel(conversation, evaluate, data, fuse):
+    """Four slots; each turn goes to one that hypothesis picks. Ends with the search, or after `fuse` turns."""
+    running = []
+    while fuse != 0:
+        while len(running) < 4 and (trial := conversation.ask()) is not None:
+            running.append((trial, evaluate(trial)))
+        if not running:
+            return
+        slot = data.draw(st.integers(0, len(running) - 1), label="slot") if fuse is not None else 0
+        trial, turns = running[slot]
+        event = next(turns)
+        if isinstance(event, Result):
+            conversation.tell(event)
+            del running[slot]
+        elif conversation.report(trial, event):
+            conversation.tell(Result(trial, Status.STOPPED, event.metrics))
+            del running[slot]
+        if fuse is not None:
+            fuse -= 1
+    for _, turns in running:
+        turns.close()
+
+
+def test_a_search_whose_ledger_has_only_its_header_starts(tmp_path):
+    book = Ledger(tmp_path / NAME)
+    book.append(HEADER)
+    book.close()
+    conversation = make_search(tmp_path, trials=1)
+    assert conversation.history.objectives == OBJECTIVES
+    assert conversation.ask().number == 0

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from autopeft.search import Search
-from autopeft.trial import Evaluate
+from autopeft.trial import Evaluate, Report, Result, Trial
 
 # Builds what trains trials, once a worker: loads the model and the data. Called as
 # `make_evaluate(should_end)`; `should_end()` turns true when the user wants the search to end: `evaluate` looks at it
@@ -17,12 +16,26 @@ from autopeft.trial import Evaluate
 MakeEvaluate = Callable[[Callable[[], bool]], Evaluate]
 
 
+class Conversation(Protocol):
+    """What an executor runs: a `Search`, or a confirmation, which asks for trials in the same three verbs."""
+
+    def ask(self) -> Trial | None:
+        """The next trial; None when there are no more."""
+
+    def report(self, trial: Trial, report: Report) -> bool:
+        """Takes a rung of a running trial. Returns whether the trial should stop here."""
+
+    def tell(self, result: Result) -> None:
+        """Takes how a trial ended."""
+
+
 class Executor(Protocol):
     """Asks, evaluates, reports and tells until `search.ask()` returns None or the user interrupts."""
 
-    def run(self, search: Search, make_evaluate: MakeEvaluate) -> None:
+    def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         """Runs the search to its end.
 
         Raises:
             KeyboardInterrupt: The user interrupted; the trials that were running are not told, and will run again.
+            Exception: Whatever flies out of the conversation, of `make_evaluate` or of `evaluate`, as it is.
         """

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Iterable
+from contextlib import closing
 
-from autopeft.executors import MakeEvaluate
-from autopeft.search import Search
-from autopeft.trial import Report, Result, Status
+from autopeft.errors import AutoPEFTError
+from autopeft.executors import Conversation, MakeEvaluate
+from autopeft.executors._interrupt import interruptible
+from autopeft.trial import Report, Result, Status, Trial
 
 
 class Serial:
@@ -22,36 +21,28 @@ class Serial:
     def __init__(self, trial_seconds: float | None = None) -> None:
         pass
 
-    def run(self, search: Search, make_evaluate: MakeEvaluate) -> None:
+    def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         with interruptible() as interrupts:
             evaluate = make_evaluate(lambda: bool(interrupts))
             while not interrupts and (trial := search.ask()) is not None:
-                for event in evaluate(trial):
-                    if isinstance(event, Report):
-                        if search.report(trial, event):
-                            search.tell(Result(trial, Status.STOPPED, event.metrics))
-                            break
-                    else:
-                        search.tell(event)
+                with closing(evaluate(trial)) as events:
+                    result = _follow(search, trial, events)
+                if result is not None:
+                    search.tell(result)
+                elif not interrupts:
+                    raise AutoPEFTError(f"evaluate ended trial {trial.number} without a result: that is a bug in it")
             if interrupts:
                 raise KeyboardInterrupt
 
 
-@contextmanager
-def interruptible() -> Iterator[list[int]]:
-    """The first Ctrl-C is noted in the list that this yields; the second one interrupts at once."""
-    interrupts: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if interrupts:
-            raise KeyboardInterrupt
-        interrupts.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupts
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _follow(search: Conversation, trial: Trial, events: Iterable[Report | Result]) -> Result | None:
+    """How a trial ends: by its result, or stopped at a report; None where it was told to end between two steps."""
+    for event in events:
+        if isinstance(event, Result):
+            return event
+        if search.report(trial, event):
+            return Result(trial, Status.STOPPED, event.metrics)
+    return None
 
 
 plugin = Serial

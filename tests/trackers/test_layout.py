@@ -115,15 +115,6 @@ def test_exactly_one_is_selected_and_ranks_count_from_one(searched):
     assert ranks == list(range(1, len(searched.history.front()) + 1))
 
 
-def test_only_numbers_are_points():
-    events = h.search(3)
-    events[2]["metrics"] = {"train_loss": math.nan, "accuracy": math.inf}
-    keys = {(p.key, p.step) for p in layout(events).trial(0, is_over=True).points}
-    assert ("train/loss", 40) not in keys
-    assert ("eval/accuracy", 40) not in keys
-    assert ("train/loss", 120) in keys
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

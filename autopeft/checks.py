@@ -1,0 +1,370 @@
+"""What a config says that pydantic cannot judge: plugins and their options, metrics, files and columns.
+
+Each check notes faults in a Draft; none raises. Imports no torch: a plugin's class has its name, its attributes and its
+constructor's signature, and nothing heavy at its module's top.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autopeft import plugins
+from autopeft.errors import ConfigError, Fault, UnknownName, UsageError, did_you_mean
+from autopeft.objectives import Objective
+from autopeft.space import Space
+from autopeft.spaces import SWITCHES
+
+# What app gives a plugin by itself: no option of the user's.
+GIVEN = frozenset({"space", "objectives", "folder", "describe", "quiet", "artifacts", "adapters", "trial_seconds"})
+# Options of a stopper that the search reads: when it looks, and at what.
+STOPPER_OPTIONS = ("rungs", "signal")
+SIGNALS = ("auto", "train_loss")
+SIZES = ("trainable_parameters", "adapter_parameters", "head_parameters")
+ASSUMED_LAYERS = 12  # of a model that is not at hand while its config is checked
+LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+FILES = ("train", "validation", "test")
+ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+
+
+@dataclass
+class Draft:
+    """A config while it is read: what it says, where each key stands, and what is wrong so far.
+
+    Attributes:
+        content: The file's, as JSON data; a name of a space is replaced by what it names.
+        label: What to call the config in messages.
+        folder: What its paths are relative to.
+        lines: Key path → its line; None where `--set` gave it.
+        stem: The file's name without its ending.
+        are_files_checked: Whether files must be there.
+        space_file: Name of the space's own file, where it has one.
+        space_lines: Its key paths → lines.
+        faults: So far.
+    """
+
+    content: dict[str, Any]
+    label: str
+    folder: Path = field(default_factory=Path.cwd)
+    lines: dict[str, int | None] = field(default_factory=dict)
+    stem: str | None = None
+    are_files_checked: bool = True
+    space_file: str = ""
+    space_lines: Mapping[str, int] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+
+    def line(self, path: str) -> int | None:
+        """The line of a path, or of the nearest part of it that stands somewhere."""
+        return nearest(self.lines, path)
+
+    def beside(self, path: str) -> Path:
+        """What the path at this key is relative to: the file, or the working folder where `--set` gave it."""
+        return Path.cwd() if path in self.lines and self.lines[path] is None else self.folder
+
+    def fault(self, path: str, message: str) -> None:
+        self.faults.append(Fault(path, message, self.line(path)))
+
+    def raise_faults(self) -> None:
+        """All of them at once, in the file's order."""
+        if self.faults:
+            unique = {(fault.path, fault.message): fault for fault in self.faults}.values()
+            in_order = sorted(unique, key=lambda fault: math.inf if fault.line is None else fault.line)
+            raise ConfigError(in_order, self.label)
+
+
+def nearest(lines: Mapping[str, int | None] | Mapping[str, int], path: str) -> int | None:
+    """The line of a path, or of the nearest part of it that has one."""
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in lines:
+            return lines[".".join(parts[:length])]
+    return None
+
+
+# ── plugins ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def plugins_of(draft: Draft, space: Space | None) -> None:
+    """Names that no plugin has, options that none of it takes, values that it refuses.
+
+    Options are put into the draft as their plugin declares them: `off` becomes False for a bool.
+
+    Args:
+        space: Where the model's layers are known: what a sampler would get.
+    """
+    entries = [(f"{key}s", str(key)) for key in ("task", "sampler", "stopper", "executor") if key in draft.content]
+    trackers = draft.content.get("trackers")
+    if isinstance(trackers, list):
+        entries += [("trackers", f"trackers.{index}") for index in range(len(trackers))]
+    for kind, path in entries:
+        entry = trackers[int(path.split(".")[1])] if kind == "trackers" else draft.content[path]  # type: ignore[index]
+        name = entry.get("name") if isinstance(entry, Mapping) else entry
+        if not isinstance(name, str):
+            continue  # pydantic says so
+        try:
+            plugin = plugins.load(kind, name)
+        except UnknownName as fault:
+            draft.fault(f"{path}.name" if isinstance(entry, Mapping) else path, str(fault))
+            continue
+        before = len(draft.faults)
+        options = _options(draft, kind, path, name, plugin, entry if isinstance(entry, Mapping) else {})
+        if isinstance(entry, dict):
+            entry.update(options)
+        if len(draft.faults) == before:
+            _try(draft, kind, path, plugin, options, space)
+
+
+def _options(
+    draft: Draft, kind: str, path: str, name: str, plugin: Any, entry: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options as the plugin's constructor declares them."""
+    parameters = {key: value for key, value in inspect.signature(plugin).parameters.items() if key not in GIVEN}
+    hints = _hints(plugin)
+    takes = [*parameters, *(STOPPER_OPTIONS if kind == "stoppers" else ())]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    options = {}
+    for key, value in entry.items():
+        if key == "name":
+            continue
+        if key not in takes and not takes_any:
+            known = f" It has: {', '.join(sorted(takes))}" if takes else " It has none"
+            draft.fault(f"{path}.{key}", f"{name} has no option {key!r}.{did_you_mean(key, takes)}{known}")
+            continue
+        options[key] = _as_declared(value, hints.get(key))
+        if key in hints and not _fits(options[key], hints[key]):
+            draft.fault(f"{path}.{key}", f"expected {_expected(hints[key])}, got {value!r}")
+    for key, parameter in parameters.items():
+        is_plain = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if is_plain and parameter.default is parameter.empty and key not in entry:
+            draft.fault(path, f"{name} needs its option {key!r}")
+    return options
+
+
+def _try(draft: Draft, kind: str, path: str, plugin: Any, options: Mapping[str, Any], space: Space | None) -> None:
+    """Builds what is cheap to build, to hear what its constructor has against the options' values."""
+    objectives = (Objective("score", "maximize", 0.0), Objective(SIZES[0], "minimize", 1e9, "log10"))
+    given: dict[str, tuple[Any, ...] | None] = {
+        "tasks": (),
+        "samplers": None if space is None else (space, objectives),
+        "stoppers": (objectives,),
+        "executors": (),
+        "trackers": None,  # theirs open files
+    }
+    arguments = given[kind]
+    if kind == "stoppers":
+        _stopper_options(draft, path, options)
+        options = {key: value for key, value in options.items() if key not in STOPPER_OPTIONS}
+    if arguments is None:
+        return
+    try:
+        plugin(*arguments, **options)
+    except ConfigError as fault:
+        for inner in fault.faults:
+            draft.fault(path, f"{inner.path}: {inner.message}" if inner.path else inner.message)
+    except (UsageError, ValueError, TypeError) as fault:
+        draft.fault(path, str(fault))
+
+
+def _stopper_options(draft: Draft, path: str, options: Mapping[str, Any]) -> None:
+    rungs, signal = options.get("rungs", [0.5]), options.get("signal", "auto")
+    are_shares = isinstance(rungs, list) and bool(rungs) and all(_is_number(rung) and 0 < rung < 1 for rung in rungs)
+    if not are_shares or sorted(set(rungs)) != rungs:
+        draft.fault(f"{path}.rungs", f"expected ascending shares of the steps, each above 0 and below 1, got {rungs!r}")
+    score = _score(draft)
+    known = [*SIGNALS, *([score] if score else [])]
+    if signal not in known:
+        expected = f"{', '.join(known[:-1])} or {known[-1]}"
+        message = f"expected {expected}, got {signal!r}.{did_you_mean(signal, known)}"
+        draft.fault(f"{path}.signal", message.rstrip("."))
+
+
+def _hints(plugin: Any) -> dict[str, Any]:
+    """Types of the constructor's parameters; empty where they cannot be had without importing what they name."""
+    try:
+        return {k: v for k, v in typing.get_type_hints(plugin.__init__).items() if _scalars(v)}
+    except (NameError, AttributeError, TypeError):
+        return {}
+
+
+def _scalars(hint: Any) -> tuple[type, ...]:
+    """The scalar types that a hint allows; empty where it allows anything else."""
+    is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    parts = typing.get_args(hint) if is_union else (hint,)
+    return tuple(parts) if all(part in (bool, int, float, str, type(None)) for part in parts) else ()
+
+
+def _as_declared(value: Any, hint: Any) -> Any:
+    allowed = _scalars(hint) if hint is not None else ()
+    if isinstance(value, str) and str not in allowed:
+        if bool in allowed:
+            return SWITCHES.get(value.lower(), value)
+        if float in allowed or int in allowed:
+            return _number(value)
+    return value
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    allowed = _scalars(hint)
+    return type(value) in allowed or (type(value) is int and float in allowed)
+
+
+def _expected(hint: Any) -> str:
+    words = {bool: "on or off", int: "a whole number", float: "a number", str: "text", type(None): "null"}
+    return " or ".join(words[part] for part in _scalars(hint))
+
+
+# ── objectives ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def objectives_of(draft: Draft) -> None:
+    """Metrics that the task does not compute; a first objective that is no score; one metric twice."""
+    entries, task = draft.content.get("objectives"), _task(draft)
+    if not isinstance(entries, list) or task is None:
+        return
+    names = [entry.get("metric") if isinstance(entry, Mapping) else entry for entry in entries]
+    for index, name in enumerate(names):
+        path = f"objectives.{index}"
+        if not isinstance(name, str):
+            continue  # pydantic says so
+        if name not in (*task.metrics, *SIZES):
+            known = (*task.metrics, *SIZES)
+            draft.fault(path, f"no metric called {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}")
+        elif index == 0 and name not in task.metrics:
+            draft.fault(path, f"the first objective is the score, one of {', '.join(task.metrics)}; got {name!r}")
+        elif name in names[:index]:
+            draft.fault(path, f"{name!r} stands there twice")
+
+
+def _task(draft: Draft) -> Any:
+    """The task's plugin; None where there is none of its name."""
+    entry = draft.content.get("task")
+    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    return plugins.load("tasks", name) if isinstance(name, str) and name in plugins.names("tasks") else None
+
+
+def _score(draft: Draft) -> str | None:
+    """The first objective's metric."""
+    entries = draft.content.get("objectives", ["accuracy"])
+    first = entries[0] if isinstance(entries, list) and entries else None
+    name = first.get("metric") if isinstance(first, Mapping) else first
+    return name if isinstance(name, str) else None
+
+
+# ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def files_of(draft: Draft) -> None:
+    """Model, data files and columns that are not there."""
+    task, data = _task(draft), draft.content.get("data")
+    brings_its_own = task is not None and hasattr(task, "bases")  # it builds a base, from rows of its own
+    _model_folder(draft, task.bases if brings_its_own else ())
+    if not isinstance(data, Mapping):
+        return
+    if not brings_its_own and task is not None and not (data.get("train") or data.get("hub")):
+        draft.fault("data", "names no rows: give `train` (a file or a folder) or `hub` (a data set)")
+    hub = data.get("hub")
+    if isinstance(hub, str) and hub.startswith("/") and not Path(hub).is_dir():
+        draft.fault("data.hub", f"there is no folder {_named(draft, Path(hub), 'data.hub')}")
+    for key in FILES:
+        if isinstance(data.get(key), str):
+            _data_file(draft, key, Path(data[key]), data)
+
+
+def _model_folder(draft: Draft, bases: Sequence[str]) -> None:
+    model = draft.content.get("model")
+    at = "model.path" if isinstance(model, Mapping) else "model"
+    path = model.get("path") if isinstance(model, Mapping) else model
+    if not isinstance(path, str) or path in bases:
+        return
+    if not path.startswith("/"):
+        if not path or any(character.isspace() for character in path):
+            draft.fault(at, f"expected a folder or a name on the hub, got {path!r}")
+    elif not Path(path).is_dir():
+        draft.fault(at, f"there is no folder {_named(draft, Path(path), at)}")
+    elif not (Path(path) / "config.json").is_file():
+        draft.fault(at, f"{_relative(draft, Path(path), at)!r} has no config.json: it holds no transformers model")
+
+
+def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any]) -> None:
+    at = f"data.{key}"
+    if path.is_dir():
+        return
+    if not path.exists():
+        draft.fault(at, f"there is no file {_named(draft, path, at)}")
+    elif path.suffix not in ENDINGS:
+        draft.fault(at, f"{path.name}: expected a folder, or one of {', '.join(ENDINGS)}")
+    else:
+        columns = _header(path)
+        text = data.get("text")
+        named = {key: [data.get(key)] for key in ("image", "label")}
+        named["text"] = text if isinstance(text, list) else [text]
+        for column_key, names in named.items():
+            for name in names:
+                if columns is not None and isinstance(name, str) and name not in columns:
+                    near = did_you_mean(name, columns)
+                    message = f"{path.name} has no column {name!r}.{near} There are: {', '.join(columns)}"
+                    draft.fault(f"data.{column_key}", message)
+
+
+def _header(path: Path) -> list[str] | None:
+    """The columns of a table, read from its first line or its schema; None where that does not tell."""
+    try:
+        if path.suffix == ".parquet":
+            from pyarrow import parquet
+
+            return list(parquet.read_schema(path).names)
+        if path.suffix in (".csv", ".tsv"):
+            with open(path, newline="", encoding="utf-8-sig") as file:
+                return next(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","), None)
+        if path.suffix == ".jsonl":
+            with open(path, encoding="utf-8") as file:
+                row = json.loads(file.readline() or "null")
+            return list(row) if isinstance(row, dict) else None
+    except (OSError, ValueError, csv.Error):
+        pass  # what is wrong with it, the task says when it reads it
+    return None
+
+
+def _named(draft: Draft, path: Path, at: str) -> str:
+    """A path as a person has it, relative to where it was looked for, with the nearest name that is there."""
+    near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    return f"{_relative(draft, path, at)!r}.{did_you_mean(path.name, near)}".rstrip(".")
+
+
+def _relative(draft: Draft, path: Path, at: str) -> str:
+    beside = draft.beside(at)
+    return str(path.relative_to(beside) if path.is_relative_to(beside) else path)
+
+
+def model_layers(model: Any) -> int | None:
+    """A model's number of layers where its config.json is at hand."""
+    path = model.get("path") if isinstance(model, Mapping) else model
+    file = Path(str(path)) / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return next((values[key] for key in LAYER_KEYS if isinstance(values.get(key), int) and values[key] > 0), None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,97 @@
+"""What runs in a Ray worker: a Tune trainable that loads model and data once and serves trial after trial.
+
+What a step gives travels as one JSON string under `event`; Tune flattens anything else. Kinds of events:
+
+started   the worker holds model and data, and begins with this trial
+report    a rung: `report`
+result    the end: `result`
+fault     an exception that is none of the trial's: `fault`, pickled. It ends the run, as it does in `serial`
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.errors import AutoPEFTError
+from autopeft.executors import MakeEvaluate
+from autopeft.trial import Result, Trial
+
+
+def actor_class() -> Any:
+    """The trainable; made here, as Ray is imported where it is used."""
+    from ray.tune import Trainable
+
+    class Actor(Trainable):  # type: ignore[misc]
+        """Its `setup` is given `make_evaluate`; each config holds one trial, as JSON."""
+
+        def setup(self, config: Mapping[str, Any], make_evaluate: MakeEvaluate) -> None:
+            self.fault, self.events = "", iter(())
+            try:
+                self.evaluate = make_evaluate(lambda: False)  # to end a trial, its worker is ended
+            except Exception as fault:
+                self.fault = pack(fault)  # this node lacks something: the run ends with it, at the first step
+            self.begin(config)
+
+        def reset_config(self, config: Mapping[str, Any]) -> bool:
+            self.begin(config)
+            return True
+
+        def begin(self, config: Mapping[str, Any]) -> None:
+            self.trial, self.is_started = Trial.from_json(json.loads(config["trial"])), False
+            self.close()  # of a stopped trial: frees its memory before the next one takes its own
+
+        def close(self) -> None:
+            if hasattr(self.events, "close"):
+                self.events.close()
+
+        def step(self) -> dict[str, Any]:
+            try:
+                if self.fault:
+                    return _event("fault", fault=self.fault)
+                if not self.is_started:
+                    self.is_started, self.events = True, self.evaluate(self.trial)
+                    return _event("started")
+                event = next(self.events, None)
+                if event is None:
+                    number = self.trial.number
+                    raise AutoPEFTError(f"evaluate ended trial {number} without a result: that is a bug in it")
+                if not isinstance(event, Result):
+                    return _event("report", report=event.to_json())
+                self.close()
+                return _event("result", result=event.to_json())
+            except Exception as fault:
+                return _event("fault", fault=pack(fault))
+
+        def save_checkpoint(self, checkpoint_dir: str) -> None:
+            """Nothing: trained tensors go to the run's folder."""
+
+        def load_checkpoint(self, checkpoint: Any) -> None:
+            """Nothing to load."""
+
+    return Actor
+
+
+def pack(fault: Exception) -> str:
+    """An exception as text, with the worker's traceback as its note."""
+    fault.add_note("In the worker:\n" + "".join(traceback.format_exception(fault)))
+    try:
+        data = pickle.dumps(fault)
+        pickle.loads(data)  # noqa: S301  (some pickle, and then cannot be built again)
+    except Exception:
+        data = pickle.dumps(AutoPEFTError(f"in a worker: {type(fault).__name__}: {fault}"))
+    return base64.b64encode(data).decode()
+
+
+def unpack(text: str) -> Exception:
+    """The exception. It comes from a worker of ours, over Ray's own authenticated connection."""
+    fault: Exception = pickle.loads(base64.b64decode(text))  # noqa: S301
+    return fault
+
+
+def _event(kind: str, **data: Any) -> dict[str, Any]:
+    return {"event": json.dumps({"kind": kind, **data}), "done": kind in ("result", "fault")}

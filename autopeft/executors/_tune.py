@@ -1,0 +1,212 @@
+"""Between Tune and a conversation: Tune's searcher, scheduler and callback, and the state that they share."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autopeft.errors import EnvironmentFault
+from autopeft.executors import Conversation
+from autopeft.executors._actor import unpack
+from autopeft.trial import Report, Result, Status, Trial
+
+# Beyond its time limit, which `evaluate` keeps between steps, a step may take so long before its worker is ended.
+GRACE_SECONDS = 5.0
+# So many workers in a row that die before they hold model and data: then it is the set-up, not the trials.
+MOST_SILENT_DEATHS = 3
+
+
+class Ended(Exception):
+    """Flies through Tune when the run ends before the search is over; the bridge knows why."""
+
+
+@dataclass
+class Running:
+    """A trial that was asked for and not told.
+
+    Attributes:
+        trial: The trial.
+        since: When its worker began with it; None before.
+        why_killed: Why we ended its worker; else empty.
+    """
+
+    trial: Trial
+    since: float | None = None
+    why_killed: str = ""
+
+
+class Bridge:
+    """Which trial of Tune's is which of ours, and why the run has to end.
+
+    Args:
+        search: Asked, reported to and told.
+        slots: Trials at once.
+        trial_seconds: Time limit of a trial, None for none.
+        interrupts: Grows with each Ctrl-C.
+
+    Attributes:
+        fault: Why the run ends before the search is over; None while it does not.
+    """
+
+    def __init__(
+        self, search: Conversation, slots: int, trial_seconds: float | None, interrupts: Sequence[int]
+    ) -> None:
+        self.search, self.slots, self.trial_seconds, self.interrupts = search, slots, trial_seconds, interrupts
+        self.running: dict[str, Running] = {}
+        self.fault: BaseException | None = None
+        self._silent_deaths = 0
+
+    def guarded(self, call: Callable[[], Any], instead: Any) -> Any:
+        """Tune takes an exception of ours for a trial's, and goes on: it is kept, and ends the run."""
+        if self.fault is not None:
+            return instead
+        try:
+            return call()
+        except BaseException as fault:
+            self.fault = fault
+            return instead
+
+    def ask(self, tune_id: str) -> Trial | None:
+        """The next trial, None when the search is over."""
+        trial = self.search.ask()
+        if trial is not None:
+            self.running[tune_id] = Running(trial)
+        return trial
+
+    def report(self, tune_id: str, event: str) -> bool:
+        """Takes an event that is not a trial's last one. Returns whether the trial should stop here."""
+        data, running = json.loads(event), self.running[tune_id]
+        if data["kind"] == "started":
+            running.since, self._silent_deaths = time.monotonic(), 0
+            return False
+        return self.search.report(running.trial, Report.from_json(data["report"]))
+
+    def tell(self, tune_id: str, event: str) -> None:
+        """How a trial ended: by a result, or stopped after a report."""
+        data, running = json.loads(event), self.running.pop(tune_id)
+        if data["kind"] == "fault":
+            raise unpack(data["fault"])
+        if data["kind"] == "result":
+            self.search.tell(Result.from_json(data["result"]))
+        else:
+            self.search.tell(Result(running.trial, Status.STOPPED, data["report"]["metrics"]))
+
+    def lose(self, tune_id: str, fault: BaseException | None) -> None:
+        """A trial whose worker is gone: it is told as failed, and the search goes on with another worker."""
+        running = self.running.pop(tune_id)
+        why = running.why_killed or f"its worker died: {_why_died(fault)}"
+        if running.since is None:
+            self._silent_deaths += 1
+            why = f"its worker died while it loaded model and data: {_why_died(fault)}"
+        if self._silent_deaths >= MOST_SILENT_DEATHS:
+            raise EnvironmentFault(
+                f"{self._silent_deaths} Ray workers in a row died while they loaded model and data, the last one: "
+                f"{_why_died(fault)}. Their logs, on their nodes: /tmp/ray/session_latest/logs/worker-*.err"
+            )
+        self.search.tell(Result(running.trial, Status.FAILED, error=why))
+
+    def watch(self, tune_trials: Sequence[Any]) -> None:
+        """Ends workers whose step hangs, and the run where it has to end."""
+        if self.interrupts and self.fault is None:
+            self.fault = KeyboardInterrupt()
+        if self.fault is not None:
+            for trial in tune_trials:
+                _kill(trial)
+            raise Ended
+        if self.trial_seconds is None:
+            return
+        latest = time.monotonic() - self.trial_seconds - GRACE_SECONDS
+        for tune_id, running in self.running.items():
+            if running.since is not None and running.since < latest and not running.why_killed:
+                running.why_killed = (
+                    f"over its time limit of {self.trial_seconds:g} s: a step went on for {GRACE_SECONDS:g} s beyond "
+                    "it, and its worker was ended"
+                )
+                _kill(next(trial for trial in reversed(tune_trials) if trial.trial_id == tune_id))
+
+
+def searcher(bridge: Bridge) -> Any:
+    """Tune's view of ask and tell."""
+    from ray.tune.search import Searcher
+
+    class _Searcher(Searcher):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(metric="training_iteration", mode="max")  # Tune wants one; the search has its own
+
+        def suggest(self, trial_id: str) -> Any:
+            if len(bridge.running) >= bridge.slots:
+                return None  # Tune asks ahead, which would change what the sampler knows
+            trial = bridge.guarded(lambda: bridge.ask(trial_id), None)
+            return Searcher.FINISHED if trial is None else {"trial": json.dumps(trial.to_json())}
+
+        def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+            if trial_id in bridge.running:  # else the scheduler heard that its worker died
+                bridge.guarded(lambda: bridge.tell(trial_id, result["event"]), None)
+
+        def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
+            return True
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: the ledger has it."""
+
+        def restore(self, checkpoint_path: str) -> None:
+            """Nothing: the ledger has it."""
+
+    return _Searcher()
+
+
+def scheduler(bridge: Bridge) -> Any:
+    """Tune's view of report, and of workers that die."""
+    from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+    class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> str:
+            stop = bridge.guarded(lambda: bridge.report(trial.trial_id, result["event"]), True)
+            return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
+
+        def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+            bridge.guarded(lambda: bridge.lose(trial.trial_id, _fault_of(trial)), None)
+
+    return _Scheduler()
+
+
+def watch(bridge: Bridge) -> Any:
+    """Looks around ten times a second or more."""
+    from ray.tune import Callback
+
+    class _Watch(Callback):  # type: ignore[misc]
+        def on_step_begin(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+            bridge.watch(trials)
+
+    return _Watch()
+
+
+def _kill(tune_trial: Any) -> None:
+    import ray
+
+    actor = tune_trial.temporary_state.ray_actor
+    if actor is not None:
+        ray.kill(actor)
+
+
+def _fault_of(tune_trial: Any) -> BaseException | None:
+    """What Tune noted when the trial's worker was gone."""
+    if not tune_trial.pickled_error_file:
+        return None
+    with open(tune_trial.pickled_error_file, "rb") as file:
+        fault: BaseException = pickle.load(file)  # noqa: S301  (this process wrote it)
+    return fault
+
+
+def _why_died(fault: BaseException | None) -> str:
+    """In a few words of ours: Ray's own text runs over ten lines, with addresses and process numbers."""
+    text = f"{type(fault).__name__}: {fault}"
+    if "low on memory" in text or "OutOfMemory" in text:
+        return "Ray ended it, as its node ran low on memory"
+    if "ActorDiedError" in text or "ActorUnavailable" in text or "WorkerCrashed" in text:
+        return "killed, crashed, or its node is gone"
+    return text.splitlines()[0]

@@ -1,0 +1,146 @@
+"""The spaces that come with autopeft, and finding one."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autopeft import plugins, spaces, yaml_file
+from autopeft.errors import UnknownName
+from autopeft.space import Float, Space, Subset, components
+
+NAMES = sorted(spaces.shipped())
+BERT = ("query", "key", "value", "output", "up", "down")
+GPT2 = ("qkv", "output", "up", "down")
+MOBILENET = ("convolution", "depthwise")
+
+
+def shipped(name: str, n_layers: int = 12, kinds: tuple[str, ...] = BERT) -> Space:
+    space, faults = spaces.read(yaml_file.read(spaces.shipped()[name]).content, n_layers, kinds)
+    assert not faults
+    assert space is not None
+    return space
+
+
+def test_these_come_with_autopeft() -> None:
+    assert {"digits", "small", "lora", "all_methods", "autopeft_tacl24"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("n_layers", [1, 4, 24])
+@pytest.mark.parametrize("name", NAMES)
+def test_draws_and_defaults_are_members(name: str, n_layers: int) -> None:
+    space = shipped(name, n_layers)
+    rng = np.random.default_rng(0)
+    for params in [*space.defaults(), *(space.draw(rng) for _ in range(50))]:
+        assert space.why_not(params) == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_component_has_a_learning_rate(name: str) -> None:
+    space = shipped(name)
+    for method in space.methods:
+        for component in {*components(method), "head"}:
+            dimension = space.dimensions[f"{component}.lr"]
+            assert 0 < dimension.default <= 1
+            if isinstance(dimension.domain, Float):
+                assert dimension.domain.log
+                assert dimension.domain.high / dimension.domain.low >= 10
+
+
+def test_learning_rate_ranges_are_each_methods_own() -> None:
+    space = shipped("all_methods")
+    ranges = {name: d.domain for name, d in space.dimensions.items() if name.endswith(".lr")}
+    assert len({(domain.low, domain.high) for domain in ranges.values() if isinstance(domain, Float)}) >= 6
+
+
+def test_all_methods_has_all_methods() -> None:
+    used = {part for method in shipped("all_methods").methods for part in components(method)}
+    assert used == set(plugins.names("methods"))
+
+
+def test_the_space_of_autopeft_has_5_451_776_configurations() -> None:
+    assert shipped("autopeft_tacl24", 12).size() == (11**3 * 2**12, 0)
+    assert 11**3 * 2**12 == 5_451_776
+
+
+def test_the_sizes_of_autopeft() -> None:
+    """As in the authors' code: 768 over 2⁰ … 2⁹, the last one rounded to 1, and none."""
+    expected = sorted({0, 1, *(768 // 2**k for k in range(9))})
+    for component in ("serial_adapter", "parallel_adapter", "prefix"):
+        assert sorted(shipped("autopeft_tacl24").dimensions[f"{component}.size"].domain.options) == expected  # type: ignore[union-attr]
+
+
+def test_lora_searches_what_it_promises() -> None:
+    space = shipped("lora")
+    searched = {name for name, dimension in space.dimensions.items() if dimension.domain.size > 1}
+    assert {"lora.alpha", "lora.layers", "lora.rslora", "lora.dora", "lora.lr"} <= searched
+    assert {f"lora.rank.{kind}" for kind in BERT} <= searched
+    assert space.defaults()[0]["lora.dora"] is False  # `off` is False, not text
+
+
+@pytest.mark.parametrize(
+    ("kinds", "items", "default"),
+    [
+        (BERT, BERT, ["query", "value"]),
+        (GPT2, GPT2, ["qkv"]),
+        (MOBILENET, ("convolution",), ["convolution"]),  # depthwise ones only where a space names them
+    ],
+)
+def test_modules_are_those_of_the_model(kinds: tuple[str, ...], items: tuple[str, ...], default: list[str]) -> None:
+    dimension = shipped("small", kinds=kinds).dimensions["lora.modules"]
+    assert isinstance(dimension.domain, Subset)
+    assert dimension.domain.items == items
+    assert dimension.default == default
+
+
+def test_listed_modules_are_taken_as_they_stand() -> None:
+    spec = {"method": ["lora"], "lora": {"modules": {"subset": ["query", "value"], "default": ["value", "query"]}}}
+    space, faults = spaces.read(spec, 2, MOBILENET)
+    assert not faults
+    assert space is not None
+    assert space.dimensions["lora.modules"].default == ["query", "value"]  # in the items' order
+
+
+def test_a_packaged_space_is_found_by_name_and_a_file_by_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("method: [head]")
+    assert spaces.find("mine.yaml", tmp_path) == tmp_path / "mine.yaml"
+    assert spaces.find("small", tmp_path) == spaces.folder() / "small.yaml"
+    with pytest.raises(UnknownName, match=r"Did you mean 'mine\.yaml'\?"):
+        spaces.find("mime.yaml", tmp_path)
+
+
+def test_inside_a_wheel_the_spaces_lie_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "search_spaces").mkdir()
+    monkeypatch.setattr(spaces, "__file__", str(tmp_path / "spaces.py"))
+    assert spaces.folder() == tmp_path / "search_spaces"
+
+
+def test_the_readme_says_what_the_files_say() -> None:
+    """Its table of learning rates against all_methods.yaml and small.yaml; its table of spaces against the folder."""
+    text = (spaces.folder() / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.e-]+) – ([\d.e-]+) \| ([\d.e-]+) \|", text, flags=re.M)
+    assert {name for name, *_ in rows} == {*plugins.names("methods")}
+    for name, low, high, default in rows:
+        for space in (shipped("all_methods"), shipped("small")):
+            if f"{name}.lr" in space.dimensions:
+                dimension = space.dimensions[f"{name}.lr"]
+                assert isinstance(dimension.domain, Float)
+                found = (dimension.domain.low, dimension.domain.high, dimension.default)
+                assert all(map(math.isclose, found, map(float, (low, high, default)))), name
+    table = text.split("| space | for |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)`", table, flags=re.M)) == set(NAMES)
+
+
+def test_the_examples_of_the_readme_are_spaces() -> None:
+    text = (spaces.folder() / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.S)
+    assert blocks
+    for block in blocks:
+        space, faults = spaces.read(yaml_file.value(block), 6)
+        assert not faults
+        assert space is not None
+        assert "lora+bias" in space.methods
