@@ -342,14 +342,8 @@ class Layout:
         links = []
         if PAGE in have:
             links.append(f"[Interactive front]({base}/runs/{address.run}/artifacts/{PAGE}?{WORKFLOW})")
-<<<<<<< HEAD
-        links.append(
-            f"[All trials as charts]({base}/runs?{WORKFLOW}&compareRunsMode=CHART&viewStateShareKey={self.search_id})"
-        )
-=======
         charts = f"{base}/runs?{WORKFLOW}&compareRunsMode=CHART&viewStateShareKey={self.search_id}"
         links.append(f"[All trials as charts]({charts})")
->>>>>>> main
         parts = [" · ".join(links), self.redactor.text(verdict) or self._state()]
         if PICTURE in have:
             parts.append(
