@@ -45,7 +45,11 @@ def search_and_confirm(config: Path, overrides: list[str]) -> None:
         run = app.search(app.check(config, [*overrides, *options.set]), folder)
     if not run.history.confirmations:
         run.confirm(options.seeds)
-    for path in (*run.write_front(), *run.report()):
-        if path.name in ("report.md", "front.png"):
-            shutil.copyfile(path, config.parent / ("REPORT.md" if path.suffix == ".md" else path.name))
+    run.write_front()
+    run.report()
+    shutil.copyfile(run.folder / "front.png", config.parent / "front.png")
+    text = (run.folder / "report.md").read_text()
+    for path, name in ((str(shared()), "$AUTOPEFT_SHARED"), (str(ROOT), "."), (sys.prefix, ".venv")):
+        text = text.replace(path, name)  # a report speaks of no machine's folders
+    (config.parent / "REPORT.md").write_text(text)
     print(f"{config.parent / 'REPORT.md'}")

@@ -40,8 +40,3 @@ def inject(model: Any, config: Any) -> None:
             for name in CONVOLUTION_ATTRIBUTES:
                 if not hasattr(module, name):
                     setattr(module, name, getattr(module.get_base_layer(), name))
-
-
-def is_transposed(model: Any, names: list[str]) -> bool:
-    """Whether the modules store their weights as (inputs, outputs): GPT-2's, which peft wants to be told."""
-    return any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in names)

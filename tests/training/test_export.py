@@ -8,14 +8,17 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from models import bert, write_texts
+from safetensors.torch import load_file, save_file
 
 from autopeft import testing
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.training.export import NAME, TENSORS, export, load, verify
+from autopeft.training.loop import Worker
 from autopeft.training.model import load_model, view
 from autopeft.training.recipe import attach, trained_state
 from autopeft.training.setup import Setup
+from autopeft.trial import Result, Status, Trial
 
 LABELS = ["bad", "good", "so-so"]
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -219,3 +222,59 @@ def test_the_base_is_not_changed_by_exporting(bases, tmp_path):
     setup, recipe, _ = trained(bases["bert"], {"method": "full"})
     exported(setup, recipe, {"method": "full"}, tmp_path / "to", tmp_path)
     assert testing.checksum(load_model(str(bases["bert"]), "AutoModelForSequenceClassification", 3)) == before
+
+
+# ── of trials that a worker trained ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "model").mkdir()
+    data = {"train": str(write_texts(folder / "train.csv", 160)), "text": "text", "label": "label",
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    setup = Setup(
+        model=bert(folder / "model"), task="text_classification", data=data, folder=str(folder / "run"),
+        cache=str(folder / "cache"), epochs=4, batch_size=16, keep="all", prefix_cache_bytes=0, rungs=(),
+    )  # fmt: skip
+    return Worker(setup)
+
+
+def of_worker(worker, method, number, to):
+    """(the largest difference in a fresh process, the trial, its tensors), of a trial trained now."""
+    trial = Trial(number, {"method": method, f"{method.split('+')[0]}.lr": 5e-3, "head.lr": 1e-2}, 5)
+    (result,) = list(worker.evaluate(trial))
+    assert isinstance(result, Result)
+    assert result.status is Status.COMPLETE, result.error
+    tensors = f"{worker.setup.folder}/trials/{number:05d}/{TENSORS}"
+    export(
+        setup=worker.setup, params=trial.params, seed=trial.seed, tensors=tensors, to=to, card="# a card\n",
+        label_names=list(worker.data.label_names), facts={"trial": number},
+    )  # fmt: skip
+    return verify(to, *worker.sample(trial, tensors)), trial, tensors
+
+
+def test_a_trained_adapter_in_stock_peft(worker, tmp_path):
+    assert of_worker(worker, "lora", 1, tmp_path / "out")[0] <= 1e-6
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", NAME, "tokenizer_config.json"} <= names
+    (tmp_path / "new.csv").write_text("texts\nfine\n")
+    with pytest.raises(UsageError, match=r"no such column.*Did you mean 'texts'"):
+        load(tmp_path / "out").predict_file(tmp_path / "new.csv")
+
+
+def test_a_trained_composition_in_our_form(worker, tmp_path):
+    difference, trial, tensors = of_worker(worker, "serial_adapter+prefix", 2, tmp_path / "out")
+    assert difference <= 1e-6
+    state = load_file(tmp_path / "out" / TENSORS)
+    save_file({name: tensor + 0.5 for name, tensor in state.items()}, tmp_path / "out" / TENSORS)
+    with pytest.raises(AutoPEFTError, match="other logits"):
+        verify(tmp_path / "out", *worker.sample(trial, tensors))
+
+
+def test_a_trained_model_predicts_rows_and_files(worker, tmp_path):
+    of_worker(worker, "full", 3, tmp_path / "out")
+    found = load(tmp_path / "out")
+    assert found.predict({"text": ["good nice day", "bad dull film"]})["label"].tolist() == ["positive", "negative"]
+    (tmp_path / "new.csv").write_text("text\nfine nice song\n")
+    assert found.predict_file(tmp_path / "new.csv")["label"].tolist() == ["positive"]

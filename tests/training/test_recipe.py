@@ -148,6 +148,33 @@ def test_stand_ins():
     assert list(part.scope.modules) == list(BERT.view.kinds)
 
 
+@pytest.mark.parametrize("method", ["lora+bias", "ia3+norm"])
+def test_composed_recipes_on_a_convolutional_net(method, monkeypatch):
+    monkeypatch.setattr(testing, "method_recipes", lambda name: [{"method": name}])
+    for check in testing.METHOD_CHECKS:
+        if check is not testing.check_method_describes_itself:
+            check(method, MOBILENET)
+
+
+@pytest.mark.parametrize("layers", [[0], [2], [0, 2], "last_1"])
+@pytest.mark.parametrize("subject", SUBJECTS.values(), ids=str)
+def test_layers_are_those_that_were_asked_for(subject, layers):
+    view = subject.view
+    recipe = attached({"method": "lora", "lora.layers": layers}, subject)
+    blocks = {view.block_of(name) for name in recipe.trained} - {view.n_layers}
+    assert blocks == (set(layers) if isinstance(layers, list) else {view.n_layers - 1})
+    assert recipe.lowest == min(blocks)
+
+
+def test_each_method_documents_formula_and_source():
+    for name in plugins.names("methods"):
+        module = __import__(f"autopeft.methods.{name}", fromlist=["plugin"])
+        assert module.__doc__
+        assert set(module.plugin.keys) <= {*module.plugin.stock}
+        if name not in ("head", "full"):
+            assert "arXiv" in module.__doc__, name
+
+
 def test_lowest():
     table = [
         ({"method": "head"}, 3),
