@@ -33,6 +33,9 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files of its own
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the ledger is the state; this would be a second one
     "TUNE_FORCE_TRIAL_CLEANUP_S": "1",
+    # Else Tune asks for one trial at a time and starts workers one by one; a trial that waits for its own worker then
+    # takes another one's, and its own is ended while it loads: with short trials a slot never comes to life.
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local Ray: events are small, models and data are files
@@ -61,8 +64,10 @@ class RayTune:
     ) -> None:
         if slots is not None and slots < 1:
             raise UsageError(f"executor.slots is 1 or more, not {slots}")
-        if cpus_per_trial <= 0 or gpus_per_trial < 0:
-            raise UsageError("executor.cpus_per_trial is above 0, and gpus_per_trial 0 or more")
+        if cpus_per_trial <= 0:
+            raise UsageError(f"executor.cpus_per_trial is above 0, not {cpus_per_trial:g}")
+        if gpus_per_trial < 0:
+            raise UsageError(f"executor.gpus_per_trial is 0 or more, not {gpus_per_trial:g}")
         self.slots, self.cpus_per_trial, self.gpus_per_trial = slots, cpus_per_trial, gpus_per_trial
         self.address, self.trial_seconds = address, trial_seconds
 

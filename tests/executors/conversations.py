@@ -87,10 +87,11 @@ class Toy:
         folder: Of those files; `started` there gets a line a trial: number and process.
         seconds: A step takes.
         steps: Of a trial; it reports at 3 and 6.
+        meet: A trial waits until so many workers have begun with one, a minute at most.
     """
 
-    def __init__(self, folder, seconds=0.0, steps=10):
-        self.folder, self.seconds, self.steps = Path(folder), seconds, steps
+    def __init__(self, folder, seconds=0.0, steps=10, meet=0):
+        self.folder, self.seconds, self.steps, self.meet = Path(folder), seconds, steps, meet
 
     def __call__(self, should_end):
         with open(self.folder / "made", "a") as file:
@@ -104,6 +105,9 @@ class Toy:
         what = {path.suffix for path in self.folder.glob(f"{trial.number}.*")}
         with open(self.folder / "started", "a") as file:
             file.write(f"{trial.number} {os.getpid()}\n")
+        end = time.monotonic() + 60
+        while len({process for _, process in lines(self.folder, "started")}) < self.meet and time.monotonic() < end:
+            time.sleep(0.01)
         try:
             for step in range(1, self.steps + 1):
                 if self.seconds:

@@ -1,131 +1,209 @@
-"""Ray Tune: agrees with serial, survives its workers, ends when told to."""
+"""Ray Tune: slots, workers that die or hang, Ctrl-C, what it leaves behind."""
+
+from __future__ import annotations
 
 import os
 import signal
-import threading
+import tempfile
 import time
-from pathlib import Path
 
 import pytest
-from conversations import Toy, events, make_search
 
-from autopeft.errors import AutoPEFTError, EnvironmentFault
-from autopeft.executors.ray_tune import RayTune
-from autopeft.executors.serial import Serial
+from autopeft.errors import AutoPEFTError, EnvironmentFault, UsageError
+from autopeft.executors import _actor, _tune
+from autopeft.executors.ray_tune import RayTune, _room
+from autopeft.history import History
 from autopeft.ledger import NAME
+from autopeft.search import summary
 from autopeft.trial import Status
-
-TESTS = str(Path(__file__).parent.parent)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray():
-    """One Ray for the module, with GPUs that are only declared."""
-    import ray
-
-    path = os.pathsep.join([TESTS, str(Path(TESTS).parent)])
-    ray.init(
-        num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1",
-        object_store_memory=100 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
+from tests.executors.conversations import Toy, events, lines, make_search
+from tests.executors.driver import Driver
 
 
-def test_with_one_slot_it_agrees_with_serial_event_by_event(tmp_path):
-    for name, executor in (("serial", Serial()), ("ray", RayTune(slots=1))):
-        search = make_search(tmp_path / name, trials=20)
-        executor.run(search, Toy(tmp_path / name))
-        search.ledger.close()
-    assert events(tmp_path / "ray") == events(tmp_path / "serial")
+def run(folder, toy=None, trials=8, **options):
+    conversation = make_search(folder, trials=trials)
+    try:
+        RayTune(**options).run(conversation, toy or Toy(folder))
+    finally:
+        conversation.ledger.close()
+    return conversation.history
 
 
-def test_actors_serve_trial_after_trial(tmp_path):
-    search = make_search(tmp_path, trials=20)
-    RayTune(slots=2).run(search, Toy(tmp_path, seconds=0.01))
-    started = [line.split() for line in (tmp_path / "started").read_text().splitlines()]
-    assert len(started) == 20
-    assert len({worker for _, worker in started}) <= 3
+def most_at_once(folder):
+    """Trials that were running together, by the ledger."""
+    running, most = 0, 0
+    for event in events(folder):
+        running += {"ask": 1, "rerun": 1, "tell": -1}.get(event["event"], 0)
+        most = max(most, running)
+    return most
 
 
-def test_a_worker_that_dies_costs_its_trial_only(tmp_path):
-    (tmp_path / "3.die").touch()
-    search = make_search(tmp_path, trials=8)
-    RayTune(slots=2).run(search, Toy(tmp_path, seconds=0.01))
-    statuses = {record.number: record.status for record in search.history.records}
-    assert statuses.pop(3) is Status.FAILED
-    assert "worker died" in search.history.records[3].error
-    assert len(search.history.told) == 8
-    assert set(statuses.values()) <= {Status.COMPLETE, Status.STOPPED}
+# ── slots ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_step_that_hangs_ends_by_the_time_limit(tmp_path, monkeypatch):
-    (tmp_path / "1.hang").touch()
-    search = make_search(tmp_path, trials=5)
-    RayTune(slots=2, trial_seconds=2).run(search, Toy(tmp_path))
-    assert search.history.records[1].status is Status.FAILED
-    assert "over its time limit of 2 s" in search.history.records[1].error
-    assert len(search.history.told) == 5
+def test_workers_serve_trial_after_trial_and_all_slots_are_busy(tmp_path, ray_up):
+    run(tmp_path, Toy(tmp_path, meet=2), trials=20, slots=2)
+    assert len(set(History.read(tmp_path / NAME).told)) == 20
+    assert len(lines(tmp_path, "made")) == 2, "evaluate is built once a worker"
+    assert len({process for _, process in lines(tmp_path, "started")}) == 2
+    assert most_at_once(tmp_path) == 2, "nothing is asked for while all slots are busy"
 
 
-class Broken:
-    def __call__(self, should_end):
-        raise EnvironmentFault("this node has no model")
+def test_fractions_of_a_gpu_make_slots(tmp_path, ray_up):
+    """Two GPUs, half a one a trial: four at once, in four workers."""
+    run(tmp_path, Toy(tmp_path, meet=4), trials=8, gpus_per_trial=0.5)
+    assert len({process for _, process in lines(tmp_path, "started")}) == 4
+    assert most_at_once(tmp_path) == 4
 
 
-def test_a_node_that_lacks_the_model_says_so_before_the_first_trial(tmp_path):
-    search = make_search(tmp_path)
-    with pytest.raises(EnvironmentFault, match="this node has no model"):
-        RayTune(slots=1).run(search, Broken())
-    assert not search.history.told
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "expected"),
+    [
+        ({"CPU": 4.0}, 1, 0, 4),
+        ({"CPU": 4.0}, 1.5, 0, 2),
+        ({"CPU": 0.3}, 0.1, 0, 3),
+        ({"CPU": 4.0}, 1, 1, 0),
+        ({"CPU": 4.0, "GPU": 2.0}, 1, 1, 2),
+        ({"CPU": 16.0, "GPU": 2.0}, 1, 0.5, 4),
+        ({"CPU": 16.0, "GPU": 2.0}, 1, 0.4, 4),  # two on each GPU: none lies on both
+        ({"CPU": 16.0, "GPU": 3.0}, 1, 2, 1),
+        ({"CPU": 3.0, "GPU": 8.0}, 1, 0.1, 3),
+        ({"memory": 1.0}, 1, 0, 0),
+    ],
+)
+def test_room_of_a_node(resources, cpus, gpus, expected):
+    assert _room(resources, cpus, gpus) == expected
 
 
-def test_a_fault_of_the_search_flies_as_itself(tmp_path):
-    search = make_search(tmp_path)
-
-    def full(event):
-        if event["event"] == "tell":
-            raise EnvironmentFault("disk full")
-
-    search.listeners = [full]
-    with pytest.raises(AutoPEFTError, match="disk full"):
-        RayTune(slots=1).run(search, Toy(tmp_path))
+def test_a_trial_that_no_node_holds_is_an_error_before_the_first_trial(tmp_path, ray_up):
+    with pytest.raises(EnvironmentFault, match=r"asks for 1 CPUs and 3 GPUs, .* the most are 4 CPUs and 2 GPUs"):
+        run(tmp_path, gpus_per_trial=3)
+    assert [event["event"] for event in events(tmp_path)] == ["search"]
 
 
-@pytest.mark.parametrize(("gpus", "slots"), [(0.5, 4), (1.0, 2)])
-def test_slots_follow_the_gpus_that_are_there(tmp_path, gpus, slots):
-    """Each of 2 declared GPUs is shared by 1 / gpus trials, and by no more. (A slow machine may not fill all slots.)"""
-    search = make_search(tmp_path, trials=8)
-    most = []
-    search.listeners = [lambda event: most.append(search.running)]
-    RayTune(gpus_per_trial=gpus, cpus_per_trial=0.5).run(search, Toy(tmp_path, seconds=0.5))
-    assert max(2, slots - 1) <= max(most) <= slots
-    assert len(search.history.told) == 8
+@pytest.mark.parametrize("options", [{"slots": 0}, {"cpus_per_trial": 0}, {"gpus_per_trial": -1}])
+def test_options_that_make_no_sense(options):
+    with pytest.raises(UsageError, match=f"executor.{next(iter(options))}"):
+        RayTune(**options)
 
 
-def test_resources_that_are_not_there_are_said(tmp_path):
-    with pytest.raises(EnvironmentFault, match="asks for 1 CPUs and 3 GPUs"):
-        RayTune(gpus_per_trial=3).run(make_search(tmp_path), Toy(tmp_path))
+# ── workers that die or hang ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_worker_that_dies_costs_its_own_trial_only(tmp_path, ray_up):
+    (tmp_path / "1.die").touch()  # kill -9
+    (tmp_path / "4.exit").touch()
+    (tmp_path / "5.fail").touch()
+    history = run(tmp_path, Toy(tmp_path, seconds=0.02), slots=2)
+    failed = {record.number: record.error for record in history.records if record.status is Status.FAILED}
+    assert sorted(history.told) == list(range(8))
+    assert failed == {
+        1: "its worker died: killed, crashed, or its node is gone",
+        4: "its worker died: killed, crashed, or its node is gone",
+        5: "ValueError: as asked",
+    }
+    trained = [number for number, _ in lines(tmp_path, "started")]
+    assert sorted(trained) == list(range(8)), "no trial was trained twice"
+    assert len({process for _, process in lines(tmp_path, "started")}) <= 4, "two deaths, two workers more"
+
+
+@pytest.mark.parametrize("how", ["hang", "loop"])
+def test_a_step_that_hangs_costs_its_worker_and_the_search_goes_on(tmp_path, ray_up, monkeypatch, how):
+    """Sleeping, and in C code that holds the interpreter's lock, where no thread of Python's could end it."""
+    monkeypatch.setattr(_tune, "GRACE_SECONDS", 0.2)
+    (tmp_path / f"1.{how}").touch()
+    history = run(tmp_path, trials=4, slots=1, trial_seconds=0.5)
+    assert sorted(history.told) == list(range(4))
+    assert history.records[1].status is Status.FAILED
+    assert history.records[1].error.startswith("over its time limit of 0.5 s: a step went on")
+    assert [record.status for record in history.records].count(Status.FAILED) == 1
+
+
+def test_workers_that_all_die_while_they_load_end_the_run(tmp_path, ray_up):
+    (tmp_path / "make.die").touch()
+    with pytest.raises(EnvironmentFault, match="3 Ray workers in a row died while they loaded model and data"):
+        run(tmp_path, trials=40, slots=1)
+    history = History.read(tmp_path / NAME)
+    assert len(history.told) == 2
+    assert history.records[0].error.startswith("its worker died while it loaded model and data")
+
+
+def test_the_runs_own_ending_waits_for_no_long_step(tmp_path, ray_up):
+    """One trial breaks the run; the other one is in the middle of a step that takes ten minutes."""
+    (tmp_path / "0.hang").touch()
+    (tmp_path / "1.fault").touch()
+    start = time.monotonic()
+    with pytest.raises(OSError, match="as asked") as caught:
+        run(tmp_path, Toy(tmp_path, seconds=0.1), slots=2)
+    assert time.monotonic() - start < 60
+    assert "conversations.py" in caught.value.__notes__[0], "the worker's traceback came along"
+    assert History.read(tmp_path / NAME).told == []
+    processes = {process for _, process in lines(tmp_path, "started")}
+    assert not any(os.path.exists(f"/proc/{process}") for process in processes if gone(process, 5.0))
+
+
+def gone(process, seconds):
+    end = time.monotonic() + seconds
+    while os.path.exists(f"/proc/{process}") and time.monotonic() < end:
+        time.sleep(0.05)
+    return True
+
+
+def test_it_leaves_no_files_and_no_handlers(tmp_path, ray_up, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    run(tmp_path, trials=2, slots=1)
+    assert before == {number: signal.getsignal(number) for number in before}
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+# ── errors across processes ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Strange(Exception):
+    """Pickles, and cannot be built again."""
+
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [(EnvironmentFault("no model"), EnvironmentFault), (OSError(28, "full"), OSError), (Strange(1, 2), AutoPEFTError)],
+)
+def test_an_exception_travels_with_its_traceback(fault, expected):
+    try:
+        raise fault
+    except Exception as caught:
+        arrived = _actor.unpack(_actor.pack(caught))
+    assert type(arrived) is expected
+    assert str(fault) in str(arrived)
+    if expected is not AutoPEFTError:
+        assert "test_ray_tune.py" in arrived.__notes__[0]
 
 
 def test_a_cluster_is_talked_to_by_token_only(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with pytest.raises(EnvironmentFault, match="RAY_AUTH_MODE=token"):
-        RayTune(address="10.0.0.1:6379").run(make_search(tmp_path), Toy(tmp_path))
+        run(tmp_path, address="127.0.0.1:1")
 
 
-def test_an_interrupt_ends_the_search_and_it_can_be_resumed(tmp_path):
-    search = make_search(tmp_path, trials=400)
-    threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-    since = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        RayTune(slots=2).run(search, Toy(tmp_path, seconds=0.03))
-    assert time.monotonic() - since < 25
-    search.ledger.close()
-    done = len(search.history.told)
-    assert done < 400
-    again = make_search(tmp_path, trials=done + 4)
-    Serial().run(again, Toy(tmp_path))
-    told = [event["number"] for event in events(tmp_path) if event["event"] == "tell"]
-    assert sorted(told) == list(range(done + 4))
-    assert (tmp_path / NAME).exists()
+# ── Ctrl-C, in a process of its own that starts a Ray of its own ────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_the_run_tells_nothing_and_leaves_no_process(tmp_path, times):
+    driver = Driver(tmp_path, "ray_tune", trials=40, seconds=0.3, steps=10, slots=2)
+    driver.until(lambda: len(lines(tmp_path, "ended")) >= 1 and len(lines(tmp_path, "started")) >= 3)
+    start = time.monotonic()
+    for _ in range(times):
+        driver.ctrl_c()
+        time.sleep(0.05)
+    assert driver.wait() == 130, driver.output
+    assert time.monotonic() - start < 15
+    assert driver.gone_within(5.0)
+    assert driver.output == "", "Ray is silent"
+    history = History.read(tmp_path / NAME)
+    assert summary(history)["RUNNING"] in (1, 2), "what ran is not told, and will run again"
+    assert not any(record.error for record in history.records)
