@@ -176,7 +176,7 @@ def plan(config: Config, draws: int = 1000) -> Plan:
         refused,
         draws,
         measured,
-        int(config.executor.options.get("slots") or os.cpu_count() or 1),
+        1 if config.executor.name == "serial" else int(config.executor.options.get("slots") or os.cpu_count() or 1),
         config.budget.trials,
         prepared.header["chosen"],
     )

@@ -19,9 +19,11 @@ from typing import Any
 
 from autopeft import plugins
 from autopeft.errors import ConfigError, Fault, UnknownName, UsageError, did_you_mean
+from autopeft.history import Record
 from autopeft.objectives import Objective
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
+from autopeft.trial import Report, Trial
 
 # What app gives a plugin by itself: no option of the user's.
 GIVEN = frozenset(
@@ -235,8 +237,9 @@ def _expected(hint: Any) -> str:
 # ── objectives ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def objectives_of(draft: Draft) -> None:
-    """Metrics that the task does not compute; a first objective that is no score; one metric twice."""
+def objectives_of(draft: Draft, default_stopper: str) -> None:
+    """Metrics that the task does not compute; a first objective that is no score; one metric twice; a stopper that
+    cannot judge them."""
     entries, task = draft.content.get("objectives"), _task(draft)
     if not isinstance(entries, list) or task is None:
         return
@@ -252,6 +255,35 @@ def objectives_of(draft: Draft) -> None:
             draft.fault(path, f"the first objective is the score, one of {', '.join(task.metrics)}; got {name!r}")
         elif name in names[:index]:
             draft.fault(path, f"{name!r} stands there twice")
+        elif index == 0 or name in SIZES or names[0] not in task.metrics:
+            continue
+        elif not _judges(draft.content.get("stopper", default_stopper), name):
+            draft.fault(
+                path,
+                f"{name!r} is not known before training, and at a rung the stopper must know all objectives but the "
+                "score: choose `stopper: never` or halving, or another objective",
+            )
+
+
+def _judges(stopper: Any, metric: str) -> bool:
+    """Whether the stopper can judge a rung of a trial that knows its size but not this metric. Asked of it, by trying.
+
+    True where there is no such stopper, or it cannot be built: that is said elsewhere.
+    """
+    name = stopper.get("name") if isinstance(stopper, Mapping) else stopper
+    if not isinstance(name, str) or name not in plugins.names("stoppers"):
+        return True
+    report = Report(1, {"score": 0.5})
+    record = Record(Trial(0, {}, 0), known=dict.fromkeys(SIZES, 1.0), reports=[report])
+    try:
+        judge = plugins.load("stoppers", name)((Objective("score", "maximize", 0.0), Objective(metric, "maximize", 0.0)))
+    except (TypeError, ValueError, UsageError):
+        return True
+    try:
+        judge.report(record, report)
+    except KeyError:
+        return False
+    return True
 
 
 def _task(draft: Draft) -> Any:

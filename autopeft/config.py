@@ -340,7 +340,7 @@ def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     n_layers = checks.model_layers(content.get("model"))
     space = _check_space(draft, n_layers or checks.ASSUMED_LAYERS)
     checks.plugins_of(draft, space if n_layers else None)
-    checks.objectives_of(draft)
+    checks.objectives_of(draft, DEFAULTS["stopper"])
     if draft.are_files_checked:
         checks.files_of(draft)
     config: Config | None = None

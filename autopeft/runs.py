@@ -98,7 +98,8 @@ class Run:
         if which == "best":
             return front[0]
         if which == "knee":
-            return front[knee(self.history.losses(front)[:, :2])]
+            losses = self.history.losses(front)
+            return front[knee(losses[:, :2])] if losses.shape[1] > 1 else front[0]  # one objective: the best
         kind, _, value = which.partition("=")
         if kind == "max-params":
             limit = parse_count(value)

@@ -248,6 +248,13 @@ def test_objectives_with_a_metric_of_the_task() -> None:
     assert load(SMALLEST, ["objectives=[matthews_correlation, adapter_parameters]"]).objectives[0].goal is None
 
 
+def test_an_objective_that_the_stopper_cannot_judge() -> None:
+    objectives = "objectives=[accuracy, macro_f1]"
+    assert "choose `stopper: never`" in faults(SMALLEST, objectives)["objectives.1"]
+    assert len(load(SMALLEST, [objectives, "stopper=never"]).objectives) == 2
+    assert len(load(SMALLEST, [objectives, "stopper=halving"]).objectives) == 2
+
+
 def test_a_default_that_names_a_layer_which_the_model_lacks(folder: Path) -> None:
     """The layers are the model's own where its config.json is at hand."""
     space = "space: {method: [bias], bias: {lr: 1e-3, layers: {subset: layers, default: [0, 3]}}}"

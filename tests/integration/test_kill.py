@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
 from autopeft import ledger
 from autopeft.history import History
 from autopeft.ledger import NAME
 from autopeft.search import summary
-from tests.executors.conversations import front, lines, outcome
+from tests.executors.conversations import lines
 from tests.executors.driver import Driver
 
 
@@ -26,42 +24,6 @@ def finish(folder, executor, trials, **options):
     driver = Driver(folder, executor, trials=trials, **options)
     assert driver.wait() == 0, driver.output
     return [number for number, _ in lines(folder, "started")[before:]]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The search that nobody interrupts."""
-    folder = tmp_path_factory.mktemp("whole")
-    finish(folder, "serial", 30)
-    assert set(summary(History.read(folder / NAME))) == {"COMPLETE", "STOPPED"}
-    return folder
-
-
-def test_the_serial_driver_killed_at_twenty_moments(tmp_path, whole):
-    """Killed again and again: after so many bytes of the ledger, chosen at random, wherever the driver then is."""
-    size = (whole / NAME).stat().st_size
-    moments = sorted(random.Random(0).uniform(0.01, 0.99) for _ in range(20))
-    before: list[int] = []
-    for moment in moments:
-        seen = len(lines(tmp_path, "started"))
-        driver = Driver(tmp_path, "serial", trials=30, seconds=0.02)
-        driver.until(lambda moment=moment: length(tmp_path) >= moment * size)
-        driver.kill()
-        again = [number for number, _ in lines(tmp_path, "started")[seen:]]
-        assert not set(again) & set(before), "a told trial was trained again"
-        assert told(tmp_path)[: len(before)] == before, "what was told is there, in its order"
-        before = told(tmp_path)
-    assert 0 < len(before) < 30
-    reruns = [event for event in ledger.read(tmp_path / NAME) if event["event"] == "rerun"]
-    assert reruns, "no trial was ever interrupted: this tests nothing"
-    finish(tmp_path, "serial", 30)
-    assert sorted(told(tmp_path)) == list(range(30))
-    assert outcome(tmp_path) == outcome(whole)
-    assert front(tmp_path) == front(whole)
-
-
-def length(folder):
-    return (folder / NAME).stat().st_size if (folder / NAME).exists() else 0
 
 
 def kill_ray_driver(folder, after):
