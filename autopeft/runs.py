@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from autopeft import plugins
 from autopeft.config import Config, changes, from_resolved, resolve
 from autopeft.confirm import Candidate, Confirm
 from autopeft.errors import BudgetSpent, NothingCompleted, UsageError
+from autopeft.files import build_once
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
@@ -262,8 +264,7 @@ class Run:
             which: As `pick` takes it.
             to: The folder; `<run>/export/<which>` where absent.
         """
-        from autopeft.reports.card import model_card
-        from autopeft.training.export import export, verify
+        from autopeft.training.export import verify
         from autopeft.training.loop import Worker
 
         record = self.pick(which)
@@ -274,23 +275,39 @@ class Run:
         folder = self.adapter_folder(record)
         if folder is None:
             folder = self._retrain(record, prepared.setup)
-        card = model_card(
-            self.history, record, self.describe(record.params), f"autopeft export {self.folder} --pick {which}"
-        )
-        header = self.history.header
-        export(
-            setup=prepared.setup,
-            params=record.params,
-            seed=record.trial.seed,
-            tensors=folder / "trained.safetensors",
-            label_names=header["dataset"]["label_names"],
-            to=to,
-            card=card,
-            facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
-        )
+        self._write_export(record, prepared.setup, folder, to, which)
         worker = Worker(replace(prepared.setup, precision="fp32", prefix_cache_bytes=0))
         verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
         return to
+
+    def exported_adapter(self, record: Record) -> Path | None:
+        """The adapter of a trial as `export` writes it, made once, for trackers; None where nothing was kept of it."""
+        tensors = self.adapter_folder(record)
+        if tensors is None:
+            return None
+        setup = reopen(self.config, self.history.header, self.folder).setup
+        folder, pick = self.folder / "adapters" / f"{record.number:05d}", f"trial={record.number}"
+        build_once(folder, lambda to: self._write_export(record, setup, tensors, to, pick))
+        return folder
+
+    def _write_export(self, record: Record, setup: Setup, folder: Path, to: Path, which: str) -> None:
+        from autopeft.reports.card import model_card
+        from autopeft.training.export import export
+
+        command = f"autopeft export {self.folder} --pick {which}"
+        header = self.history.header
+        with warnings.catch_warnings():  # transformers warns of a name that peft reads
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            export(
+                setup=setup,
+                params=record.params,
+                seed=record.trial.seed,
+                tensors=folder / "trained.safetensors",
+                label_names=header["dataset"]["label_names"],
+                to=to,
+                card=model_card(self.history, record, self.describe(record.params), command),
+                facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
+            )
 
     def _retrain(self, record: Record, setup: Setup) -> Path:
         from autopeft.training.loop import Worker
@@ -420,7 +437,7 @@ def make_tracker(entry: Any, run: Run, quiet: bool) -> Any:
         # From the history that the tracker gives, not from the run's own, which the search changes meanwhile.
         extra |= {
             "artifacts": lambda history, folder: Run(run.folder, history).artifacts(folder),
-            "adapters": run.adapter_folder,
+            "adapters": run.exported_adapter,
         }
     return plugins.load("trackers", entry.name)(run.folder, **{**entry.options, **extra})
 

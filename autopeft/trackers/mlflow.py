@@ -40,6 +40,7 @@ MOST_EVENTS = 10_000  # that wait; when more come, the rest is read from the who
 PERIOD_SECONDS = 1.0  # between two writings: what came meanwhile goes in one
 LONGEST_PAUSE = 60.0  # between two tries of a store that fails
 FIRST_SHOW_SECONDS = 30.0  # before the front is drawn for the first time
+BEHIND_SECONDS = 5.0  # that `finish` waits for a store that failed last
 SHOW_SHARE = 0.01  # of the time that drawing the front for MLflow may take while the search runs
 TEXTS = {".html", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"}
 
@@ -73,7 +74,7 @@ class MLflow:
         artifacts: Artifacts | None = None,
         adapters: Adapters | None = None,
         show_every: int = 10,
-        finish_seconds: float = 20.0,
+        finish_seconds: float = 30.0,
     ) -> None:
         self.folder, self.uri, self.experiment = Path(folder), tracking_uri(uri, Path(folder)), experiment
         self.describe = describe or (lambda params: ", ".join(f"{key} {value}" for key, value in params.items()))
@@ -113,7 +114,7 @@ class MLflow:
         with contextlib.suppress(queue.Full):
             self._events.put_nowait(None)
         # One last try is due to a store that fails, not the patience for one that works.
-        self._thread.join(self.finish_seconds / 4 if self.is_behind else self.finish_seconds)
+        self._thread.join(min(self.finish_seconds, BEHIND_SECONDS) if self.is_behind else self.finish_seconds)
         if self._thread.is_alive():
             self._abandoned.set()
             self._warn("is slow")
@@ -287,27 +288,31 @@ class Sync:
     def _artifacts(self) -> str:
         """Uploads config and pictures. Returns the verdict that the front's JSON states; empty without one."""
         parent = self._parent()
-        redactor, verdict = self.layout.redactor, ""
+        verdict = ""
         with tempfile.TemporaryDirectory(prefix="autopeft-mlflow-") as name:
             made, out = Path(name) / "made", Path(name) / "out"
             made.mkdir()
             found = dict(self.artifacts(self.layout.history, made)) if self.artifacts is not None else {}
             if NUMBERS in found:
                 verdict = json.loads(found[NUMBERS].read_text()).get("verdict") or ""
-            files = {}
-            for path, file in found.items():
-                files[path] = out / path
-                files[path].parent.mkdir(parents=True, exist_ok=True)
-                if file.suffix in TEXTS:
-                    files[path].write_text(redactor.text(file.read_text()))
-                else:
-                    shutil.copyfile(file, files[path])
+            files = self._shown(found, out)
             files["config.resolved.yaml"] = out / "config.resolved.yaml"
-            out.mkdir(exist_ok=True)
-            _write_yaml(redactor.data(self.layout.history.config), files["config.resolved.yaml"])
+            _write_yaml(self.layout.redactor.data(self.layout.history.config), files["config.resolved.yaml"])
             self._check()
             self.store.upload(parent, files)
         return verdict
+
+    def _shown(self, files: Mapping[str, Path], out: Path) -> dict[str, Path]:
+        """The files under the names they get, in `out`; texts without secrets."""
+        out.mkdir(exist_ok=True)
+        shown = {path: out / path for path in files}
+        for path, file in files.items():
+            shown[path].parent.mkdir(parents=True, exist_ok=True)
+            if file.suffix in TEXTS:
+                shown[path].write_text(self.layout.redactor.text(file.read_text()))
+            else:
+                shown[path].symlink_to(file.resolve())
+        return shown
 
     def _adapters(self) -> None:
         """Uploads the adapter folders of the front's members."""
@@ -316,10 +321,12 @@ class Sync:
         for record in self.layout.progress.front:
             self._check()
             folder = self.adapters(record)
-            if folder is not None:
-                files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file()]
-                paths = {f"adapter/{file.relative_to(folder).as_posix()}": file for file in files}
-                self.store.upload(self._held(record.number), paths)
+            if folder is None:
+                continue
+            files = [file for file in sorted(Path(folder).rglob("*")) if file.is_file()]
+            paths = {f"adapter/{file.relative_to(folder).as_posix()}": file for file in files}
+            with tempfile.TemporaryDirectory(prefix="autopeft-mlflow-") as out:
+                self.store.upload(self._held(record.number), self._shown(paths, Path(out)))
 
     def _note(self, verdict: str) -> None:
         parent = self._parent()

@@ -1,0 +1,61 @@
+"""A search with MLflow, from the command to the adapter that stock peft loads from the tracker."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.trackers.stores import note, runs
+
+PROJECT = Path(__file__).resolve().parents[2]
+DEMO = [
+    "demo", "--name", "d", "--set", "space=lora", "--set", "budget.trials=2", "--set", "training={steps: 3}",
+    "--set", "executor=serial", "--set", "trackers=[mlflow]",
+]  # fmt: skip
+
+
+def autopeft(*words, cwd):
+    done = subprocess.run(
+        [sys.executable, "-m", "autopeft", *words], cwd=cwd, capture_output=True, text=True, timeout=280,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    cwd = tmp_path_factory.mktemp("mlflow")
+    done = autopeft(*DEMO, cwd=cwd)
+    return cwd, done.stdout + done.stderr
+
+
+def test_the_search_is_there_whole(searched):
+    cwd, said = searched
+    found = runs(f"sqlite:///{cwd}/runs/mlflow.db")
+    assert sorted(run["tags"]["autopeft.role"] for run in found.values()) == ["search", "trial", "trial"]
+    assert {run["status"] for run in found.values()} <= {"FINISHED", "KILLED"}
+    (parent,) = (name for name in found if name.startswith("search-"))
+    assert "00_pareto%2Fpareto.png" in note(f"sqlite:///{cwd}/runs/mlflow.db", parent)
+    assert f"mlflow ui --backend-store-uri sqlite:///{cwd}/runs/mlflow.db" in said
+    assert "is behind" not in said
+    assert "0 runs, 0 params, 0 metrics, 0 tags, 0 artifacts" in autopeft("track", "runs/d", cwd=cwd).stdout
+
+
+def test_a_front_member_s_adapter_is_a_plain_peft_folder(searched):
+    from peft import PeftConfig
+    from safetensors.torch import load_file
+
+    cwd, _ = searched
+    client = MlflowClient(tracking_uri=f"sqlite:///{cwd}/runs/mlflow.db")
+    (experiment,) = [e for e in client.search_experiments() if e.name.startswith("autopeft/")]
+    (best,) = client.search_runs([experiment.experiment_id], "tags.`autopeft.front_rank` = '1'")
+    assert {file.path for file in client.list_artifacts(best.info.run_id)} == {"adapter"}
+    folder = client.download_artifacts(best.info.run_id, "adapter")
+    config = PeftConfig.from_pretrained(folder)
+    assert str(config.peft_type.value) == "LORA"
+    tensors = load_file(Path(folder) / "adapter_model.safetensors")
+    assert sum(t.numel() for t in tensors.values()) == best.data.metrics["cost/trainable_params"]
