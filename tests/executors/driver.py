@@ -16,6 +16,10 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
+# Ray's own agents hold no model, no data and no GPU. They wait for Ray's control store to come back before they end,
+# a minute by its default, after everything that serves trials has gone.
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
+
 
 def main() -> None:
     folder, spec = sys.argv[1], json.loads(sys.argv[2])
@@ -75,7 +79,10 @@ class Driver:
             time.sleep(0.005)
 
     def left(self) -> list[str]:
-        """The command lines of all processes that this one started, itself included, and that are still there."""
+        """The command lines of all processes that this one started, itself included, and that are still there.
+
+        Ray's agents are left out.
+        """
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -85,7 +92,7 @@ class Driver:
                         found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
             except OSError:
                 continue
-        return found
+        return [line for line in found if not line.startswith(AGENTS)]
 
     def gone_within(self, seconds: float) -> bool:
         """Whether no process is left after so many seconds at most."""
