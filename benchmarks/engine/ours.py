@@ -1,0 +1,195 @@
+"""Our side: one worker, a resident base, trial after trial, by the product's own pieces. Also what each part is worth.
+
+Reads a job as JSON from the command line, prints one JSON line.
+
+    names: configurations to run, in order
+    epochs: of each trial
+    setup: fields of Setup to override: `{"prefix_cache_bytes": 0}`
+    chosen: {"precision", "attention"} as measured before; measured here where it is absent
+    pool: batches a length-sorted pool; 1 turns the sorting off
+    base_dropout: true lets the frozen model run in training mode, its dropout too
+    task: "trials" (default), "floor" (step time against arithmetic), "memory" (many trials: does the worker grow?)
+    ready, begin: files; the worker makes the first when it has loaded, and starts when the second appears
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from configurations import (
+    ALL_LAYER_LORA,
+    BATCH_SIZE,
+    CONFIGURATIONS,
+    MAX_LENGTH,
+    MEMORY_STEPS,
+    MEMORY_TRIALS,
+    SEED,
+    WARMUP,
+    WEIGHT_DECAY,
+)
+
+
+def make_setup(job: Mapping[str, Any]) -> Any:
+    """What the product's trials share, with the job's overrides. The test split is not looked at."""
+    from autopeft.training.setup import Setup
+
+    # Three files, so that nothing is carved: rows of train and validation are those of the plain stack.
+    data = {
+        "train": job["train"],
+        "validation": job["validation"],
+        "test": job["validation"],
+        "text": "text",
+        "label": "label",
+    }
+    setup = Setup(
+        model=job["model"],
+        task="text_classification",
+        data=data,
+        folder=job["folder"],
+        cache=str(Path(job["folder"]) / "cache"),
+        seed=SEED,
+        epochs=job["epochs"],
+        batch_size=BATCH_SIZE,
+        micro_batch_size=BATCH_SIZE,
+        max_length=MAX_LENGTH,
+        warmup=WARMUP,
+        weight_decay=WEIGHT_DECAY,
+        keep="none",
+    )
+    return replace(setup, **job.get("setup", {}))
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    from autopeft.training import batches
+    from autopeft.training.loop import Network, Worker
+    from autopeft.training.measure import choose
+
+    batches.POOL = job.get("pool", batches.POOL)
+    if job.get("base_dropout"):
+        Network.train = lambda network: network.model.train()  # type: ignore[method-assign]
+    setup = make_setup(job)
+    chosen = job.get("chosen")
+    measured: list[Any] = []
+    if chosen is None:
+        choice = choose(setup, "auto", "auto", CONFIGURATIONS[ALL_LAYER_LORA])
+        chosen, measured = {"precision": choice.precision, "attention": choice.attention}, list(choice.candidates)
+    worker = Worker(replace(setup, **{**chosen, **job.get("setup", {})}))
+    out: dict[str, Any] = {"chosen": chosen, "measured": measured, "once_cpu_seconds": cpu_seconds()}
+    task = {"trials": trials, "floor": floor, "memory": memory}[job.get("task", "trials")]
+    print(json.dumps({**out, **task(worker, job)}))
+
+
+def trials(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains and scores each configuration; CPU seconds of a trial include the caches that it built."""
+    from autopeft.trial import Status, Trial
+
+    if "begin" in job:
+        Path(job["ready"]).touch()
+        while not Path(job["begin"]).exists():
+            time.sleep(0.01)
+    rows, begin = [], time.perf_counter()
+    for number, name in enumerate(job["names"]):
+        cpu, wall = cpu_seconds(), time.perf_counter()
+        *_, result = worker.evaluate(Trial(number, CONFIGURATIONS[name], SEED))
+        if result.status is not Status.COMPLETE:
+            sys.exit(f"{name}: {result.status}: {result.error}")
+        rows.append(
+            {
+                "name": name,
+                "accuracy": result.metrics["accuracy"],
+                "trainable_parameters": int(result.metrics["trainable_parameters"]),
+                "cpu_seconds": cpu_seconds() - cpu,
+                "wall_seconds": time.perf_counter() - wall,
+            }
+        )
+    return {"trials": rows, "wall_seconds": time.perf_counter() - begin}
+
+
+def floor(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """CPU seconds of a training step of all-layer LoRA, and of its arithmetic alone.
+
+    Operations are counted on the tokens that are real: each row of the epoch by itself, unpadded, forward and
+    backward. The rate is the best of several matrix products, in the precision that the step uses.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from autopeft.trial import Trial
+
+    network = worker.network(Trial(0, CONFIGURATIONS[ALL_LAYER_LORA], SEED))
+    lengths = worker.data.splits["train"].lengths
+    network.train()
+    operations: dict[int, int] = {}
+    for row, length in enumerate(lengths):
+        if int(length) not in operations:
+            with FlopCounterMode(display=False) as counter:
+                network.backward("train", torch.tensor([row]).numpy())
+            operations[int(length)] = counter.get_total_flops()
+    network.model.zero_grad(set_to_none=True)
+    steps = -(-len(lengths) // BATCH_SIZE)
+    a_step = sum(operations[int(length)] for length in lengths) / steps
+
+    dtype = torch.bfloat16 if worker.setup.precision == "bf16" else torch.float32
+    rates = {}
+    for shape in ((768, 384, 384), (768, 384, 1536), (1024, 1024, 1024), (2048, 2048, 2048)):
+        rows, inner, columns = shape
+        a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
+        a @ b
+        best = float("inf")
+        for _ in range(20):
+            start = time.perf_counter()
+            a @ b
+            best = min(best, time.perf_counter() - start)
+        rates[f"{rows}x{inner}x{columns}"] = 2 * rows * inner * columns / best
+
+    run = worker.train(network, SEED, steps + 2)
+    for _ in range(2):
+        next(run)  # warms up
+    start_cpu = cpu_seconds()
+    for _ in run:
+        pass
+    step = (cpu_seconds() - start_cpu) / steps
+    rate = max(rates.values())
+    return {
+        "step_cpu_seconds": step,
+        "floor_seconds": a_step / rate,
+        "gflop_a_step": a_step / 1e9,
+        "tokens_a_step": float(lengths.sum()) / steps,
+        "gflop_a_second": {shape: value / 1e9 for shape, value in rates.items()},
+        "ratio": step / (a_step / rate),
+    }
+
+
+def memory(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Peak bytes of the worker after a tenth of the trials of all-layer LoRA and after all, and the base's own."""
+    from autopeft.trial import Status, Trial
+
+    worker.setup = replace(worker.setup, epochs=None, steps=MEMORY_STEPS)
+    peaks = []
+    for number in range(MEMORY_TRIALS):
+        *_, result = worker.evaluate(Trial(number, CONFIGURATIONS[ALL_LAYER_LORA], number))
+        if result.status is not Status.COMPLETE:
+            sys.exit(f"trial {number}: {result.status}: {result.error}")
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    base = sum(p.numel() * p.element_size() for p in worker.base.parameters())
+    return {"peak_bytes": [peaks[MEMORY_TRIALS // 10 - 1], peaks[-1]], "base_bytes": base}
+
+
+def cpu_seconds() -> float:
+    """Of this process so far, and of its children that ended."""
+    return sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
+
+
+if __name__ == "__main__":
+    main()
