@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -28,7 +28,8 @@ class Choice:
     Attributes:
         precision, attention: The fastest that agrees with fp32 eager.
         micro_batch_size: Rows of one forward pass.
-        candidates: Of each: seconds a step (median), and the largest difference of logits, of the largest logit.
+        candidates: Of each: seconds a step (median; on a CPU those of the CPU), and the largest difference of logits,
+            of the largest logit.
     """
 
     precision: str
@@ -82,17 +83,21 @@ def _measure(setup: Setup, params: Mapping[str, Any]) -> tuple[float, np.ndarray
     network.eval()
     with torch.no_grad():
         logits = network.logits("validation", rows).float().cpu().numpy()
-    return statistics.median(step_seconds(worker, network, STEPS)[1:]), logits
+    # CPU seconds on a CPU: what else runs on the machine must not choose.
+    clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
+    return statistics.median(step_seconds(worker, network, STEPS, clock)[1:]), logits
 
 
-def step_seconds(worker: Worker, network: Network, steps: int) -> list[float]:
-    """Seconds of each of some training steps; the first one warms up."""
+def step_seconds(
+    worker: Worker, network: Network, steps: int, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Seconds of each of some training steps, by a clock; the first one warms up."""
     seconds = []
-    last = time.perf_counter()
+    last = clock()
     for _ in worker.train(network, worker.setup.seed, steps + 1):
         if worker.device.type == "cuda":
             torch.cuda.synchronize(worker.device)
-        now = time.perf_counter()
+        now = clock()
         seconds.append(now - last)
         last = now
     return seconds
