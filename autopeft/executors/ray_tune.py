@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,10 @@ ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
+# How often Ray asks a cluster to let it in, by its default 20 times: a second each where the token is wrong, and 40 s
+# each where something listens that is no Ray.
+CLUSTER_ENVIRONMENT = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
+ANSWER_SECONDS = 5.0
 OBJECT_STORE_BYTES = 256 * 2**20  # of a local Ray: events are small, models and data are files
 
 
@@ -68,6 +73,8 @@ class RayTune:
             raise UsageError(f"executor.cpus_per_trial is above 0, not {cpus_per_trial:g}")
         if gpus_per_trial < 0:
             raise UsageError(f"executor.gpus_per_trial is 0 or more, not {gpus_per_trial:g}")
+        if address not in (None, "auto") and not str(address).rpartition(":")[2].isdecimal():
+            raise UsageError(f"executor.address is host:port or auto, not {address!r}")
         self.slots, self.cpus_per_trial, self.gpus_per_trial = slots, cpus_per_trial, gpus_per_trial
         self.address, self.trial_seconds = address, trial_seconds
 
@@ -113,6 +120,8 @@ class RayTune:
                 "a Ray cluster runs any code that reaches it, so autopeft talks to one by token only: start it, and "
                 "autopeft, with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
             )
+        if self.address is not None:
+            os.environ.update({name: v for name, v in CLUSTER_ENVIRONMENT.items() if name not in os.environ})
         import ray
 
         ours = not ray.is_initialized()
@@ -137,6 +146,8 @@ class RayTune:
         )
 
     def _join(self, ray: Any) -> None:
+        if self.address != "auto":
+            _knock(str(self.address))
         try:
             ray.init(
                 address=self.address,
@@ -144,8 +155,12 @@ class RayTune:
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )
-        except (ConnectionError, RuntimeError, ValueError) as fault:
-            raise EnvironmentFault(f"no Ray cluster at {self.address!r}: {str(fault).splitlines()[0]}") from fault
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as fault:
+            raise EnvironmentFault(
+                f"the Ray cluster at {self.address!r} does not let this driver in: {str(fault).splitlines()[0]}. Is it "
+                "one, of the same version of Ray, with a node on this machine, and is RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH that of the cluster?"
+            ) from fault
 
     def _slots(self, ray: Any) -> int:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -166,6 +181,15 @@ def _room(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
         have = resources.get("GPU", 0.0)
         room = min(room, math.floor(have / gpus + 1e-9) if gpus >= 1 else int(have) * math.floor(1 / gpus + 1e-9))
     return room
+
+
+def _knock(address: str) -> None:
+    """Whether anything listens there: Ray itself tries for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as fault:
+        raise EnvironmentFault(f"no Ray cluster at {address!r}: {fault}") from fault
 
 
 def _package() -> Path:

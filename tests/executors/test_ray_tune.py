@@ -81,7 +81,9 @@ def test_a_trial_that_no_node_holds_is_an_error_before_the_first_trial(tmp_path,
     assert [event["event"] for event in events(tmp_path)] == ["search"]
 
 
-@pytest.mark.parametrize("options", [{"slots": 0}, {"cpus_per_trial": 0}, {"gpus_per_trial": -1}])
+@pytest.mark.parametrize(
+    "options", [{"slots": 0}, {"cpus_per_trial": 0}, {"gpus_per_trial": -1}, {"address": "ray://head"}]
+)
 def test_options_that_make_no_sense(options):
     with pytest.raises(UsageError, match=f"executor.{next(iter(options))}"):
         RayTune(**options)
