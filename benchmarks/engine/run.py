@@ -1,7 +1,7 @@
 """The engine against the plain stack: CPU seconds and wall seconds a trial, scores, ablation, arithmetic floor.
 
-`python benchmarks/engine/run.py` writes REPORT.md beside this file; `--quick` runs 4 of the 12 configurations for one
-epoch. Both end with one JSON line. What is run stands in configurations.py; plain.py and ours.py are the two sides,
+`python benchmarks/engine/run.py` writes REPORT.md beside this file; `--quick` runs 4 of the 12 configurations on fewer
+rows. Both end with one JSON line. What is run stands in configurations.py; plain.py and ours.py are the two sides,
 each in processes of its own, one thread each.
 """
 
@@ -29,7 +29,8 @@ from configurations import (  # noqa: E402
     MEMORY_ROWS,
     MEMORY_TRIALS,
     QUICK,
-    QUICK_EPOCHS,
+    QUICK_ABLATION,
+    QUICK_ROWS,
     SEED,
     TRAIN_ROWS,
 )
@@ -45,14 +46,16 @@ BARS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="4 of the 12 configurations, one epoch")
+    parser.add_argument("--quick", action="store_true", help="4 of the 12 configurations, fewer rows; ablation on 2")
     parser.add_argument("--report", type=Path, help="where it goes; REPORT.md here, for --quick the screen only")
     options = parser.parse_args()
-    names, epochs = (QUICK, QUICK_EPOCHS) if options.quick else (CONFIGURATIONS, EPOCHS)
+    names, ablated, rows = (
+        (QUICK, QUICK_ABLATION, QUICK_ROWS) if options.quick else (CONFIGURATIONS, CONFIGURATIONS, TRAIN_ROWS)
+    )
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="autopeft-engine-", ignore_cleanup_errors=True) as folder:
-        job = {"model": minilm(), "names": list(names), "epochs": epochs, **write_data(Path(folder))}
-        measured = measure(job, folder)
+        job = {"model": minilm(), "names": list(names), "epochs": EPOCHS, **write_data(Path(folder), rows)}
+        measured = {**measure(job, folder, list(ablated)), "rows": rows}
     figures = summarise(measured)
     report = write_report(measured, figures, (time.perf_counter() - started) / 60)
     print(report)
@@ -63,7 +66,7 @@ def main() -> None:
     print(json.dumps({key: round(figures[key], 4) for key in keys}))
 
 
-def measure(job: dict[str, Any], folder: str) -> dict[str, Any]:
+def measure(job: dict[str, Any], folder: str, ablated: list[str]) -> dict[str, Any]:
     """Everything that is run, one after the other."""
     say("ours")
     ours = run("ours.py", {**job, "folder": f"{folder}/ours"})
@@ -73,11 +76,11 @@ def measure(job: dict[str, Any], folder: str) -> dict[str, Any]:
     check_same(plain, ours)
     say("plain stack in bf16, all-layer LoRA")
     half = run("plain.py", {**job, "folder": f"{folder}/plain-bf16", "bf16": True, "names": [ALL_LAYER_LORA]})
-    ablation = ablate(job, folder, ours)
+    ablation = ablate({**job, "names": ablated}, folder, ours)
     say("arithmetic floor")
     floor = run("ours.py", {**job, "folder": f"{folder}/floor", "task": "floor"})
     say("two workers")
-    pair = two_workers({**job, "names": list(QUICK)}, folder)
+    pair = two_workers({**job, "names": list(QUICK_ABLATION)}, folder)
     say("memory")
     tiny = {"train": job["tiny"], "validation": job["tiny"]}
     memory = run("ours.py", {**job, **tiny, "folder": f"{folder}/memory", "task": "memory"})
@@ -89,14 +92,14 @@ def say(text: str) -> None:
     print(f"… {text}", file=sys.stderr, flush=True)
 
 
-def write_data(folder: Path) -> dict[str, str]:
+def write_data(folder: Path, n_rows: int) -> dict[str, str]:
     """Stratified training rows and the whole validation split of SST-2, as files that both sides read."""
     import pandas as pd
     from sklearn.model_selection import train_test_split
 
     source = shared() / "data" / "sst2"
     frame = pd.read_parquet(source / "train.parquet", columns=["text", "label"])
-    rows, _ = train_test_split(frame, train_size=TRAIN_ROWS, stratify=frame["label"], random_state=SEED)
+    rows, _ = train_test_split(frame, train_size=n_rows, stratify=frame["label"], random_state=SEED)
     rows.reset_index(drop=True).to_parquet(folder / "train.parquet")
     rows.iloc[:MEMORY_ROWS].reset_index(drop=True).to_parquet(folder / "tiny.parquet")
     pd.read_parquet(source / "validation.parquet", columns=["text", "label"]).to_parquet(folder / "validation.parquet")
@@ -149,7 +152,7 @@ def ablate(job: Mapping[str, Any], folder: str, ours: Mapping[str, Any]) -> list
         switched[f"{precision} (fp32 instead)"] = {"setup": {"precision": "fp32"}}
     other = "sdpa" if attention == "eager" else "eager"
     switched[f"{attention} attention ({other} instead)"] = {"setup": {"attention": other}}
-    rows = [("nothing: all parts on", *means(ours["trials"]))]
+    rows = [("nothing: all parts on", *means([row for row in ours["trials"] if row["name"] in job["names"]]))]
     for number, (part, change) in enumerate(switched.items()):
         say(f"without {part}")
         # A folder of its own: nothing that another run has cached.
@@ -245,7 +248,7 @@ def write_report(measured: Mapping[str, Any], figures: Mapping[str, float], minu
         "",
         (
             f"Written by `benchmarks/engine/run.py`: {count} of {len(CONFIGURATIONS)} configurations, MiniLM on "
-            f"{TRAIN_ROWS:,} rows of SST-2, {epochs} epoch{'s' if epochs > 1 else ''}; {minutes:.0f} minutes. {machine()} "
+            f"{measured['rows']:,} rows of SST-2, {epochs} epochs; {minutes:.0f} minutes. {machine()} "
             f"Ours chose {ours['chosen']['precision']} and {ours['chosen']['attention']} attention by measurement; the "
             "plain stack is in fp32, as it comes."
         ),
