@@ -69,6 +69,10 @@ class Confirm:
         """The next retraining; None when all are handed out."""
         return self._waiting.popleft() if self._waiting else None
 
+    def is_out_of_time(self) -> bool:
+        """Never: a confirmation has no budget of time."""
+        return False
+
     def report(self, trial: Trial, report: Report) -> bool:
         """Rungs change nothing here: never stops."""
         return False

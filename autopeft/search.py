@@ -87,8 +87,7 @@ class Search:
         """
         if self.why_ended:
             return None
-        if self.most_seconds is not None and self.ledger.seconds >= self.most_seconds:
-            self.why_ended = f"the budget of {self.most_seconds / 3600:g} hours is spent"
+        if self.is_out_of_time():
             return None
         if self._orphans:
             trial = self._orphans.popleft()
@@ -115,6 +114,13 @@ class Search:
             return self.history.records[number].trial  # as a rerun would have it: what JSON makes of the params
         self.why_ended = f"the budget of {self.most_trials} trials is spent"
         return None
+
+    def is_out_of_time(self) -> bool:
+        """Whether the budget of search time is spent. Executors then end what runs, untold: it runs again on resume."""
+        if self.most_seconds is None or self.ledger.seconds < self.most_seconds:
+            return False
+        self.why_ended = f"the budget of {self.most_seconds / 3600:g} hours is spent"
+        return True
 
     def report(self, trial: Trial, report: Report) -> bool:
         """Takes a rung of a running trial. Returns whether the trial should stop here.

@@ -22,6 +22,9 @@ class Conversation(Protocol):
     def ask(self) -> Trial | None:
         """The next trial; None when there are no more."""
 
+    def is_out_of_time(self) -> bool:
+        """Whether the running trials are to end now, untold."""
+
     def report(self, trial: Trial, report: Report) -> bool:
         """Takes a rung of a running trial. Returns whether the trial should stop here."""
 

@@ -113,7 +113,7 @@ class Bridge:
         """Ends workers whose step hangs, and the run where it has to end."""
         if self.interrupts and self.fault is None:
             self.fault = KeyboardInterrupt()
-        if self.fault is not None:
+        if self.fault is not None or self.search.is_out_of_time():
             for trial in tune_trials:
                 _kill(trial)
             raise Ended

@@ -23,13 +23,13 @@ class Serial:
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         with interruptible() as interrupts:
-            evaluate = make_evaluate(lambda: bool(interrupts))
+            evaluate = make_evaluate(lambda: bool(interrupts) or search.is_out_of_time())
             while not interrupts and (trial := search.ask()) is not None:
                 with closing(evaluate(trial)) as events:
                     result = _follow(search, trial, events)
                 if result is not None:
                     search.tell(result)
-                elif not interrupts:
+                elif not interrupts and not search.is_out_of_time():
                     raise AutoPEFTError(f"evaluate ended trial {trial.number} without a result: that is a bug in it")
             if interrupts:
                 raise KeyboardInterrupt

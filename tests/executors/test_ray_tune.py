@@ -130,6 +130,17 @@ def test_workers_that_all_die_while_they_load_end_the_run(tmp_path, ray_up):
     assert history.records[0].error.startswith("its worker died while it loaded model and data")
 
 
+def test_a_budget_of_time_ends_running_trials_untold(tmp_path, ray_up):
+    conversation = make_search(tmp_path)
+    begun = []
+    conversation.listeners = (lambda event: begun.append(event["number"]) if event["event"] == "report" else None,)
+    conversation.is_out_of_time = lambda: bool(begun)
+    RayTune().run(conversation, Toy(tmp_path, seconds=0.01, steps=100_000))
+    assert begun
+    assert conversation.history.told == []
+    assert summary(conversation.history) == {"RUNNING": conversation.running}
+
+
 def test_the_runs_own_ending_waits_for_no_long_step(tmp_path, ray_up):
     """One trial breaks the run; the other one is in the middle of a step that takes ten minutes."""
     (tmp_path / "0.hang").touch()

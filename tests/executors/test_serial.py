@@ -38,6 +38,18 @@ def test_runs_to_the_end_and_builds_evaluate_once(tmp_path):
             assert record.metrics == {**record.known, **record.reports[-1].metrics}
 
 
+def test_a_budget_of_time_ends_a_running_trial_untold(tmp_path):
+    conversation = make_search(tmp_path, most_seconds=1.0)
+    Serial().run(conversation, Toy(tmp_path, seconds=0.01, steps=100_000))
+    assert conversation.why_ended.startswith("the budget of")
+    assert 1.0 <= conversation.ledger.seconds < 5.0
+    assert conversation.history.told == []
+    conversation.ledger.close()
+    history = run(tmp_path)
+    assert sorted(history.told) == list(range(12))
+    assert [event["number"] for event in events(tmp_path) if event["event"] == "rerun"] == [0]
+
+
 def test_a_trial_ends_before_it_is_told(tmp_path):
     """A stopped generator is closed: what it holds is free before the next trial begins."""
     conversation = make_search(tmp_path)
