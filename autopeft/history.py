@@ -83,6 +83,27 @@ class Confirmation:
     seconds: float = 0.0
 
 
+class Front:
+    """The complete records that none dominates, the best score first. Taken in one by one, at no cost that grows with
+    those that came before and are not on it.
+
+    Attributes:
+        records: Its members.
+        losses: Theirs, (n_records, n_objectives).
+    """
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.losses = np.empty((0, 0))
+
+    def take(self, record: Record, losses: np.ndarray) -> None:
+        """A complete record, with its losses (n_objectives,); whom it dominates leaves."""
+        points = np.vstack([self.losses, losses]) if self.records else losses[None]
+        records = [*self.records, record]
+        kept = sorted(np.flatnonzero(non_dominated(points)), key=lambda i: (tuple(points[i]), records[i].number))
+        self.records, self.losses = [records[i] for i in kept], points[kept]
+
+
 class History:
     """The fold of a ledger's events. `apply` takes them in order; nothing else changes it.
 
@@ -100,6 +121,7 @@ class History:
         self.told: list[int] = []
         self.confirmations: list[Confirmation] = []
         self.resumes: list[Mapping[str, Any]] = []
+        self._front, self._in_front = Front(), 0  # how many of the told it has taken
         for event in events:
             self.apply(event)
 
@@ -186,21 +208,23 @@ class History:
 
     def front(self) -> list[Record]:
         """The complete records that none dominates, the best score first."""
-        complete = [record for record in self.records if record.is_complete]
-        points = self.losses(complete)
-        members = [(tuple(points[i]), complete[i].number, complete[i]) for i in np.flatnonzero(non_dominated(points))]
-        return [record for *_, record in sorted(members, key=lambda member: member[:2])]
+        for number in self.told[self._in_front :]:
+            record = self.records[number]
+            if record.is_complete:
+                self._front.take(record, self.losses([record])[0])
+        self._in_front = len(self.told)
+        return list(self._front.records)
 
     def hypervolumes(self) -> list[float]:
         """The hypervolume after each tell, in order of telling."""
         reference = reference_point(self.objectives)
-        points = np.empty((0, len(reference)))
+        front = Front()
         volumes: list[float] = []
         for number in self.told:
-            if self.records[number].is_complete:
-                points = np.vstack([points, self.losses([self.records[number]])])
-                points = points[non_dominated(points)]
-                volumes.append(hypervolume(points, reference))
+            record = self.records[number]
+            if record.is_complete:
+                front.take(record, self.losses([record])[0])
+                volumes.append(hypervolume(front.losses, reference))
             else:
                 volumes.append(volumes[-1] if volumes else 0.0)
         return volumes

@@ -410,7 +410,7 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
                 stack.callback(tracker.finish)
                 listeners.append(tracker.handle)
             if config.keep == "front":
-                listeners.append(lambda event: keep_front(folder, history, event))
+                listeners.append(keep_front(folder, history))
             executor = plugins.load("executors", config.executor.name)(**executor_options(config))
             executor.run(conversation, evaluator(prepared.setup))
             shutil.rmtree(folder / "cache" / "prefix", ignore_errors=True)
@@ -442,14 +442,19 @@ def make_tracker(entry: Any, run: Run, quiet: bool) -> Any:
     return plugins.load("trackers", entry.name)(run.folder, **{**entry.options, **extra})
 
 
-def keep_front(folder: Path, history: History, event: Mapping[str, Any]) -> None:
-    """After a tell, drops the trained tensors of trials that are not on the front."""
-    if event["event"] != "tell":
-        return
-    members = {record.number for record in history.front()}
-    for record in history.records:
-        if record.told_seconds is not None and record.number not in members:
-            shutil.rmtree(trial_folder(folder, record.number), ignore_errors=True)
+def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], None]:
+    """What drops, after each tell, the trained tensors of trials that are not on the front."""
+    kept = set(history.told)  # a driver that died may have left some
+
+    def drop(event: Mapping[str, Any]) -> None:
+        nonlocal kept
+        if event["event"] == "tell":
+            members = {record.number for record in history.front()}
+            for number in (kept | {event["number"]}) - members:
+                shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
+            kept = members
+
+    return drop
 
 
 def trial_folder(folder: Path, number: int) -> Path:

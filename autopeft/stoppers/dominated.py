@@ -31,15 +31,17 @@ class DominatedStopper:
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
             raise UsageError(f"stopper 'dominated': k is a whole number from 1, not {k!r}")
         self.objectives, self.k = tuple(objectives), k
-        self._rungs: dict[int, dict[int, tuple[float, ...]]] = defaultdict(dict)  # step → number → losses
+        self._rungs: dict[int, list[tuple[float, ...]]] = defaultdict(list)  # step → losses
 
     def report(self, record: Record, report: Report) -> bool:
         score, *others = self.objectives
         (signal,) = losses([score], report.metrics)
         mine = (float(signal), *map(float, losses(others, record.known)))
         rung = self._rungs[report.step]
-        rung[record.number] = mine
-        return sum(_dominates(theirs, mine) for theirs in rung.values()) >= self.k
+        if sum(_dominates(theirs, mine) for theirs in rung) >= self.k:
+            return True  # not kept: what this one dominates, those that dominate it do too
+        rung.append(mine)
+        return False
 
     def tell(self, record: Record) -> None:
         """How a trial ended says nothing of the rungs of the others."""

@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from autopeft.history import History, Record
+from autopeft.history import Front, History, Record
 from autopeft.objectives import reference_point
-from autopeft.pareto import hypervolume, non_dominated
+from autopeft.pareto import hypervolume
 from autopeft.trial import Status
 
 
@@ -48,8 +46,11 @@ class Progress:
 
     def __init__(self) -> None:
         self.curve: list[Standing] = []
-        self.front: list[Record] = []
-        self._losses = np.empty((0, 0))
+        self._front = Front()
+
+    @property
+    def front(self) -> list[Record]:
+        return self._front.records
 
     def update(self, history: History) -> None:
         """Takes the tells that came since the last call."""
@@ -60,23 +61,16 @@ class Progress:
             record = history.records[number]
             before = self.curve[-1] if self.curve else Standing(0.0, 0.0, 0, None, {}, 0.0)
             if record.is_complete:
-                self._join(record, history.losses([record]))
+                self._front.take(record, history.losses([record])[0])
             assert record.told_seconds is not None, f"trial {number} is told"
             assert record.status is not None, f"trial {number} is told"
             self.curve.append(
                 Standing(
                     record.told_seconds,
-                    hypervolume(self._losses, reference) if self.front else 0.0,
+                    hypervolume(self._front.losses, reference) if self.front else 0.0,
                     len(self.front),
                     self.front[0].metrics[score.metric] if self.front else None,
                     Counter(before.counts) + Counter([record.status]),
                     before.train_seconds + record.metrics.get("train_seconds", 0.0),
                 )
             )
-
-    def _join(self, record: Record, losses: np.ndarray) -> None:
-        points = np.vstack([self._losses, losses]) if self.front else losses
-        members = [*self.front, record]
-        kept = sorted(np.flatnonzero(non_dominated(points)), key=lambda i: (tuple(points[i]), members[i].number))
-        self.front = [members[i] for i in kept]
-        self._losses = points[kept]
