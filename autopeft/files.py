@@ -30,6 +30,11 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
             raise
 
 
+def trial_folder(folder: str | Path, number: int) -> Path:
+    """Where a trial's trained tensors lie in the folder of its run, where they were kept."""
+    return Path(folder) / "trials" / f"{number:05d}"
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Holds an exclusive lock on a file between processes of one node."""

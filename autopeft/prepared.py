@@ -15,7 +15,7 @@ from typing import Any
 from autopeft import ledger as ledgers
 from autopeft import plugins
 from autopeft.config import Config, build_space, resolve
-from autopeft.errors import Refused, UsageError
+from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.objectives import Objective
 from autopeft.space import Space
 from autopeft.training.setup import Setup
@@ -97,6 +97,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     from autopeft.training.data import prepare as prepare_data
     from autopeft.training.measure import Choice, choose
 
+    require_gpu(config)
     task = plugins.load("tasks", config.task.name)(**config.task.options)
     setup = make_setup(config, folder)
     data = prepare_data(setup)
@@ -206,6 +207,17 @@ def choose_device(name: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def require_gpu(config: Config) -> None:
+    """Raises EnvironmentFault where trials are given GPUs that an `auto` device would leave unused."""
+    gpus = config.executor.options.get("gpus_per_trial", 0)
+    if gpus and config.training.device == "auto" and choose_device("auto") == "cpu":
+        raise EnvironmentFault(
+            f"executor.gpus_per_trial is {gpus:g}, but training.device is auto, and torch sees no GPU on this machine, "
+            "where precision and attention are measured: start where there is one; or give training.device: cuda with "
+            "training.precision and training.attention; or training.device: cpu"
+        )
 
 
 def make_objective(entry: Any, trivial: Mapping[str, float], parameters: int) -> Objective:

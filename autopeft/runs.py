@@ -18,13 +18,13 @@ from autopeft import plugins
 from autopeft.config import Config, changes, from_resolved, resolve
 from autopeft.confirm import Candidate, Confirm
 from autopeft.errors import BudgetSpent, NothingCompleted, UsageError
-from autopeft.files import build_once
+from autopeft.files import build_once, trial_folder
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.objectives import with_signal
 from autopeft.pareto import knee
-from autopeft.prepared import Model, Prepared, reopen
+from autopeft.prepared import Model, Prepared, reopen, require_gpu
 from autopeft.search import Search, summary
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
@@ -129,6 +129,7 @@ class Run:
         """
         config = from_resolved(self.history.config, overrides)
         different = changes(self.history.config, resolve(config))
+        require_gpu(config)
         prepared = reopen(config, self.history.header, self.folder)
         with opened(self.folder) as ledger:
             from autopeft.provenance import provenance
@@ -199,8 +200,9 @@ class Run:
         Raises:
             UsageError: There is no test split, or nothing to confirm.
         """
-        from autopeft.training.loop import evaluator
+        from autopeft.training.evaluator import Evaluator
 
+        require_gpu(self.config)
         if "test" not in self.history.header["dataset"]["sizes"]:
             raise UsageError(
                 "the data has no test split: give data.test, or data.test_share to carve one before a search"
@@ -214,7 +216,7 @@ class Run:
             self._note_majority(ledger, setup)
             conversation = Confirm(ledger, picked, seeds, self.config.seed, [] if quiet else [_say_confirmation])
             executor = plugins.load("executors", self.config.executor.name)(**executor_options(self.config))
-            executor.run(conversation, evaluator(setup, "test"))
+            executor.run(conversation, Evaluator.of(setup, "test"))
             shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
         self.history = open_run(self.folder).history
         self.write_front()
@@ -376,7 +378,7 @@ def parse_count(text: str) -> float:
 
 def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
     """Searches from where the ledger stands to the end of the budget."""
-    from autopeft.training.loop import evaluator
+    from autopeft.training.evaluator import Evaluator
 
     config = prepared.config
     with opened(folder) as ledger:
@@ -412,7 +414,7 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
             if config.keep == "front":
                 listeners.append(keep_front(folder, history))
             executor = plugins.load("executors", config.executor.name)(**executor_options(config))
-            executor.run(conversation, evaluator(prepared.setup))
+            executor.run(conversation, Evaluator.of(prepared.setup))
             shutil.rmtree(folder / "cache" / "prefix", ignore_errors=True)
             run.write_front()
             if history.front():
@@ -455,11 +457,6 @@ def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], 
             kept = members
 
     return drop
-
-
-def trial_folder(folder: Path, number: int) -> Path:
-    """Where a trial's trained tensors lie, where they were kept."""
-    return folder / "trials" / f"{number:05d}"
 
 
 def write_config(folder: Path, resolved: Mapping[str, Any]) -> None:

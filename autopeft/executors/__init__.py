@@ -5,8 +5,9 @@ All executors agree with `serial`: with one slot, the same params, statuses, met
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from autopeft.trial import Evaluate, Report, Result, Trial
 
@@ -14,6 +15,36 @@ from autopeft.trial import Evaluate, Report, Result, Trial
 # `make_evaluate(should_end)`; `should_end()` turns true when the user wants the search to end: `evaluate` looks at it
 # between steps and then returns without a Result. Picklable, so that it travels to workers.
 MakeEvaluate = Callable[[Callable[[], bool]], Evaluate]
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """A `make_evaluate` that says which files it needs, so that it can work on a node without the driver's disk."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Folders, by absolute path."""
+
+    @property
+    def folder(self) -> str:
+        """What it writes goes there."""
+
+    def kept(self, number: int) -> Path:
+        """The folder, below `folder`, of what it keeps of a trial that has ended; it need not be there."""
+
+    def check(self) -> None:
+        """Looks, in seconds, whether trials can run on this node.
+
+        Raises:
+            EnvironmentFault: They cannot.
+            ImportError: A package is not there.
+        """
+
+    def at(self, places: Mapping[str, str], folder: str | None) -> Portable:
+        """The same where folders that it reads lie elsewhere (old path → new), and `folder` too, if given."""
+
+    def __call__(self, should_end: Callable[[], bool]) -> Evaluate:
+        """As every MakeEvaluate."""
 
 
 class Conversation(Protocol):

@@ -1,6 +1,7 @@
 """What runs in a Ray worker: a Tune trainable that loads model and data once and serves trial after trial.
 
-What a step gives travels as one JSON string under `event`; Tune flattens anything else. Kinds of events:
+What a step gives travels as one JSON string under `event`; Tune flattens anything else. A result brings `files` along,
+name → bytes, where its node does not share the driver's disk. Kinds of events:
 
 started   the worker holds model and data, and begins with this trial
 report    a rung: `report`
@@ -15,10 +16,12 @@ import json
 import pickle
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from autopeft.errors import AutoPEFTError
 from autopeft.executors import MakeEvaluate
+from autopeft.executors._nodes import Luggage
 from autopeft.trial import Result, Trial
 
 
@@ -31,6 +34,7 @@ def actor_class() -> Any:
 
         def setup(self, config: Mapping[str, Any], make_evaluate: MakeEvaluate) -> None:
             self.fault, self.events = "", iter(())
+            self.luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
             try:
                 self.evaluate = make_evaluate(lambda: False)  # to end a trial, its worker is ended
             except Exception as fault:
@@ -63,7 +67,8 @@ def actor_class() -> Any:
                 if not isinstance(event, Result):
                     return _event("report", report=event.to_json())
                 self.close()
-                return _event("result", result=event.to_json())
+                files = self.luggage.send(event.trial.number) if self.luggage is not None else {}
+                return _event("result", result=event.to_json()) | ({"files": Files(files)} if files else {})
             except Exception as fault:
                 return _event("fault", fault=pack(fault))
 
@@ -74,6 +79,13 @@ def actor_class() -> Any:
             """Nothing to load."""
 
     return Actor
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a node sends beside a result, by file name; a class, so that Tune does not take it apart."""
+
+    contents: Mapping[str, bytes]
 
 
 def pack(fault: Exception) -> str:

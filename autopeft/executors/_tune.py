@@ -11,7 +11,8 @@ from typing import Any
 
 from autopeft.errors import EnvironmentFault
 from autopeft.executors import Conversation
-from autopeft.executors._actor import unpack
+from autopeft.executors._actor import Files, unpack
+from autopeft.executors._nodes import Luggage
 from autopeft.trial import Report, Result, Status, Trial
 
 # Beyond its time limit, which `evaluate` keeps between steps, a step may take so long before its worker is ended.
@@ -47,14 +48,21 @@ class Bridge:
         slots: Trials at once.
         trial_seconds: Time limit of a trial, None for none.
         interrupts: Grows with each Ctrl-C.
+        luggage: Takes what nodes send that do not share the driver's disk; None where all is on one.
 
     Attributes:
         fault: Why the run ends before the search is over; None while it does not.
     """
 
     def __init__(
-        self, search: Conversation, slots: int, trial_seconds: float | None, interrupts: Sequence[int]
+        self,
+        search: Conversation,
+        slots: int,
+        trial_seconds: float | None,
+        interrupts: Sequence[int],
+        luggage: Luggage | None = None,
     ) -> None:
+        self.luggage = luggage
         self.search, self.slots, self.trial_seconds, self.interrupts = search, slots, trial_seconds, interrupts
         self.running: dict[str, Running] = {}
         self.fault: BaseException | None = None
@@ -84,6 +92,11 @@ class Bridge:
             running.since, self._silent_deaths = time.monotonic(), 0
             return False
         return self.search.report(running.trial, Report.from_json(data["report"]))
+
+    def receive(self, tune_id: str, files: Files) -> None:
+        """Takes what a node kept of a trial, before its result is told."""
+        assert self.luggage is not None, "only a worker with luggage sends files"
+        self.luggage.receive(self.running[tune_id].trial.number, files.contents)
 
     def tell(self, tune_id: str, event: str) -> None:
         """How a trial ended: by a result, or stopped after a report."""
@@ -175,12 +188,17 @@ def scheduler(bridge: Bridge) -> Any:
 
 
 def watch(bridge: Bridge) -> Any:
-    """Looks around ten times a second or more."""
+    """Looks around ten times a second or more, and takes files before Tune has them."""
     from ray.tune import Callback
 
     class _Watch(Callback):  # type: ignore[misc]
         def on_step_begin(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
             bridge.watch(trials)
+
+        def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: Any, **info: Any) -> None:
+            files = result.pop("files", None)  # else Tune would hold them to the end
+            if files is not None:
+                bridge.guarded(lambda: bridge.receive(trial.trial_id, files), None)
 
     return _Watch()
 

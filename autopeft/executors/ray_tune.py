@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import EnvironmentFault, UsageError
-from autopeft.executors import Conversation, MakeEvaluate
+from autopeft.executors import Conversation, MakeEvaluate, Portable
 from autopeft.executors._interrupt import interruptible
 
 # Read by Ray when it is imported, or when a run begins; what the user has set stays.
@@ -55,7 +55,8 @@ class RayTune:
         slots: Trials at once, at most; as many as the resources allow where None.
         cpus_per_trial, gpus_per_trial: Resources of one trial. Trials share a GPU by fractions: 0.5.
         address: Of a cluster that is up ("auto", "10.0.0.1:6379"), started with RAY_AUTH_MODE=token; None starts a
-            local Ray and ends it after. autopeft travels to nodes that lack it; what it depends on does not.
+            local Ray and ends it after. autopeft travels to nodes that lack it; what it depends on does not. Model
+            and data are shipped to nodes that do not see them, and trained tensors sent back.
         trial_seconds: Time limit of a trial. A step that hangs beyond it costs the worker, not the search.
     """
 
@@ -80,7 +81,14 @@ class RayTune:
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
-        with interruptible() as interrupts, _handlers_kept(), self._ray() as slots:
+        from autopeft.executors._nodes import shipped
+
+        with contextlib.ExitStack() as stack:
+            interrupts = stack.enter_context(interruptible())
+            stack.enter_context(_handlers_kept())
+            slots, nodes = stack.enter_context(self._ray())
+            if self.address is not None and isinstance(make_evaluate, Portable):
+                make_evaluate = stack.enter_context(shipped(make_evaluate, nodes))
             self._tune(search, make_evaluate, slots, interrupts)
 
     def _tune(self, search: Conversation, make_evaluate: MakeEvaluate, slots: int, interrupts: list[int]) -> None:
@@ -88,8 +96,10 @@ class RayTune:
 
         from autopeft.executors import _tune as between
         from autopeft.executors._actor import actor_class
+        from autopeft.executors._nodes import Luggage
 
-        bridge = between.Bridge(search, slots, self.trial_seconds, interrupts)
+        luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
+        bridge = between.Bridge(search, slots, self.trial_seconds, interrupts, luggage)
         trainable = tune.with_parameters(actor_class(), make_evaluate=make_evaluate)
         storage = tempfile.mkdtemp(prefix="autopeft-tune-")
         try:
@@ -113,8 +123,8 @@ class RayTune:
             raise bridge.fault
 
     @contextlib.contextmanager
-    def _ray(self) -> Iterator[int]:
-        """Ray, started or joined where it is not up; yields the number of slots."""
+    def _ray(self) -> Iterator[tuple[int, list[Any]]]:
+        """Ray, started or joined where it is not up; yields the number of slots, and the nodes that have some."""
         if self.address is not None and os.environ.get("RAY_AUTH_MODE") != "token":
             raise EnvironmentFault(
                 "a Ray cluster runs any code that reaches it, so autopeft talks to one by token only: start it, and "
@@ -162,16 +172,18 @@ class RayTune:
                 "RAY_AUTH_TOKEN_PATH that of the cluster?"
             ) from fault
 
-    def _slots(self, ray: Any) -> int:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        room = sum(_room(node, self.cpus_per_trial, self.gpus_per_trial) for node in nodes)
+    def _slots(self, ray: Any) -> tuple[int, list[Any]]:
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        rooms = [_room(node["Resources"], self.cpus_per_trial, self.gpus_per_trial) for node in alive]
+        room = sum(rooms)
         if room < 1:
-            most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in ("CPU", "GPU")}
+            most = {name: max((n["Resources"].get(name, 0.0) for n in alive), default=0.0) for name in ("CPU", "GPU")}
             raise EnvironmentFault(
                 f"a trial asks for {self.cpus_per_trial:g} CPUs and {self.gpus_per_trial:g} GPUs, but no node of Ray "
                 f"has them; the most are {most['CPU']:g} CPUs and {most['GPU']:g} GPUs"
             )
-        return room if self.slots is None else min(self.slots, room)
+        nodes = [node for node, has in zip(alive, rooms, strict=True) if has]
+        return room if self.slots is None else min(self.slots, room), nodes
 
 
 def _room(resources: Mapping[str, float], cpus: float, gpus: float) -> int:

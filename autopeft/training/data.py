@@ -35,10 +35,13 @@ class Data:
 
 
 def prepare(setup: Setup) -> Data:
-    """The data of a setup: from the cache, or read and encoded into it now. Safe between processes."""
-    task: Task = plugins.load("tasks", setup.task)()
-    folder = Path(setup.cache) / "data" / _key(setup)
-    build_once(folder, lambda to: _encode(task, setup, to))
+    """The data of a setup: where it was encoded, or read and encoded into the cache now. Safe between processes."""
+    if setup.encoded is not None:
+        folder = Path(setup.encoded)
+    else:
+        task: Task = plugins.load("tasks", setup.task)()
+        folder = Path(setup.cache) / "data" / _key(setup)
+        build_once(folder, lambda to: _encode(task, setup, to))
     meta = json.loads((folder / "meta.json").read_text())
     splits = {name: _load_split(folder / name) for name in meta["splits"]}
     return Data(folder, splits, tuple(meta["label_names"]), meta["origin"])

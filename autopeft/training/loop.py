@@ -27,6 +27,7 @@ from torch import nn
 
 from autopeft import plugins
 from autopeft.errors import EnvironmentFault, Refused
+from autopeft.files import trial_folder
 from autopeft.tasks import Task
 from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.data import Data, prepare
@@ -34,27 +35,9 @@ from autopeft.training.model import ModelView, clone_shared, load_model, view
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
 from autopeft.training.recipe import Attached, attach, load_trained, trained_state
 from autopeft.training.setup import Setup
-from autopeft.trial import Evaluate, Report, Result, Status, Trial
+from autopeft.trial import Report, Result, Status, Trial
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
-
-
-def evaluator(setup: Setup, split: str = "validation") -> Callable[[Callable[[], bool]], Evaluate]:
-    """What an executor sends to its workers: builds `evaluate` there. Picklable.
-
-    Args:
-        setup: What all trials share.
-        split: Which split the final score is of: "test" only to confirm.
-
-    Example:
-        evaluate = evaluator(setup)(should_end)
-        for event in evaluate(trial): ...
-    """
-    return partial(_build, setup, split)
-
-
-def _build(setup: Setup, split: str, should_end: Callable[[], bool]) -> Evaluate:
-    return partial(Worker(setup, should_end).evaluate, split=split)
 
 
 class Worker:
@@ -72,8 +55,7 @@ class Worker:
         self.setup, self.should_end = setup, should_end
         torch.set_num_threads(setup.threads)
         self.device = torch.device(setup.device)
-        if self.device.type == "cuda" and not torch.cuda.is_available():
-            raise EnvironmentFault(f"training.device is {setup.device}, but torch {torch.__version__} sees no GPU here")
+        require_device(setup.device)
         self.task: Task = plugins.load("tasks", setup.task)()
         self.data: Data = prepare(setup)
         self.base = load_model(
@@ -211,7 +193,7 @@ class Worker:
 
     def keep(self, trial: Trial, attached: Attached) -> None:
         """Writes the trained tensors to the run's folder: to a temporary name, then renamed."""
-        folder = Path(self.setup.folder) / "trials" / f"{trial.number:05d}"
+        folder = trial_folder(self.setup.folder, trial.number)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{trial.number:05d}.", dir=folder.parent))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained_state(attached).items()}
@@ -415,6 +397,12 @@ def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
     if setup.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=0.9)
     return torch.optim.AdamW(groups)
+
+
+def require_device(device: str) -> None:
+    """Raises EnvironmentFault where torch has no such device here."""
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentFault(f"training.device is {device}, but torch {torch.__version__} sees no GPU here")
 
 
 def is_out_of_memory(fault: BaseException) -> bool:

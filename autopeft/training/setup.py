@@ -19,6 +19,7 @@ class Setup:
         data: The config's data section, paths absolute.
         folder: The run's folder, absolute: trained tensors go to `<folder>/trials/<number>/`.
         cache: Folder of encoded data and cached activations, shared by the node's workers.
+        encoded: Folder of the encoded data; None where it is looked for in `cache`, and made.
         seed: The search's seed: splits depend on it.
         epochs: Passes over the training split; None where `steps` is given.
         steps: Optimiser steps; None where `epochs` is given.
@@ -42,6 +43,7 @@ class Setup:
     data: Mapping[str, Any]
     folder: str
     cache: str
+    encoded: str | None = None
     seed: int = 0
     revision: str | None = None
     trust_remote_code: bool = False

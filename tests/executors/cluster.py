@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 RAY = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())"]
+# A mount namespace of its own: what is mounted in it, nobody else sees.
+UNSHARE = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"])]
 TOKEN = "0123456789abcdef" * 2
 
 
 class Cluster:
-    """Two nodes of one CPU each.
+    """Two nodes: a head and a worker.
+
+    Args:
+        head_cpus: Of the head; the worker has one.
+        hidden: Folders that the worker's node does not see.
 
     Attributes:
         address: For drivers.
         environment: Of drivers, with the token.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, head_cpus: int = 1, hidden: Sequence[Path] = ()) -> None:
         self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of Ray's sockets have to be short
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -34,16 +42,20 @@ class Cluster:
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(PROJECT)}
         self.nodes: list[subprocess.Popen[bytes]] = []
         try:
-            self._node("--head", f"--port={port}", f"--temp-dir={self.folder}", "--include-dashboard=false")
+            self._node(
+                head_cpus, (), "--head", f"--port={port}", f"--temp-dir={self.folder}", "--include-dashboard=false"
+            )
             self.wait_for_nodes(1)
-            self._node(f"--address={self.address}")
+            self._node(1, hidden, f"--address={self.address}")
             self.wait_for_nodes(2)
         except BaseException:
             self.close()
             raise
 
-    def _node(self, *options: str) -> None:
-        start = [*RAY, "start", "--block", "--num-cpus=1", "--object-store-memory=100000000", *options]
+    def _node(self, cpus: int, hidden: Sequence[Path], *options: str) -> None:
+        start = [*RAY, "start", "--block", f"--num-cpus={cpus}", "--object-store-memory=100000000", *options]
+        if hidden:
+            start = [*UNSHARE, "sh", "-c", _hide(hidden), "sh", *start]
         environment = {k: v for k, v in self.environment.items() if k != "PYTHONPATH"}  # nodes lack autopeft
         log = open(f"{self.folder}.{len(self.nodes)}.log", "wb")  # noqa: SIM115  (the process has it)
         self.nodes.append(
@@ -68,6 +80,10 @@ class Cluster:
         )
         subprocess.run([sys.executable, "-c", code], env=self.environment, check=True, capture_output=True, timeout=90)
 
+    def kill_worker(self) -> None:
+        """The worker's node is gone, with all that ran on it."""
+        _kill(self.nodes[-1].pid)
+
     def close(self) -> None:
         for node in reversed(self.nodes):
             _kill(node.pid)
@@ -75,6 +91,19 @@ class Cluster:
         shutil.rmtree(self.folder, ignore_errors=True)
         for log in Path("/tmp").glob(f"{Path(self.folder).name}.*.log"):
             log.unlink()
+
+
+def can_hide() -> bool:
+    """Whether this machine lets us hide folders from a node."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(OSError):
+        return subprocess.run([*UNSHARE, "sh", "-c", _hide([Path(folder)])], capture_output=True).returncode == 0
+    return False
+
+
+def _hide(folders: Sequence[Path]) -> str:
+    """A shell command that hides folders, and then becomes the command that it is given."""
+    mounts = [f"mount -t tmpfs none {shlex.quote(str(folder))}" for folder in folders]
+    return " && ".join([*mounts, 'if test $# -gt 0; then exec "$@"; fi'])
 
 
 def _kill(process: int) -> None:

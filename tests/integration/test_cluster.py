@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
 from autopeft import ledger
-from tests.executors.cluster import Cluster
+from tests.executors.cluster import Cluster, can_hide
 from tests.models import WORDS, bert
 
 CONFIG = """
@@ -51,13 +54,18 @@ def job(tmp_path_factory):
     return folder
 
 
-def search(job, cluster, name, *options, address=None, **environment):
-    """Runs `autopeft search`; an environment variable that is None is taken away."""
+def command(cluster, name, *options, address=None):
+    """`autopeft search` on the cluster, as a list of words."""
     sets = [f"name={name}", f"executor={{name: ray_tune, address: '{address or cluster.address}'}}", *options]
     words = ["search", "job.yaml", *(word for option in sets for word in ("--set", option))]
+    return [sys.executable, "-m", "autopeft", *words]
+
+
+def search(job, cluster, name, *options, address=None, **environment):
+    """Runs it; an environment variable that is None is taken away."""
     merged = {**cluster.environment, **environment}
     return subprocess.run(
-        [sys.executable, "-m", "autopeft", *words],
+        command(cluster, name, *options, address=address),
         cwd=job, env={k: v for k, v in merged.items() if v is not None}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
 
@@ -107,3 +115,79 @@ def test_an_address_where_nobody_listens_is_said_at_once(job, cluster):
     assert done.returncode == 5, done.stderr
     assert f"no Ray cluster at '{address}'" in done.stderr.splitlines()[-1]
     assert time.monotonic() - start < 60
+
+
+def test_a_node_that_dies_midway_costs_its_trial_and_no_other(job, tmp_path):
+    cluster = Cluster()
+    try:
+        options = ("budget.trials=12", "training.steps=400")
+        with open(tmp_path / "log", "wb") as log:
+            driver = subprocess.Popen(
+                command(cluster, "dies", *options), cwd=job, env=cluster.environment, stdout=log, stderr=log
+            )
+        run = job / "runs" / "dies"
+        end = time.monotonic() + 120
+        while len(told(run)) < 4 and driver.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
+        cluster.kill_worker()
+        assert driver.wait(timeout=200) == 0, (tmp_path / "log").read_text()
+    finally:
+        cluster.close()
+    ends = told(run)
+    asked = [event["number"] for event in ledger.read(run / "ledger.jsonl") if event["event"] == "ask"]
+    assert len(asked) == 12
+    assert sorted(end["number"] for end in ends) == asked, "each is told once"
+    lost = [end["error"] for end in ends if end["status"] != "COMPLETE"]
+    assert len(lost) <= 1
+    assert all("its node is gone" in error for error in lost)
+
+
+def told(run):
+    path = run / "ledger.jsonl"
+    return [event for event in ledger.read(path) if event["event"] == "tell"] if path.exists() else []
+
+
+@pytest.mark.skipif(not can_hide(), reason="no folder can be hidden from a process here: `unshare --mount` fails")
+class TestANodeWithoutTheDriversDisk:
+    @pytest.fixture(scope="class")
+    def far(self, job):
+        """A cluster whose trials all run on a node that sees nothing of the job."""
+        cluster = Cluster(head_cpus=0, hidden=[job])
+        yield cluster
+        cluster.close()
+
+    def test_model_and_data_are_shipped_and_tensors_come_back(self, job, far):
+        before = set(Path(tempfile.gettempdir()).glob("autopeft-*"))
+        done = search(job, far, "far")
+        assert done.returncode == 0, done.stderr
+        near = search(job, far, "near", "executor=serial")
+        assert near.returncode == 0, near.stderr
+        assert results(job / "runs" / "far") == results(job / "runs" / "near")
+        kept = [path.relative_to(job / "runs" / "near") for path in (job / "runs/near/trials").glob("*/*")]
+        assert len(kept) == 12
+        for path in kept:
+            assert (job / "runs/far" / path).read_bytes() == (job / "runs/near" / path).read_bytes()
+        assert not (job / "runs" / "far" / ".shared").exists()
+        assert set(Path(tempfile.gettempdir()).glob("autopeft-*")) == before, "the node keeps nothing"
+
+    def test_a_front_that_is_confirmed_there(self, job, far):
+        split = "data={train: train.csv, text: text, label: label, test_share: 0.2}"
+        assert search(job, far, "confirmed", split).returncode == 0
+        words = [sys.executable, "-m", "autopeft", "confirm", "runs/confirmed", "--seeds", "2"]
+        done = subprocess.run(words, cwd=job, env=far.environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        confirmed = [e for e in ledger.read(job / "runs/confirmed/ledger.jsonl") if e["event"] == "confirm"]
+        assert len(confirmed) > 2
+        assert all(event["status"] == "COMPLETE" for event in confirmed)
+
+    def test_a_node_that_lacks_a_package_says_so_before_the_first_trial(self, job):
+        package = Path(importlib.util.find_spec("peft").origin).parent
+        cluster = Cluster(hidden=[package])
+        try:
+            done = search(job, cluster, "lacking")
+        finally:
+            cluster.close()
+        assert done.returncode == 5, done.stderr
+        last = done.stderr.splitlines()[-1]
+        assert "node " in last and "it lacks a package" in last and "peft" in last
+        assert [e["event"] for e in ledger.read(job / "runs/lacking/ledger.jsonl")] == ["search"]

@@ -1,0 +1,225 @@
+"""Nodes that do not share the driver's disk: what trials read is shipped to them, and what they keep is sent back.
+
+Before the first trial every node is asked what of it it does not see; that goes there once, through Ray's object
+store, into a folder of the node's own that is removed in the end. A node that lacks what cannot be shipped, a package
+or a device, says so then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import AutoPEFTError, EnvironmentFault
+from autopeft.executors import Portable
+from autopeft.files import build_once
+from autopeft.trial import Evaluate
+
+MARK = ".shared"  # in the driver's folder while it runs: a node that reads the same there shares its disk
+EDGE_BYTES = 2**20
+PATIENCE_SECONDS = 120.0  # of the driver, for a node to start a worker and import
+
+
+@dataclass(frozen=True)
+class Luggage:
+    """A Portable `make_evaluate` on its way: what each node needs to have it, whatever the node sees of our disk.
+
+    Attributes:
+        portable: As it is on the driver.
+        token: Names this journey; what stands in the driver's mark.
+        prints: Fingerprint of each folder that trials read.
+        parcels: Of folders that some node lacks: each file's bytes, as an object of Ray's.
+    """
+
+    portable: Portable
+    token: str
+    prints: Mapping[str, str]
+    parcels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def lacks(self) -> list[str]:
+        """The folders that this node does not see as the driver does."""
+        return [path for path, mark in self.prints.items() if fingerprint(path) != mark]
+
+    def is_home(self) -> bool:
+        """Whether this node sees the driver's folder."""
+        with contextlib.suppress(OSError):
+            return (Path(self.portable.folder) / MARK).read_text() == self.token
+        return False
+
+    def unpack(self) -> Portable:
+        """The Portable as it is on this node; what was shipped is laid down once a node.
+
+        Raises:
+            EnvironmentFault: The node came late, and lacks what the others had.
+        """
+        places = {}
+        for path in self.lacks():
+            if path not in self.parcels:
+                raise EnvironmentFault(f"it does not see {path}, which the nodes that were up before it did")
+            place = self._own() / hashlib.sha256(path.encode()).hexdigest()[:8] / Path(path).name
+            build_once(place, lambda to, parcel=self.parcels[path]: _lay_down(parcel, to))  # type: ignore[misc]
+            places[path] = str(place)
+        return self.portable.at(places, None if self.is_home() else str(self._own() / "run"))
+
+    def __call__(self, should_end: Callable[[], bool]) -> Evaluate:
+        return self.unpack()(should_end)
+
+    def send(self, number: int) -> dict[str, bytes]:
+        """What this node kept of a trial, by file name, to go to the driver; nothing where it lies there already."""
+        if self.is_home():
+            return {}
+        kept = self.portable.at({}, str(self._own() / "run")).kept(number)
+        files = {path.name: path.read_bytes() for path in kept.iterdir()} if kept.is_dir() else {}
+        shutil.rmtree(kept, ignore_errors=True)
+        return files
+
+    def receive(self, number: int, files: Mapping[str, bytes]) -> None:
+        """On the driver: writes what a node sent to where the trial would have kept it."""
+        to = self.portable.kept(number)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
+        for name, data in files.items():
+            (temporary / Path(name).name).write_bytes(data)
+        shutil.rmtree(to, ignore_errors=True)  # of a rerun
+        os.replace(temporary, to)
+
+    def clean(self) -> None:
+        """Removes this node's own folder."""
+        shutil.rmtree(self._path(), ignore_errors=True)
+
+    def _own(self) -> Path:
+        """A folder that this node's workers share, and nobody else reads."""
+        path = self._path()
+        path.mkdir(mode=0o700, exist_ok=True)
+        return path
+
+    def _path(self) -> Path:
+        import ray
+
+        return Path(tempfile.gettempdir()) / f"autopeft-{self.token}-{ray.get_runtime_context().get_node_id()[:12]}"
+
+
+@contextlib.contextmanager
+def shipped(portable: Portable, nodes: Sequence[Mapping[str, Any]]) -> Iterator[Luggage]:
+    """A Portable as all these nodes can have it; each was asked, and what it lacked is there.
+
+    Args:
+        portable: What makes `evaluate`.
+        nodes: As `ray.nodes()` gives them.
+
+    Raises:
+        EnvironmentFault: A node lacks what cannot be shipped; names each such node, and what.
+    """
+    mark = Path(portable.folder) / MARK
+    luggage = Luggage(portable, secrets.token_hex(16), {path: fingerprint(path) for path in portable.reads})
+    mark.write_text(luggage.token)
+    try:
+        lacking = {path for answer in _ask(nodes, Luggage.lacks, luggage) for path in answer}
+        luggage = replace(luggage, parcels={path: _pack(path) for path in sorted(lacking)})
+        _ask(nodes, _settle, luggage)
+        yield luggage
+    finally:
+        mark.unlink(missing_ok=True)
+        with contextlib.suppress(EnvironmentFault):
+            _ask(nodes, Luggage.clean, luggage, patience=10.0)
+
+
+def fingerprint(folder: str) -> str:
+    """Of a folder: names and sizes of its files, and the first and last MiB of each; empty where it is not there."""
+    digest = hashlib.sha256()
+    try:
+        files = _files(folder)
+        for name in files:
+            path = Path(folder) / name
+            size = path.stat().st_size
+            digest.update(f"{name} {size} ".encode())
+            with open(path, "rb") as file:
+                digest.update(file.read(EDGE_BYTES))
+                file.seek(max(size - EDGE_BYTES, 0))
+                digest.update(file.read())
+    except OSError:
+        return ""
+    return digest.hexdigest() if files else ""
+
+
+def _files(folder: str) -> list[str]:
+    """The files of a folder and its sub-folders, as relative paths, sorted."""
+    root = Path(folder)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def _pack(folder: str) -> dict[str, Any]:
+    import numpy as np
+    import ray
+
+    return {name: ray.put(np.fromfile(Path(folder) / name, dtype=np.uint8)) for name in _files(folder)}
+
+
+def _lay_down(parcel: Mapping[str, Any], to: Path) -> None:
+    import ray
+
+    for name, data in parcel.items():
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        ray.get(data).tofile(to / name)
+
+
+def _settle(luggage: Luggage) -> None:
+    """On a node: lays down what it lacks, and looks whether that is all."""
+    try:
+        luggage.unpack().check()
+    except ImportError as fault:
+        raise EnvironmentFault(f"it lacks a package, {fault}: install autopeft there") from fault
+
+
+def _ask(
+    nodes: Sequence[Mapping[str, Any]],
+    question: Callable[..., Any],
+    luggage: Luggage,
+    patience: float = PATIENCE_SECONDS,
+) -> list[Any]:
+    """The answers of all nodes, each from a worker on it.
+
+    Raises:
+        EnvironmentFault: Some did not answer, or with an error: each is named, with its reason.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def ask(node: Mapping[str, Any]) -> Any:
+        where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(_answer).options(num_cpus=0, scheduling_strategy=where, max_retries=0)
+        return task.remote(question, luggage)
+
+    asked = {ask(node): node for node in nodes}
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=patience)
+    answers, faults = [], []
+    for answer, node in asked.items():
+        try:
+            if answer not in ready:
+                raise EnvironmentFault(f"no answer in {patience:g} s")
+            fault, value = ray.get(answer)
+            if fault:
+                raise EnvironmentFault(fault)
+            answers.append(value)
+        except (AutoPEFTError, ray.exceptions.RayError) as fault:
+            faults.append(f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]}): {str(fault).splitlines()[0]}")
+    if faults:
+        raise EnvironmentFault("; ".join(faults))
+    return answers
+
+
+def _answer(question: Callable[..., Any], luggage: Luggage) -> tuple[str, Any]:
+    """On a node: why there is no answer, else empty; and the answer."""
+    try:
+        return "", question(luggage)
+    except Exception as fault:
+        text = str(fault) if isinstance(fault, AutoPEFTError) else f"{type(fault).__name__}: {fault}"
+        return text.splitlines()[0], None

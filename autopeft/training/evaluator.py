@@ -1,0 +1,84 @@
+"""What an executor sends to its workers: builds `evaluate` there, from files that a node may have elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autopeft import plugins
+from autopeft.files import trial_folder
+from autopeft.training.setup import Setup
+from autopeft.trial import Evaluate
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Makes `evaluate`, once a worker. Picklable; `autopeft.executors.Portable` says what its parts are for.
+
+    Attributes:
+        setup: What all trials share, with the folder of the encoded data.
+        split: Which split the final score is of: "test" only to confirm.
+
+    Example:
+        evaluate = Evaluator.of(setup)(should_end)
+        for event in evaluate(trial): ...
+    """
+
+    setup: Setup
+    split: str = "validation"
+
+    @classmethod
+    def of(cls, setup: Setup, split: str = "validation") -> Evaluator:
+        """With the data encoded, here, where that was not done before."""
+        from autopeft.training.data import prepare
+
+        return cls(replace(setup, encoded=str(prepare(setup).folder)), split)
+
+    def __call__(self, should_end: Callable[[], bool]) -> Evaluate:
+        from functools import partial
+
+        from autopeft.training.loop import Worker
+
+        return partial(Worker(self.setup, should_end).evaluate, split=self.split)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The encoded data, and the model where it is a folder."""
+        assert self.setup.encoded is not None, "made by `of`"
+        model = self.setup.model
+        return (self.setup.encoded, model) if os.path.isabs(model) else (self.setup.encoded,)
+
+    @property
+    def folder(self) -> str:
+        return self.setup.folder
+
+    def kept(self, number: int) -> Path:
+        """Where the trained tensors of a trial go."""
+        return trial_folder(self.setup.folder, number)
+
+    def check(self) -> None:
+        """Raises EnvironmentFault where this node lacks the device or the model, ImportError where it lacks a package."""
+        from peft import PeftModel  # noqa: F401  (methods import it when they attach)
+
+        from autopeft.training.loop import require_device
+        from autopeft.training.model import meta_model
+
+        setup = self.setup
+        require_device(setup.device)
+        auto_class = plugins.load("tasks", setup.task)().auto_class
+        meta_model(
+            setup.model, auto_class, 0, revision=setup.revision, trust_remote_code=setup.trust_remote_code
+        )  # a hub model comes to this node now, once for all its workers
+
+    def at(self, places: Mapping[str, str], folder: str | None) -> Evaluator:
+        """The same where some of what it reads lies elsewhere, and its folder too."""
+        setup = replace(
+            self.setup,
+            model=places.get(self.setup.model, self.setup.model),
+            encoded=places.get(str(self.setup.encoded), self.setup.encoded),
+        )
+        if folder is not None:
+            setup = replace(setup, folder=folder, cache=str(Path(folder) / "cache"))
+        return replace(self, setup=setup)

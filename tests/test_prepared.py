@@ -1,0 +1,25 @@
+"""What is decided when a config meets its machine."""
+
+import pytest
+import torch
+
+from autopeft.config import load
+from autopeft.errors import EnvironmentFault
+from autopeft.prepared import require_gpu
+
+
+def config(gpus, device):
+    options = {"name": "ray_tune", "gpus_per_trial": gpus}
+    return load({"model": "m", "task": "digits", "executor": options, "training": {"device": device}})
+
+
+def test_gpus_a_trial_that_no_device_would_use_are_a_fault(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EnvironmentFault, match=r"executor\.gpus_per_trial is 0\.5, .* torch sees no GPU"):
+        require_gpu(config(0.5, "auto"))
+
+
+@pytest.mark.parametrize(("gpus", "device", "sees_gpu"), [(0.5, "auto", True), (0, "auto", False), (1, "cuda", False)])
+def test_what_is_meant_is_let_through(monkeypatch, gpus, device, sees_gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
+    require_gpu(config(gpus, device))
