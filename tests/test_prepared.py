@@ -9,8 +9,9 @@ from autopeft.prepared import require_gpu
 
 
 def config(gpus, device):
+    demo = {"model": "digits", "task": "digits", "data": {}, "space": "digits", "budget": {"trials": 1}}
     options = {"name": "ray_tune", "gpus_per_trial": gpus}
-    return load({"model": "m", "task": "digits", "executor": options, "training": {"device": device}})
+    return load({**demo, "executor": options, "training": {"device": device}})
 
 
 def test_gpus_a_trial_that_no_device_would_use_are_a_fault(monkeypatch):
