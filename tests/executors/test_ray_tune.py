@@ -49,6 +49,20 @@ def test_workers_serve_trial_after_trial_and_all_slots_are_busy(tmp_path, ray_up
     assert most_at_once(tmp_path) == 2, "nothing is asked for while all slots are busy"
 
 
+@pytest.mark.slow
+def test_thirty_two_slots_all_come_to_life_and_stay_busy(tmp_path, ray_up):
+    run(tmp_path, Toy(tmp_path, seconds=0.1, meet=32), trials=160, cpus_per_trial=0.125)
+    assert len(lines(tmp_path, "made")) == 32, "evaluate is built once a worker"
+    assert len(set(History.read(tmp_path / NAME).told)) == 160
+    running, at_asks = 0, []
+    for event in events(tmp_path):
+        running += {"ask": 1, "tell": -1}.get(event["event"], 0)
+        if event["event"] == "ask":
+            at_asks.append(running)
+    assert at_asks[:32] == list(range(1, 33))
+    assert min(at_asks[32:]) >= 24, "Tune hands a slot its next trial before many others end"
+
+
 def test_fractions_of_a_gpu_make_slots(tmp_path, ray_up):
     """Two GPUs, half a one a trial: four at once, in four workers."""
     run(tmp_path, Toy(tmp_path, meet=4), trials=8, gpus_per_trial=0.5)
