@@ -69,6 +69,9 @@ class Confirm:
         """The next retraining; None when all are handed out."""
         return self._waiting.popleft() if self._waiting else None
 
+    def prepare(self, slots: int) -> None:
+        """Nothing: all that will be asked for is known."""
+
     def is_out_of_time(self) -> bool:
         """Never: a confirmation has no budget of time."""
         return False

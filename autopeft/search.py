@@ -7,11 +7,14 @@ sampler and the stopper were told, in the ledger's order. So resuming is replayi
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from autopeft.errors import AutoPEFTError, Refused
+from autopeft.forecast import Forecast
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.samplers import Sampler
@@ -20,6 +23,8 @@ from autopeft.stoppers import Stopper
 from autopeft.trial import Report, Result, Status, Trial, derive_seed
 
 MOST_REFUSALS_IN_A_ROW = 1000
+SLOW_SECONDS = 0.01  # a sampler that takes longer proposes ahead
+CHOICES = 4  # so many proposals, at most, to find one that ends before a budget of time does
 
 
 class Check(Protocol):
@@ -67,11 +72,13 @@ class Search:
         self.seed, self.first = seed, tuple(first)
         self.most_trials, self.most_seconds = most_trials, most_seconds
         self.listeners = tuple(listeners)
-        self.history = History()
+        self.history, self.forecast = History(), Forecast()
         self.why_ended = ""
         self._seen: dict[str, int] = {}
         self._count = self._refusals = 0
         self._orphans: deque[Trial] = deque()
+        self._ready: list[Mapping[str, Any]] = []  # proposed ahead, and not asked for yet
+        self._propose_seconds = 0.0
         self._replay()
 
     @property
@@ -95,7 +102,7 @@ class Search:
             return trial
         while self.most_trials is None or self._count < self.most_trials:
             number = len(self.history.records)
-            params = self._propose(number)
+            params = self._next(number)
             if params is None:
                 self.why_ended = "the sampler has no more configurations"
                 return None
@@ -115,10 +122,24 @@ class Search:
         self.why_ended = f"the budget of {self.most_trials} trials is spent"
         return None
 
+    def prepare(self, slots: int) -> None:
+        """Proposes ahead, where that pays; executors of several slots call it while all of them are busy.
+
+        It pays where the sampler is slow, one proposal a call; and for the last trials of a budget, which go longest
+        first. What is proposed knows nothing of the trials that end before it is asked for, `slots` of them at most.
+        """
+        left = math.inf if self.most_trials is None else self.most_trials - self._count
+        if self.why_ended or self._orphans or len(self.history.records) < len(self.first):
+            return
+        while len(self._ready) < min(slots, left) and (left <= slots or self._propose_seconds > SLOW_SECONDS):
+            if not self._suggest() or left > slots:
+                return
+
     def is_out_of_time(self) -> bool:
         """Whether the budget of search time is spent. Executors then end what runs, untold: it runs again on resume."""
-        if self.most_seconds is None or self.ledger.seconds < self.most_seconds:
+        if self._seconds_left() > 0:
             return False
+        assert self.most_seconds is not None
         self.why_ended = f"the budget of {self.most_seconds / 3600:g} hours is spent"
         return True
 
@@ -149,10 +170,48 @@ class Search:
             raise ValueError(f"trial {number} is not running: a trial is told once, and reports before")
         return self.history.records[number]
 
-    def _propose(self, number: int) -> Mapping[str, Any] | None:
+    def _seconds_left(self) -> float:
+        return math.inf if self.most_seconds is None else self.most_seconds - self.ledger.seconds
+
+    def _next(self, number: int) -> Mapping[str, Any] | None:
+        """What to try next: a stock default, what was proposed ahead, or a new proposal."""
         if number < len(self.first):
             return self.first[number]
-        return self.sampler.ask(number, derive_seed(self.seed, number, "ask"))
+        left = self._seconds_left()
+        if left < self.forecast.longest:
+            while len(self._ready) < CHOICES and all(self._takes(params) > left for params in self._ready):
+                if not self._suggest():
+                    break
+        return self._pick(left) if self._ready else self._propose(number)
+
+    def _pick(self, left: float) -> Mapping[str, Any]:
+        """Of those proposed ahead, the first. At the end of a budget the longest, of those that still end in time."""
+        if left < self.forecast.longest:
+            in_time = [params for params in self._ready if self._takes(params) <= left]
+            return max(in_time, key=self._takes) if in_time else min(self._ready, key=self._takes)
+        if self.most_trials is not None and self.most_trials - self._count <= len(self._ready):
+            return max(self._ready, key=self._takes)
+        return self._ready[0]
+
+    def _takes(self, params: Mapping[str, Any]) -> float:
+        """Seconds, as forecast; 0 of what will be refused."""
+        try:
+            return self.forecast.seconds(params, self._known(params))
+        except Refused:
+            return 0.0
+
+    def _suggest(self) -> bool:
+        """Proposes one ahead. Returns whether the sampler had one."""
+        params = self._propose(len(self.history.records) + len(self._ready))
+        if params is not None:
+            self._write({"event": "suggest", "params": dict(params)})
+        return params is not None
+
+    def _propose(self, number: int) -> Mapping[str, Any] | None:
+        start = time.perf_counter()
+        params = self.sampler.ask(number, derive_seed(self.seed, number, "ask"))
+        self._propose_seconds = time.perf_counter() - start
+        return params
 
     def _known(self, params: Mapping[str, Any]) -> Mapping[str, float]:
         why_not = self.space.why_not(params)
@@ -173,7 +232,11 @@ class Search:
         """One event, folded into all that the search holds; live and replayed events take this same way."""
         self.history.apply(event)
         kind = event["event"]
-        if kind == "ask":
+        if kind in ("ask", "refuse") and event["params"] in self._ready:
+            self._ready.remove(event["params"])
+        if kind == "suggest":
+            self._ready.append(event["params"])
+        elif kind == "ask":
             self._seen[_canonical(event["params"])] = event["number"]
             self._count, self._refusals = self._count + 1, 0
         elif kind == "refuse":
@@ -185,6 +248,7 @@ class Search:
         elif kind == "tell":
             record = self.history.records[event["number"]]
             self.stopper.tell(record)
+            self.forecast.tell(record)
             self.sampler.tell(record)
 
     def _replay(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,105 @@ def test_ends_when_the_sampler_has_no_more(tmp_path):
     complete(conversation), complete(conversation)
     assert conversation.ask() is None
     assert conversation.why_ended == "the sampler has no more configurations"
+
+
+# ── ahead ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Slow(Climber):
+    """Thinks for longer than a search takes as quick."""
+
+    def ask(self, number, seed):
+        time.sleep(1.2 * search.SLOW_SECONDS)
+        return super().ask(number, seed)
+
+
+def kinds(folder):
+    return [event["event"] for event in events(folder)]
+
+
+def test_a_slow_sampler_proposes_ahead_and_the_first_proposed_goes_first(tmp_path):
+    conversation = make_search(tmp_path, trials=50, sampler=Slow())
+    for _ in range(3):
+        complete(conversation)
+    for _ in range(5):
+        conversation.prepare(slots=3)
+    suggested = [event["params"] for event in events(tmp_path) if event["event"] == "suggest"]
+    assert len(suggested) == 3, "as many as there are slots, at most"
+    assert [complete(conversation).params for _ in range(3)] == suggested
+    complete(conversation)
+    assert kinds(tmp_path).count("suggest") == 3, "then it is asked again"
+
+
+def test_a_quick_sampler_is_asked_when_a_slot_is_free(tmp_path):
+    conversation = make_search(tmp_path, trials=50)
+    for _ in range(3):
+        complete(conversation)
+    conversation.prepare(slots=3)
+    assert "suggest" not in kinds(tmp_path)
+
+
+def test_the_stock_defaults_are_not_proposed_ahead(tmp_path):
+    conversation = make_search(tmp_path, trials=3, sampler=Slow())
+    conversation.prepare(slots=8)
+    complete(conversation)
+    conversation.prepare(slots=8)
+    assert "suggest" not in kinds(tmp_path)
+
+
+def timed(conversation, seconds):
+    """One trial that says that it took so long."""
+    trial = conversation.ask()
+    conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.5, "train_seconds": seconds(trial.params)}))
+    return trial
+
+
+def by_rank(params):
+    return 1.0 + params.get("lora.rank", 0)
+
+
+def test_the_last_trials_of_a_budget_go_longest_first(tmp_path):
+    conversation = make_search(tmp_path, trials=24)
+    for _ in range(20):
+        timed(conversation, by_rank)
+    for _ in range(9):
+        conversation.prepare(slots=4)
+    ready = [event["params"] for event in events(tmp_path) if event["event"] == "suggest"]
+    assert len(ready) == 4, "no more than the budget has left"
+    forecasts = [conversation.forecast.seconds(params, check(params)) for params in ready]
+    asked = [timed(conversation, by_rank).params for _ in range(4)]
+    assert asked[0] == ready[forecasts.index(max(forecasts))]
+    assert sorted(map(str, asked)) == sorted(map(str, ready))
+    assert conversation.ask() is None
+
+
+@pytest.mark.parametrize("left", [30.0, 3.0, 0.5])
+def test_near_the_end_of_a_budget_of_time_what_still_ends_in_time_goes_first(tmp_path, left):
+    conversation = make_search(tmp_path, trials=None, most_seconds=3600.0)
+    for _ in range(30):
+        timed(conversation, by_rank)
+    conversation.ledger._offset += 3600.0 - left - conversation.ledger.seconds
+    asked = conversation.ask().params
+    ready = [event["params"] for event in events(tmp_path) if event["event"] == "suggest"]
+    assert asked in ready
+    assert len(ready) <= search.CHOICES
+    forecasts = {str(params): conversation.forecast.seconds(params, check(params)) for params in ready}
+    in_time = [seconds for seconds in forecasts.values() if seconds <= left]
+    assert forecasts[str(asked)] == (max(in_time) if in_time else min(forecasts.values()))
+    assert bool(in_time) == (left > 1), "the case is what it says"
+
+
+def test_what_was_proposed_ahead_is_asked_for_after_a_resume(tmp_path):
+    conversation = make_search(tmp_path, trials=50, sampler=Slow())
+    for _ in range(3):
+        complete(conversation)
+    for _ in range(3):
+        conversation.prepare(slots=3)
+    suggested = [event["params"] for event in events(tmp_path) if event["event"] == "suggest"]
+    complete(conversation)
+    conversation.ledger.close()
+    resumed = make_search(tmp_path, trials=50, sampler=Slow())
+    assert [complete(resumed).params for _ in range(2)] == suggested[1:]
 
 
 # ── refuse ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -409,9 +509,10 @@ def assert_trained_none_of(told, folder):
 @settings(max_examples=60)
 @given(data=st.data())
 def test_any_prefix_of_a_parallel_search_resumes_with_each_trial_told_once(data):
-    """Four slots, advanced in any order, and dead at any event."""
+    """Four slots, advanced in any order, and dead at any event; proposals ahead throughout, or for the last trials."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda fd: None)
+        patch.setattr(search, "SLOW_SECONDS", data.draw(st.sampled_from([0.0, 60.0]), label="slow from"))
         params = {}
         for deaths in range(3):
             conversation = make_search(folder, trials=9)
@@ -438,6 +539,7 @@ def parallel(conversation, evaluate, data, fuse):
             running.append((trial, evaluate(trial)))
         if not running:
             return
+        conversation.prepare(4)
         slot = data.draw(st.integers(0, len(running) - 1), label="slot") if fuse is not None else 0
         trial, turns = running[slot]
         event = next(turns)

@@ -53,6 +53,9 @@ class Conversation(Protocol):
     def ask(self) -> Trial | None:
         """The next trial; None when there are no more."""
 
+    def prepare(self, slots: int) -> None:
+        """Thinks ahead; called while all slots are busy, where there are several."""
+
     def is_out_of_time(self) -> bool:
         """Whether the running trials are to end now, untold."""
 

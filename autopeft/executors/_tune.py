@@ -130,6 +130,8 @@ class Bridge:
             for trial in tune_trials:
                 _kill(trial)
             raise Ended
+        if 1 < self.slots <= len(self.running):
+            self.guarded(lambda: self.search.prepare(self.slots), None)
         if self.trial_seconds is None:
             return
         latest = time.monotonic() - self.trial_seconds - GRACE_SECONDS

@@ -137,7 +137,7 @@ def main() -> None:
 def measure(folder, options):
     sampler = Timed(plugins.load("samplers", options.sampler)(SPACE, OBJECTIVES), "ask", "tell")
     search = make_search(folder, sampler, options.stopper, options.trials)
-    verbs = Timed(search, "ask", "report", "tell")
+    verbs = Timed(search, "ask", "report", "tell", "prepare")
     console = Console(folder)
     console.start(search.history)
     times, ours, memory = defaultdict(list), [], []

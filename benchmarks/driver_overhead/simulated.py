@@ -41,6 +41,8 @@ class Simulated:
             when, number, slot = heapq.heappop(due)
             self.now, start = max(self.now, when), self.clock()
             training = next(slot, None)
+            if self.slots > 1:
+                search.prepare(self.slots)
             self.now += self.clock() - start
             if training is not None:
                 self.waiting_seconds += self.now - when

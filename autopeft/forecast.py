@@ -1,0 +1,49 @@
+"""How long a trial will take, from those that were measured."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.history import Record
+from autopeft.trial import WEATHER
+
+NEAREST = 3
+MEASURED = sorted(name for name in WEATHER if name.endswith("_seconds"))
+
+
+class Forecast:
+    """The mean of the three completed trials of the same method that are nearest in size; of all, before there is one.
+
+    Told in the ledger's order, and of nothing else: so a replay forecasts the same.
+
+    Attributes:
+        longest: Seconds of the longest trial so far.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._of: dict[Any, list[tuple[float, float]]] = defaultdict(list)  # method → (size, seconds)
+
+    def tell(self, record: Record) -> None:
+        """A trial that ended; those that did not complete say nothing of how long others take."""
+        if not record.is_complete:
+            return
+        seconds = sum(record.metrics.get(name, 0.0) for name in MEASURED)
+        if not seconds:
+            seconds = float(record.told_seconds or 0.0) - record.asked_seconds
+        self.longest = max(self.longest, seconds)
+        self._of[record.params.get("method")].append((_size(record.known), seconds))
+
+    def seconds(self, params: Mapping[str, Any], known: Mapping[str, float]) -> float:
+        """Of a configuration; 0 while no trial has completed."""
+        measured = self._of.get(params.get("method")) or [pair for pairs in self._of.values() for pair in pairs]
+        size = _size(known)
+        nearest = sorted(measured, key=lambda pair: abs(pair[0] - size))[:NEAREST]
+        return sum(seconds for _, seconds in nearest) / len(nearest) if nearest else 0.0
+
+
+def _size(known: Mapping[str, float]) -> float:
+    return math.log(max(known.get("trainable_parameters", 1.0), 1.0))
