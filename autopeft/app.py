@@ -195,12 +195,26 @@ def leaderboard(folders: Sequence[str | Path], format: str = "markdown", *, by: 
     return boards.render([boards.Entry(run.name, run.history, run.describe) for run in runs], format, by=by)
 
 
+def writable(path: str | Path) -> Path:
+    """The path, if its folder is there: looked at before work is done for it.
+
+    Raises:
+        UsageError: It is not.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"cannot write to {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
+    return path
+
+
 def predict(folder: str | Path, file: str | Path, output: str | Path | None = None) -> pd.DataFrame:
     """Predictions of an exported adapter for the rows of a file: label, and the probability of each."""
     import pandas as pd
 
     from autopeft.training.export import load as load_export
 
+    if output is not None:
+        writable(output)
     frame = load_export(folder).predict_file(file)
     assert isinstance(frame, pd.DataFrame)
     if output is not None:

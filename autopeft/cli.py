@@ -289,6 +289,8 @@ def leaderboard(
     """
     from autopeft import app
 
+    if output is not None:
+        app.writable(output)
     by_ending = FORMATS.get(output.suffix, "markdown") if output is not None else "markdown"
     text = app.leaderboard(runs, "json" if as_json else format or by_ending, by=by)
     if output is None:

@@ -226,11 +226,11 @@ def make_objective(entry: Any, trivial: Mapping[str, float], parameters: int) ->
         goal, reference, scale = entry.goal or "minimize", float(parameters), entry.scale or "log10"
     else:
         goal, scale = entry.goal or "maximize", entry.scale or "linear"
-        reference = trivial.get(entry.metric)
-        if reference is None and entry.reference is None:
+        if entry.metric not in trivial:
             raise UsageError(
-                f"objectives: {entry.metric} has no trivial baseline: give its `reference`, the worst value of interest"
+                f"objectives: this data gives no {entry.metric}, only {', '.join(trivial)} (f1 is of two labels)"
             )
+        reference = trivial[entry.metric]
     return Objective(entry.metric, goal, reference if entry.reference is None else entry.reference, scale)
 
 

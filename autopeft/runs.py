@@ -271,8 +271,8 @@ class Run:
 
         record = self.pick(which)
         to = Path(to) if to is not None else self.folder / "export" / f"trial-{record.number}"
-        if to.exists() and any(to.iterdir()):
-            raise UsageError(f"{to} is not empty: name another folder with --to")
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise UsageError(f"{to} is no empty folder: name another one with --to")
         prepared = reopen(self.config, self.history.header, self.folder)
         folder = self.adapter_folder(record)
         if folder is None:

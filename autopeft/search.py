@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from autopeft.errors import AutoPEFTError, Refused
+from autopeft.errors import Refused, UsageError
 from autopeft.forecast import Forecast
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
@@ -90,7 +90,7 @@ class Search:
         """The next trial: one that a dead driver left unfinished, or a new one. None when the search is over.
 
         Raises:
-            AutoPEFTError: 1,000 proposals in a row were refused.
+            UsageError: 1,000 proposals in a row were refused.
         """
         if self.why_ended:
             return None
@@ -112,7 +112,7 @@ class Search:
             except Refused as refusal:
                 self._write({"event": "refuse", **trial.to_json(), "reason": str(refusal)})
                 if self._refusals >= MOST_REFUSALS_IN_A_ROW:
-                    raise AutoPEFTError(
+                    raise UsageError(
                         f"{self._refusals:,} configurations in a row were refused, the last one because: {refusal}. "
                         "`autopeft plan` shows the shares: widen the space or the budget"
                     ) from refusal

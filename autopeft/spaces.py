@@ -6,6 +6,7 @@ layers that `modules` and `layers` may name. Imports no torch.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -205,7 +206,7 @@ def _type_faults(key: str, value: Any, stock: Any) -> Iterator[str]:
         elif wrong or kind == "subset":
             yield f"takes whole numbers from 0; got {_shown(wrong[0] if wrong else value)}"
     elif isinstance(stock, float):
-        wrong = [v for v in values if not isinstance(v, (int, float)) or isinstance(v, bool)]
+        wrong = [v for v in values if not isinstance(v, (int, float)) or isinstance(v, bool) or not math.isfinite(v)]
         if wrong or kind == "subset":
             yield f"takes a number; got {_shown(wrong[0] if wrong else value)}"
         elif key == "lr" and values and min(values) <= 0:

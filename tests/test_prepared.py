@@ -1,11 +1,13 @@
 """What is decided when a config meets its machine."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from autopeft.config import load
-from autopeft.errors import EnvironmentFault
-from autopeft.prepared import require_gpu
+from autopeft.errors import EnvironmentFault, UsageError
+from autopeft.prepared import make_objective, require_gpu
 
 
 def config(gpus, device):
@@ -24,3 +26,10 @@ def test_gpus_a_trial_that_no_device_would_use_are_a_fault(monkeypatch):
 def test_what_is_meant_is_let_through(monkeypatch, gpus, device, sees_gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: sees_gpu)
     require_gpu(config(gpus, device))
+
+
+@pytest.mark.parametrize("reference", [None, 0.1])
+def test_a_metric_that_the_data_does_not_give_is_said_before_the_search(reference):
+    entry = SimpleNamespace(metric="f1", goal=None, scale=None, reference=reference)
+    with pytest.raises(UsageError, match=r"gives no f1, only accuracy, macro_f1 \(f1 is of two labels\)"):
+        make_objective(entry, {"accuracy": 0.4, "macro_f1": 0.2}, 100)

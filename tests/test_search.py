@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopeft import ledger, search
-from autopeft.errors import AutoPEFTError, EnvironmentFault, Refused
+from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.history import History
 from autopeft.ledger import NAME, Ledger
 from autopeft.search import Search, summary
@@ -272,12 +272,12 @@ def test_a_thousand_refusals_in_a_row_end_the_search_and_the_next_session_too(tm
         raise Refused("no room")
 
     conversation = make_search(tmp_path, check=refuse)
-    with pytest.raises(AutoPEFTError, match=r"1,000 configurations in a row were refused, the last .*: no room"):
+    with pytest.raises(UsageError, match=r"1,000 configurations in a row were refused, the last .*: no room"):
         conversation.ask()
     assert len(conversation.history.records) == search.MOST_REFUSALS_IN_A_ROW == 1000
     conversation.ledger.close()
     conversation = make_search(tmp_path, check=refuse)
-    with pytest.raises(AutoPEFTError, match="1,001 configurations in a row"):
+    with pytest.raises(UsageError, match="1,001 configurations in a row"):
         conversation.ask()
 
 
@@ -288,7 +288,7 @@ def test_refusals_are_counted_in_a_row(tmp_path, monkeypatch):
     conversation = make_search(tmp_path, sampler=Listed(proposals), first=())
     for _ in range(3):
         complete(conversation)
-    with pytest.raises(AutoPEFTError, match="3 configurations in a row"):
+    with pytest.raises(UsageError, match="3 configurations in a row"):
         conversation.ask()
 
 

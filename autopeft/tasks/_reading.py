@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autopeft.errors import ConfigError, EnvironmentFault, Fault, did_you_mean
+from autopeft.errors import AutoPEFTError, ConfigError, EnvironmentFault, Fault, UsageError, did_you_mean
 from autopeft.tasks import Dataset, Raw
 from autopeft.tasks._splits import complete
 
@@ -83,16 +83,32 @@ def read_file(path: str | Path) -> Table:
     path = Path(path)
     try:
         if path.suffix in (".csv", ".tsv"):
-            frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", keep_default_na=False, na_values=[""])
+            separator = "\t" if path.suffix == ".tsv" else ","
+            header = pd.read_csv(path, sep=separator, header=None, nrows=1, dtype=str).iloc[0]
+            if header.duplicated().any():  # pandas would give the second one another name
+                twice = header[header.duplicated()].iloc[0]
+                raise ConfigError([Fault("data", f"{path} has two columns {twice!r}: rename one")])
+            frame = pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""])
         elif path.suffix in (".jsonl", ".json"):
             frame = pd.read_json(path, lines=path.suffix == ".jsonl", dtype=False, convert_dates=False)
         elif path.suffix == ".parquet":
             frame = pd.read_parquet(path)
         else:
             raise ConfigError([Fault("data", f"{path.name}: expected one of {', '.join(ENDINGS)}")])
+    except UnicodeDecodeError as fault:
+        wrong = f"{fault.object[fault.start]:#04x}"
+        raise ConfigError([Fault("data", f"{path} is not UTF-8: it has a byte {wrong}; save it as UTF-8")]) from fault
     except (ValueError, OSError) as fault:
         raise ConfigError([Fault("data", f"{path} cannot be read: {str(fault).splitlines()[0]}")]) from fault
     return {str(name): frame[name].tolist() for name in frame.columns}
+
+
+def lacks(what: str, model_path: str, fault: Exception) -> AutoPEFTError:
+    """Why there is no tokenizer or image processor: a folder that has none, or a hub that is not reached."""
+    why = str(fault).splitlines()[0]
+    if Path(model_path).is_dir():
+        return UsageError(f"model: {model_path} has no {what} that can be loaded: is it a model for this task? ({why})")
+    return EnvironmentFault(f"no {what} for {model_path!r}: {why}")
 
 
 def read_columns(file: Path, columns: Sequence[str]) -> Table:

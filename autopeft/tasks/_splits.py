@@ -43,6 +43,10 @@ def complete(splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int) -> t
         if rows < have:
             out["train"] = carve(out["train"], rows / have, derive_seed(seed, "train_rows"))[1]
             made["train"] = f"{rows:,} of {have:,} rows, stratified, by seed"
+    empty = [name for name, raw in out.items() if not len(raw.labels)]
+    if empty:
+        given = sum(len(raw.labels) for raw in splits.values())
+        raise ConfigError([Fault("data", f"{', '.join(empty)} would have no row, of {given:,} in all: give more rows")])
     return {name: out[name] for name in ("train", "validation", "test") if name in out}, made
 
 

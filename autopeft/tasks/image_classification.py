@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from autopeft.errors import ConfigError, EnvironmentFault, Fault
+from autopeft.errors import ConfigError, Fault
 from autopeft.tasks import Dataset, Raw, Split, _metrics
-from autopeft.tasks._reading import read_columns, read_table
+from autopeft.tasks._reading import lacks, read_columns, read_table
 from autopeft.tasks._splits import complete
 
 CHUNK = 256  # pictures decoded at once: bounds the memory of preparing
@@ -120,7 +120,7 @@ def image_processor(model_path: str, options: Mapping[str, Any]) -> Any:
             trust_remote_code=bool(options.get("trust_remote_code")),
         )
     except (OSError, ValueError) as fault:
-        raise EnvironmentFault(f"no image processor for {model_path!r}: {str(fault).splitlines()[0]}") from fault
+        raise lacks("image processor", model_path, fault) from fault
     finally:
         logging.set_verbosity(verbosity)
     size = options.get("image_size")
@@ -138,18 +138,26 @@ def processor_pixels(processor: Any, pictures: Any, scaled: bool) -> np.ndarray:
 
 
 def as_picture(value: Any) -> Any:
-    """A PIL image, RGB, from bytes, a path, an array, or a row of `datasets.Image`."""
-    from PIL import Image
+    """A PIL image, RGB, from bytes, a path, an array, or a row of `datasets.Image`.
+
+    Raises:
+        ConfigError: It cannot be decoded.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(value, Mapping):
         value = value["bytes"] if value.get("bytes") else value["path"]
-    if isinstance(value, bytes):
-        value = Image.open(io.BytesIO(value))
-    elif isinstance(value, (str, Path)):
-        value = Image.open(value)
-    elif isinstance(value, np.ndarray):
-        value = Image.fromarray(value)
-    return value.convert("RGB")
+    try:
+        if isinstance(value, np.ndarray):
+            return Image.fromarray(value).convert("RGB")
+        if isinstance(value, (bytes, str, Path)):
+            with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as picture:
+                return picture.convert("RGB")
+        return value.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as fault:
+        which = f"a picture of {len(value):,} bytes" if isinstance(value, bytes) else str(value)
+        why = "is no picture, or a damaged one" if isinstance(fault, UnidentifiedImageError) else f"cannot be read: {fault}"
+        raise ConfigError([Fault("data", f"{which} {why}: mend it, or take it out")]) from fault
 
 
 def _scale(processor: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:

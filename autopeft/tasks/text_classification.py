@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from autopeft.errors import EnvironmentFault
 from autopeft.tasks import Dataset, Ragged, Raw, Split, _metrics
-from autopeft.tasks._reading import read_columns, read_table
+from autopeft.tasks._reading import lacks, read_columns, read_table
 
 
 class TextClassification:
@@ -36,7 +35,7 @@ class TextClassification:
                 trust_remote_code=bool(options.get("trust_remote_code")),
             )
         except (OSError, ValueError) as fault:
-            raise EnvironmentFault(f"no tokenizer for {model_path!r}: {str(fault).splitlines()[0]}") from fault
+            raise lacks("tokenizer", model_path, fault) from fault
         longest = min(options.get("max_length") or 10**9, longest_input(tokenizer, model_path))
         texts = [[str(value) for value in column] for column in raw.inputs.values()]
         encoded = tokenizer(*texts, truncation=True, max_length=longest, return_attention_mask=False)

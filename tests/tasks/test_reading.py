@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from models import bert, vit
 
-from autopeft.errors import ConfigError
+from autopeft.errors import ConfigError, UsageError
 from autopeft.tasks import Ragged
 from autopeft.tasks._splits import carve
 from autopeft.tasks.digits import Digits
-from autopeft.tasks.image_classification import ImageClassification, image_processor, processor_pixels
+from autopeft.tasks.image_classification import ImageClassification, as_picture, image_processor, processor_pixels
 from autopeft.tasks.text_classification import TextClassification
 
 ROWS = pd.DataFrame(
@@ -124,6 +124,36 @@ def test_all_faults_of_rows_at_once(tmp_path):
     text = str(caught.value)
     assert "1 rows without a label: row 3" in text
     assert "1 rows with an empty 'text': row 5" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"text,text,label\na,b,yes\n", r"two columns 'text': rename one"),
+        (b"text,label\ncaf\xe9,yes\n", r"not UTF-8: it has a byte 0xe9; save it as UTF-8"),
+        (b"text,label\na,yes\nb,no\n", r"validation would have no row, of 2 in all"),
+        (b"", r"cannot be read"),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path, content, message):
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        TextClassification().read({"train": str(tmp_path / "rows.csv"), "text": "text", "label": "label"}, seed=0)
+
+
+@pytest.mark.parametrize("content", [b"nope", b"\x89PNG\r\n\x1a\n cut off"])
+def test_a_picture_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "broken.png").write_bytes(content)
+    for value, named in ((str(tmp_path / "broken.png"), "broken.png"), (content, f"of {len(content)} bytes")):
+        with pytest.raises(ConfigError, match=rf"{named} is no picture.*take it out"):
+            as_picture(value)
+
+
+def test_a_folder_without_a_tokenizer_is_a_wrong_model(tmp_path):
+    vit(tmp_path)
+    raw = TextClassification().read({**DATA, "train": write(ROWS, tmp_path / "rows.csv")}, seed=0).splits["train"]
+    with pytest.raises(UsageError, match="has no tokenizer that can be loaded: is it a model for this task"):
+        TextClassification().encode(raw, str(tmp_path), {})
 
 
 def test_texts_are_encoded_once_without_padding(tmp_path):
