@@ -40,8 +40,10 @@ MOST_EVENTS = 10_000  # that wait; when more come, the rest is read from the who
 PERIOD_SECONDS = 1.0  # between two writings: what came meanwhile goes in one
 LONGEST_PAUSE = 60.0  # between two tries of a store that fails
 FIRST_SHOW_SECONDS = 30.0  # before the front is drawn for the first time
-BEHIND_SECONDS = 5.0  # that `finish` waits for a store that failed last
+BEHIND_SECONDS = 5.0  # that `finish` waits for a store that failed last, or a server that has not answered yet
+LOOKUP_SECONDS = 3.0  # that the address of a search may take: a server that is silent is not waited for
 SHOW_SHARE = 0.01  # of the time that drawing the front for MLflow may take while the search runs
+SERVERS = ("http://", "https://")
 TEXTS = {".html", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"}
 
 # The files to show: artifact path → file. They are written to the folder given, from the history given: the tracker's
@@ -80,7 +82,7 @@ class MLflow:
         self.describe = describe or (lambda params: ", ".join(f"{key} {value}" for key, value in params.items()))
         self.artifacts, self.adapters = artifacts, adapters
         self.show_every, self.finish_seconds = show_every, finish_seconds
-        self.is_behind = False
+        self.is_behind = self.uri.startswith(SERVERS)
         self._events: queue.Queue[Mapping[str, Any] | None] = queue.Queue(MOST_EVENTS)
         self._is_full = self._has_warned = False
         self._ending, self._abandoned = threading.Event(), threading.Event()
@@ -355,12 +357,19 @@ def open_command(history: History, options: Mapping[str, Any], folder: Path) -> 
     """
     uri = tracking_uri(options.get("uri"), folder)
     redactor = Redactor.of([history.config, uri])
-    page = f"#/experiments?{WORKFLOW}"
+    pages = [f"#/experiments?{WORKFLOW}"]  # without the store there is still the way to MLflow's first page
     import_mlflow()
-    # Without the store there is still the way to MLflow's first page.
-    with without_chatter(), contextlib.suppress(Exception):
-        page = _find(history, uri, options.get("experiment"))
-    if uri.startswith(("http://", "https://")):
+
+    def find() -> None:
+        with contextlib.suppress(Exception):
+            pages.append(_find(history, uri, options.get("experiment")))
+
+    with without_chatter():
+        asking = threading.Thread(target=find, name="autopeft-mlflow-lookup", daemon=True)
+        asking.start()
+        asking.join(LOOKUP_SECONDS if uri.startswith(SERVERS) else None)
+    page = pages[-1]
+    if uri.startswith(SERVERS):
         return f"{redactor.text(uri).rstrip('/').replace('***@', '')}/{page}"
     program = Path(sys.executable).with_name("mlflow")
     found = shutil.which("mlflow")

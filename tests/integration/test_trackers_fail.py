@@ -85,6 +85,22 @@ def test_silent(tmp_path, capsys):
     assert len(complaints(capsys)) == 1
 
 
+def test_a_silent_server_costs_seconds_at_the_end_of_a_search(tmp_path, capsys):
+    """By default: to write what is left, and to look up the address that is shown."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(5)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        folder, events = run_folder(tmp_path), h.search(40)
+        _, finishing = timed(MLflow(folder, uri=address), events)
+        began = time.monotonic()
+        shown = trackers.open_command(History(events), {"uri": address}, folder)
+        assert finishing < trackers.BEHIND_SECONDS + 2
+        assert time.monotonic() - began < trackers.LOOKUP_SECONDS + 2
+        assert shown.startswith(f"{address}/#/experiments")
+    assert f"autopeft track {folder}" in complaints(capsys)[0]
+
+
 def test_slow(tmp_path, capsys, monkeypatch):
     """Each new run takes five seconds: the search does not wait, `finish` gives up, and so does the thread then."""
     create, made = MlflowClient.create_run, []
