@@ -17,7 +17,7 @@ from autopeft import ledger as ledgers
 from autopeft import plugins
 from autopeft.config import Config, changes, from_resolved, resolve
 from autopeft.confirm import Candidate, Confirm
-from autopeft.errors import BudgetSpent, NothingCompleted, UsageError
+from autopeft.errors import AutoPEFTError, BudgetSpent, NothingCompleted, UsageError
 from autopeft.files import build_once, trial_folder
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
@@ -191,7 +191,7 @@ class Run:
         return out
 
     def confirm(self, seeds: int = 5, which: Sequence[str] = (), *, quiet: bool = False) -> list[Record]:
-        """Retrains the front and the baselines with fresh seeds, and scores the test split.
+        """Retrains the front and the baselines with fresh seeds, scores the test split, and fills the trackers.
 
         Args:
             seeds: How many each.
@@ -221,6 +221,10 @@ class Run:
         self.history = open_run(self.folder).history
         self.write_front()
         self.report()
+        try:
+            self.track()
+        except AutoPEFTError as fault:  # what was confirmed is in the ledger
+            print(f"{fault}. `autopeft track {self.folder}` fills in what is missing there", file=sys.stderr)
         return self.front
 
     def _note_majority(self, ledger: Ledger, setup: Setup) -> None:

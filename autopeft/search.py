@@ -146,12 +146,14 @@ class Search:
     def report(self, trial: Trial, report: Report) -> bool:
         """Takes a rung of a running trial. Returns whether the trial should stop here.
 
+        Those of `first` run to their end: the baselines of a report are whole, whatever the stopper thinks of them.
+
         Raises:
             ValueError: That trial is not running.
         """
         self._running_record(trial.number)
         self._write({"event": "report", "number": trial.number, **report.to_json()})
-        return self._should_stop
+        return self._should_stop and trial.number >= len(self.first)
 
     def tell(self, result: Result) -> None:
         """Takes how a trial ended. It is on the disk before this returns, and the sampler knows.

@@ -312,6 +312,20 @@ def test_the_stopper_is_asked_at_each_report(tmp_path):
     assert verdicts == [False, False, False, True, False]
 
 
+def test_the_stock_defaults_are_never_stopped(tmp_path):
+    class Harsh(Rung3):
+        def report(self, record, report):
+            return True
+
+    conversation = make_search(tmp_path, stopper=Harsh())
+    stops = []
+    for _ in range(4):
+        trial = conversation.ask()
+        stops.append(conversation.report(trial, Report(3, {"accuracy": 0.1})))
+    assert len(conversation.first) == 2
+    assert stops == [False, False, True, True]
+
+
 def test_a_trial_is_told_once_and_reports_before(tmp_path):
     conversation = make_search(tmp_path, sampler=Listed([HEAD, HEAD]), first=(), trials=1)
     trial = complete(conversation)

@@ -45,6 +45,13 @@ def test_the_search_is_there_whole(searched):
     assert "0 runs, 0 params, 0 metrics, 0 tags, 0 artifacts" in autopeft("track", "runs/d", cwd=cwd).stdout
 
 
+def test_what_is_confirmed_is_there_too(searched):
+    cwd, _ = searched
+    autopeft("confirm", "runs/d", "--seeds", "1", "--pick", "best", cwd=cwd)
+    found = runs(f"sqlite:///{cwd}/runs/mlflow.db")
+    assert [run["tags"]["autopeft.role"] for run in found.values()].count("replicate") == 2, "and the majority class"
+
+
 def test_a_front_member_s_adapter_is_a_plain_peft_folder(searched):
     from peft import PeftConfig
     from safetensors.torch import load_file
