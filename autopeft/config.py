@@ -156,7 +156,7 @@ class Training(Section):
     warmup: Annotated[Real, Field(ge=0, lt=1)] = 0.06
     weight_decay: Annotated[Real, Field(ge=0)] = 0.01
     clip: Positive | None = 1.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "bf16_frozen"] = "auto"
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     micro_batch_size: Count | None = None
     threads: Count = 1

@@ -15,7 +15,7 @@ from autopeft.pareto import hypervolume, non_dominated
 from autopeft.trial import Report, Status, Trial
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """All that is known of one number.
 

@@ -6,7 +6,6 @@ model runs in evaluation mode throughout, also its dropout: only what a method a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -32,6 +31,7 @@ from autopeft.tasks import Task
 from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.data import Data, prepare
 from autopeft.training.model import ModelView, clone_shared, load_model, view
+from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
 from autopeft.training.recipe import Attached, attach, load_trained, trained_state
 from autopeft.training.setup import Setup
@@ -68,15 +68,9 @@ class Worker:
             seed=setup.seed,
         ).to(self.device)
         self.view: ModelView = view(self.base)
-        self.halves: dict[int, nn.Parameter] = {}
+        self.precision = Precision(setup.precision, self.device, self.view)
         folder = Path(setup.cache) / "prefix" / f"{self.data.folder.name}-{setup.precision}-{setup.attention}"
         self.prefix = PrefixCache(folder, setup.prefix_cache_bytes)
-
-    def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """The context of a forward pass."""
-        if self.setup.precision == "fp32":
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def evaluate(self, trial: Trial, split: str = "validation") -> Iterator[Report | Result]:
         """Trains a trial and scores it on a split: a Report a rung, then the Result.
@@ -140,8 +134,7 @@ class Worker:
     def network(self, trial: Trial) -> Network:
         """A clone of the base with the trial's recipe attached, cut where its prefix is cached."""
         attached = attach(self.base, self.view, trial.params, trial.seed)
-        if self.setup.precision != "fp32":
-            halve_frozen(attached.model, self.halves)
+        self.precision.lower(attached.model)
         return Network(self, attached)
 
     def train(self, network: Network, seed: int, total: int) -> Iterator[tuple[int, float]]:
@@ -208,13 +201,12 @@ class Worker:
 
     def _reach(self, depth: int, lower: int | None, below: Cached | None) -> Reach:
         model = clone_shared(self.base, ())
-        if self.setup.precision != "fp32":
-            halve_frozen(model, self.halves)
+        self.precision.lower(model)
         model.eval()
         cut = Cut(model, self.view.stem, self.view.blocks, lower) if lower is not None else None
         takes = depth > self.view.n_layers
         target = self.view.head[0] if takes else self.view.blocks[depth - 1]
-        return Reach(model, target, takes, self.precision, self.device, cut, below)
+        return Reach(model, target, takes, self.precision.context, self.device, cut, below)
 
 
 class Network:
@@ -296,7 +288,7 @@ class Network:
     def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
         """(n_rows, n_labels) of some rows of a split."""
         worker, data = self.worker, self.worker.data.splits[split]
-        with worker.precision():
+        with worker.precision.context():
             if self.depth == 0:
                 return self.model(**collate(data, rows, worker.device)).logits
             hidden = self._cached(split)(rows, worker.device)
@@ -334,27 +326,6 @@ class Network:
             loss.backward()
             total += float(loss.detach())
         return total
-
-
-def halve_frozen(model: nn.Module, halves: dict[int, nn.Parameter]) -> None:
-    """Gives each frozen linear and convolution weight in bf16, one tensor for all trials.
-
-    Under autocast the products are the same to the bit, and no pass casts them again.
-
-    Args:
-        model: A clone; its modules are its own, its frozen tensors are the base's.
-        halves: By id of the base's tensor; filled here.
-    """
-    for module in model.modules():
-        reads_weight = any("magnitude" in name for name, _ in module.named_children())  # DoRA's norms need fp32
-        children = module.named_children() if not reads_weight else ()
-        for _, child in children:
-            if isinstance(child, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not child.weight.requires_grad:
-                weight = child.weight
-                if weight.dtype == torch.float32:
-                    if id(weight) not in halves:
-                        halves[id(weight)] = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
-                    child.weight = halves[id(weight)]
 
 
 def total_steps(setup: Setup, n_rows: int) -> int:

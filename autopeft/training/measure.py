@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from autopeft.training.loop import SCORE_BATCH, Network, Worker, peak_memory_bytes, total_steps
+from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
 from autopeft.trial import Trial
 
@@ -19,6 +21,7 @@ from autopeft.trial import Trial
 # of mantissa leave after a dozen layers.
 TOLERANCE = 0.05
 STEPS = 4
+GIVEN_UP = 1.5  # times as slow as another on the same rows: measured no further, and not chosen
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class Choice:
     Attributes:
         precision, attention: The fastest that agrees with fp32 eager.
         micro_batch_size: Rows of one forward pass.
-        candidates: Of each: seconds a step (median; on a CPU those of the CPU), and the largest difference of logits,
-            of the largest logit.
+        candidates: Of each: how many steps were measured, seconds a step (median; on a CPU those of the CPU), and the
+            largest difference of logits, of the largest logit.
     """
 
     precision: str
@@ -49,34 +52,46 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
         precision, attention: A name, or "auto".
         params: A configuration that trains through all blocks: what most steps of the search cost.
     """
-    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
+    precisions = PRECISIONS if precision == "auto" else (precision,)
     attentions = ("eager", "sdpa") if attention == "auto" else (attention,)
     if len(precisions) * len(attentions) == 1:
         return Choice(precisions[0], attentions[0], setup.micro_batch_size)
     exact: np.ndarray | None = None
     candidates: list[dict[str, Any]] = []
+    first = math.inf  # seconds of the fastest candidate's first step: of the same rows for each
     for name_p in ("fp32", *(p for p in precisions if p != "fp32")):
         for name_a in attentions:
             if name_p not in precisions and exact is not None:
                 continue  # fp32 runs once as the yardstick where it is no candidate
             try:
-                seconds, logits = _measure(replace(setup, precision=name_p, attention=name_a), params)
+                logits, seconds = _measure(replace(setup, precision=name_p, attention=name_a), params, GIVEN_UP * first)
             except ValueError as fault:  # transformers: this model has no such attention
                 if "attention" not in str(fault).lower() and "sdpa" not in str(fault).lower():
                     raise
                 continue
             exact = logits if exact is None else exact
-            difference = float(np.abs(logits - exact).max() / np.abs(exact).max())
             if name_p in precisions:
+                first = min(first, seconds[0])
                 candidates.append(
-                    {"precision": name_p, "attention": name_a, "step_seconds": seconds, "difference": difference}
+                    {
+                        "precision": name_p,
+                        "attention": name_a,
+                        "steps": len(seconds),
+                        "step_seconds": statistics.median(seconds),
+                        "difference": float(np.abs(logits - exact).max() / np.abs(exact).max()),
+                    }
                 )
-    best = min((c for c in candidates if c["difference"] <= TOLERANCE), key=lambda c: float(c["step_seconds"]))
+    whole = (c for c in candidates if c["steps"] == STEPS and c["difference"] <= TOLERANCE)
+    best = min(whole, key=lambda c: float(c["step_seconds"]))
     return Choice(best["precision"], best["attention"], setup.micro_batch_size, tuple(candidates))
 
 
-def _measure(setup: Setup, params: Mapping[str, Any]) -> tuple[float, np.ndarray]:
-    """Median seconds of a step, and the logits of some validation rows before any step."""
+def _measure(setup: Setup, params: Mapping[str, Any], enough: float) -> tuple[np.ndarray, list[float]]:
+    """The logits of some validation rows before any step, and the seconds of each of some steps.
+
+    Of one step where that takes longer than `enough`: on a CPU without products in bf16 the four of each such candidate
+    would take longer than all the rest of the choice.
+    """
     worker = Worker(replace(setup, prefix_cache_bytes=0))
     network = worker.network(Trial(0, params, setup.seed))
     rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
@@ -85,7 +100,10 @@ def _measure(setup: Setup, params: Mapping[str, Any]) -> tuple[float, np.ndarray
         logits = network.logits("validation", rows).float().cpu().numpy()
     # CPU seconds on a CPU: what else runs on the machine must not choose.
     clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
-    return statistics.median(step_seconds(worker, network, STEPS, clock)[1:]), logits
+    seconds = step_seconds(worker, network, 1, clock)[1:]
+    if seconds[0] <= enough:
+        seconds += step_seconds(worker, network, STEPS - 1, clock)[1:]
+    return logits, seconds
 
 
 def step_seconds(

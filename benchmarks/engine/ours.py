@@ -137,7 +137,7 @@ def floor(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     steps = -(-len(lengths) // BATCH_SIZE)
     a_step = sum(operations[int(length)] for length in lengths) / steps
 
-    dtype = torch.bfloat16 if worker.setup.precision == "bf16" else torch.float32
+    dtype = torch.float32 if worker.setup.precision == "fp32" else torch.bfloat16
     rates = {}
     for shape in ((768, 384, 384), (768, 384, 1536), (1024, 1024, 1024), (2048, 2048, 2048)):
         rows, inner, columns = shape

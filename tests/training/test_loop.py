@@ -150,22 +150,6 @@ def test_out_of_memory_with_one_row_is_a_status_of_its_own(setup, monkeypatch):
     assert "out of memory" in result.error
 
 
-def test_bf16_scores_as_fp32_does(setup):
-    scores = [outcome(Worker(replace(setup, precision=p)).evaluate(trial()))[1].metrics for p in ("fp32", "bf16")]
-    assert abs(scores[0]["accuracy"] - scores[1]["accuracy"]) <= 0.05
-
-
-def test_halved_weights_give_the_bits_of_autocast(worker):
-    network = worker.network(trial())
-    rows = np.arange(8)
-    network.eval()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        cast = network.logits("validation", rows)
-        loop.halve_frozen(network.model, {})
-        halved = network.logits("validation", rows)
-    assert torch.equal(cast, halved)
-
-
 def test_a_convolutional_prefix_is_cached_too(tmp_path):
     from PIL import Image
 
