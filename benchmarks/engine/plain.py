@@ -102,6 +102,7 @@ def train(options: dict[str, Any], job: dict[str, Any]) -> None:
             {"params": [p for name, p in trained if "classifier" in name], "lr": params["head.lr"]},
         ],
         weight_decay=WEIGHT_DECAY,
+        fused=True,  # as Trainer's own would be
     )
     steps = job["epochs"] * -(-len(splits["train"]) // BATCH_SIZE)
     warm = round(WARMUP * steps)
