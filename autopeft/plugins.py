@@ -1,7 +1,7 @@
 """Finding plugins: the file is the registration.
 
-`autopeft/<kind>/<name>.py` ends in `plugin = TheClass`; packages from outside register the entry point group
-`autopeft.<kind>`. Listing names imports nothing.
+`autopeft/<kind>/<name>.py` ends in `plugin = TheClass`; packages from outside register an entry point in the group
+`autopeft.<kind>`, `name = "package.module:TheClass"`. Listing names imports nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pkgutil
 from functools import lru_cache
 from typing import Any
 
-from autopeft.errors import UnknownName
+from autopeft.errors import EnvironmentFault, UnknownName, UsageError
 
 KINDS = ("methods", "tasks", "samplers", "stoppers", "executors", "trackers")
 
@@ -20,10 +20,14 @@ KINDS = ("methods", "tasks", "samplers", "stoppers", "executors", "trackers")
 @lru_cache
 def names(kind: str) -> tuple[str, ...]:
     """The names of all plugins of a kind, ours and other people's, sorted."""
+    return tuple(sorted({*_ours(kind), *(point.name for point in entry_points(kind))}))
+
+
+@lru_cache
+def _ours(kind: str) -> frozenset[str]:
     package = importlib.import_module(f"autopeft.{kind}")
-    ours = [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
-    theirs = [point.name for point in entry_points(kind)]
-    return tuple(sorted({*ours, *theirs}))
+    modules = pkgutil.iter_modules(package.__path__)
+    return frozenset(module.name for module in modules if not module.name.startswith("_"))
 
 
 @lru_cache
@@ -37,10 +41,27 @@ def load(kind: str, name: str) -> Any:
 
     Raises:
         UnknownName: There is none.
+        UsageError: There are two: which one was meant, nobody said.
+        EnvironmentFault: Somebody else's, and it cannot be imported.
     """
     if name not in names(kind):
         raise UnknownName(kind.removesuffix("s"), name, names(kind))
-    for point in entry_points(kind):
-        if point.name == name:
-            return point.load()
-    return importlib.import_module(f"autopeft.{kind}.{name}").plugin
+    theirs = [point for point in entry_points(kind) if point.name == name]
+    owners = [*(["autopeft"] if name in _ours(kind) else []), *(_owner(point) for point in theirs)]
+    if len(owners) > 1:
+        raise UsageError(
+            f"{kind.removesuffix('s')} {name!r} comes with {' and with '.join(sorted(owners))}: uninstall one"
+        )
+    if not theirs:
+        return importlib.import_module(f"autopeft.{kind}.{name}").plugin
+    try:
+        return theirs[0].load()
+    except Exception as fault:
+        raise EnvironmentFault(
+            f"{kind.removesuffix('s')} {name!r}, which comes with {owners[0]}, cannot be loaded: "
+            f"{type(fault).__name__}: {fault}. Repair or uninstall that package"
+        ) from fault
+
+
+def _owner(point: importlib.metadata.EntryPoint) -> str:
+    return f"the package {point.dist.name!r}" if point.dist is not None else point.value

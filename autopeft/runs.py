@@ -419,6 +419,8 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
                 listeners.append(keep_front(folder, history))
             executor = plugins.load("executors", config.executor.name)(**executor_options(config))
             executor.run(conversation, Evaluator.of(prepared.setup))
+            if not quiet:
+                print(f"ended: {conversation.why_ended}", file=sys.stderr)
             shutil.rmtree(folder / "cache" / "prefix", ignore_errors=True)
             run.write_front()
             if history.front():

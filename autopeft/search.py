@@ -6,6 +6,8 @@ sampler and the stopper were told, in the ledger's order. So resuming is replayi
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import time
@@ -74,7 +76,8 @@ class Search:
         self.listeners = tuple(listeners)
         self.history, self.forecast = History(), Forecast()
         self.why_ended = ""
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, int] = {}  # of the trials, the number by params
+        self._refused: dict[str, Mapping[str, Any]] = {}  # members of the space that were, and no trial's twins
         self._count = self._refusals = 0
         self._orphans: deque[Trial] = deque()
         self._ready: list[Mapping[str, Any]] = []  # proposed ahead, and not asked for yet
@@ -90,11 +93,9 @@ class Search:
         """The next trial: one that a dead driver left unfinished, or a new one. None when the search is over.
 
         Raises:
-            UsageError: 1,000 proposals in a row were refused.
+            UsageError: 1,000 proposals in a row were refused, and none before them ran.
         """
-        if self.why_ended:
-            return None
-        if self.is_out_of_time():
+        if self.why_ended or self.is_out_of_time():
             return None
         if self._orphans:
             trial = self._orphans.popleft()
@@ -111,16 +112,38 @@ class Search:
                 known = self._known(params)
             except Refused as refusal:
                 self._write({"event": "refuse", **trial.to_json(), "reason": str(refusal)})
-                if self._refusals >= MOST_REFUSALS_IN_A_ROW:
-                    raise UsageError(
-                        f"{self._refusals:,} configurations in a row were refused, the last one because: {refusal}. "
-                        "`autopeft plan` shows the shares: widen the space or the budget"
-                    ) from refusal
+                self._end_if_in_vain(refusal)
+                if self.why_ended:
+                    return None
                 continue
             self._write({"event": "ask", **trial.to_json(), "known": dict(known)})
             return self.history.records[number].trial  # as a rerun would have it: what JSON makes of the params
         self.why_ended = f"the budget of {self.most_trials} trials is spent"
         return None
+
+    def _end_if_in_vain(self, refusal: Refused) -> None:
+        """Ends a search whose proposals are refused again and again, or that has tried all there is.
+
+        Trials may be running meanwhile, and others have been told: that is an end and no error.
+        """
+        if len(self._seen) + len(self._refused) >= self._members:
+            for key, params in list(self._refused.items()):  # a resume may have come with a larger budget
+                with contextlib.suppress(Refused):
+                    self._known(params)
+                    del self._refused[key]
+            if len(self._seen) + len(self._refused) >= self._members:
+                self.why_ended = f"all {self._members:,} configurations of the space were tried"
+        if self._refusals >= MOST_REFUSALS_IN_A_ROW and not self.why_ended:
+            why = f"{self._refusals:,} configurations in a row were refused, the last one because: {refusal}"
+            if not self._count:
+                raise UsageError(f"{why}. `autopeft plan` shows the shares: widen the space or the budget") from refusal
+            self.why_ended = why
+
+    @functools.cached_property
+    def _members(self) -> float:
+        """How many configurations the space has."""
+        combinations, reals = self.space.size()
+        return math.inf if reals else combinations
 
     def prepare(self, slots: int) -> None:
         """Proposes ahead, where that pays; executors of several slots call it while all of them are busy.
@@ -234,15 +257,22 @@ class Search:
         """One event, folded into all that the search holds; live and replayed events take this same way."""
         self.history.apply(event)
         kind = event["event"]
-        if kind in ("ask", "refuse") and event["params"] in self._ready:
-            self._ready.remove(event["params"])
+        if kind in ("ask", "refuse"):
+            key = _canonical(event["params"])
+            ahead = (index for index, params in enumerate(self._ready) if params == event["params"])
+            same = next((index for index in ahead if _canonical(self._ready[index]) == key), None)  # 1 == 1.0 == True
+            if same is not None:
+                del self._ready[same]
         if kind == "suggest":
             self._ready.append(event["params"])
         elif kind == "ask":
-            self._seen[_canonical(event["params"])] = event["number"]
+            self._seen[key] = event["number"]
+            self._refused.pop(key, None)
             self._count, self._refusals = self._count + 1, 0
         elif kind == "refuse":
             self._refusals += 1
+            if key not in self._seen and self.space.contains(event["params"]):
+                self._refused[key] = event["params"]
             self.sampler.tell(self.history.records[event["number"]])
         elif kind == "report":
             record = self.history.records[event["number"]]

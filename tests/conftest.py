@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Set before anything imports torch, transformers or Ray: they read these once. One thread, as the results depend on it.
 os.environ.update(
@@ -27,6 +28,10 @@ os.environ.update(
         "MPLBACKEND": "Agg",
     }
 )
+
+# What an example takes depends on what else the machine does, and no test is about that.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopeft import ledger, search
+from autopeft import ledger, plugins, search
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.history import History
 from autopeft.ledger import NAME, Ledger
 from autopeft.search import Search, summary
+from autopeft.space import Choice, Dimension, Int, Space
 from autopeft.trial import Report, Result, Status, derive_seed
 from tests.executors.conversations import (
     HEADER,
@@ -281,15 +282,86 @@ def test_a_thousand_refusals_in_a_row_end_the_search_and_the_next_session_too(tm
         conversation.ask()
 
 
-def test_refusals_are_counted_in_a_row(tmp_path, monkeypatch):
+def test_refusals_are_counted_in_a_row_and_end_a_search_that_has_trials(tmp_path, monkeypatch):
+    """An end, no error: trials may be running, and the front of those that were told is worth its money."""
     monkeypatch.setattr(search, "MOST_REFUSALS_IN_A_ROW", 3)
     other = [{"method": "head", "head.lr": lr} for lr in (2e-3, 3e-3, 4e-3)]
     proposals = [HEAD, HEAD, HEAD, other[0], HEAD, HEAD, other[1], HEAD, HEAD, HEAD]
     conversation = make_search(tmp_path, sampler=Listed(proposals), first=())
     for _ in range(3):
         complete(conversation)
-    with pytest.raises(UsageError, match="3 configurations in a row"):
-        conversation.ask()
+    assert conversation.ask() is None
+    assert conversation.why_ended == (
+        "3 configurations in a row were refused, the last one because: the same as trial 0"
+    )
+    assert conversation.ask() is None, "and is not asked again"
+
+
+FINITE = Space(
+    {
+        "method": Dimension(Choice(("head", "lora")), "head"),
+        "lora.rank": Dimension(Choice((1, 2, 4)), 2),
+        "lora.dora": Dimension(Choice((False, True)), False),
+        "lora.magnitude": Dimension(Int(1, 2), 1, when={"lora.dora": (True,)}),
+        "head.lr": Dimension(Choice((1, 1.0, True)), 1),
+    }
+)  # (1 + 3 × (1 + 2)) × 3: thirty
+
+
+def no_rank_4(params):
+    if params.get("lora.rank") == 4:
+        raise Refused("over the budget")
+    return check(params)
+
+
+def begin_finite(folder, sampler="random", check=no_rank_4):
+    """A search of all of FINITE: its budget is larger than the space."""
+    made = plugins.load("samplers", sampler)(FINITE, OBJECTIVES)
+    return make_search(folder, 99, sampler=made, space=FINITE, first=FINITE.defaults(), check=check)
+
+
+def complete_all(conversation):
+    """Trains until the search is over; the params of each trial, as text."""
+    trained = []
+    while (trial := conversation.ask()) is not None:
+        conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.5}))
+        trained.append(json.dumps(trial.params, sort_keys=True))
+    conversation.ledger.close()
+    return trained
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
+def test_a_space_that_was_tried_whole_ends_the_search(tmp_path, monkeypatch, sampler):
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    conversation = begin_finite(tmp_path, sampler)
+    trained = complete_all(conversation)
+    assert conversation.why_ended == "all 30 configurations of the space were tried"
+    assert len(trained) == len(set(trained)) == 21
+    if sampler != "random":
+        assert len(conversation.history.records) < 60, "what was told is not proposed again and again"
+    again = begin_finite(tmp_path, sampler)
+    assert again.ask() is None
+    assert again.why_ended == conversation.why_ended
+    assert len(again.history.records) == len(conversation.history.records) + 1
+
+
+def test_what_was_refused_for_a_budget_that_has_grown_since_is_untried(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    complete_all(begin_finite(tmp_path))
+    larger = begin_finite(tmp_path, check=check)
+    assert len(complete_all(larger)) == 9
+    assert larger.why_ended == "all 30 configurations of the space were tried"
+    assert summary(larger.history)["COMPLETE"] == 30
+
+
+def test_one_and_true_proposed_ahead_are_two_configurations(tmp_path, monkeypatch):
+    """1 == 1.0 == True, and yet they are three options: the one that is asked for leaves the queue, no other."""
+    proposals = [{"method": "head", "head.lr": value} for value in (True, 1.0, 1)]
+    conversation = make_search(tmp_path, trials=3, space=FINITE, first=(), sampler=Listed(proposals))
+    conversation.prepare(slots=3)
+    assert kinds(tmp_path).count("suggest") == 3
+    monkeypatch.setattr(conversation, "_takes", lambda params: {"True": 1, "1.0": 3, "1": 2}[repr(params["head.lr"])])
+    assert [repr(complete(conversation).params["head.lr"]) for _ in range(3)] == ["1.0", "1", "True"]
 
 
 # ── report and tell ─────────────────────────────────────────────────────────────────────────────────────────────────

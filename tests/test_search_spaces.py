@@ -57,6 +57,18 @@ def test_learning_rate_ranges_are_each_methods_own() -> None:
     assert len({(domain.low, domain.high) for domain in ranges.values() if isinstance(domain, Float)}) >= 6
 
 
+@pytest.mark.parametrize("name", ["small", "all_methods"])
+def test_first_trials_are_the_stock_of_each_method_but_for_the_learning_rate(name: str) -> None:
+    """Whose default is the README's, with its source. On all layers, and the module kinds that the method takes."""
+    for params in shipped(name).defaults():
+        for component in components(params["method"]):
+            method = plugins.load("methods", component)
+            stock = {**method.stock, "layers": list(range(12)), "modules": [k for k in BERT if k in method.modules]}
+            given = {k.split(".", 1)[1]: v for k, v in params.items() if k.startswith(f"{component}.")}
+            del given["lr"]
+            assert given == {key: stock[key] for key in given}, component
+
+
 def test_all_methods_has_all_methods() -> None:
     used = {part for method in shipped("all_methods").methods for part in components(method)}
     assert used == set(plugins.names("methods"))

@@ -16,6 +16,7 @@ looks at. So a study that is filled from a ledger proposes what the live one doe
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
+
+DRAWS = 100  # to find a member of the space that was not told yet
 
 
 class Axes:
@@ -77,6 +80,9 @@ class OptunaSampler:
     The space's draw rather than Optuna's, for it draws a subset's size first: independent booleans would hardly ever
     propose one layer, or all of them.
 
+    What was told is not proposed again: Optuna would, many times over in a space of few members. A draw of the space
+    that is new takes its place.
+
     Args:
         space: What may be proposed.
         objectives: Of the search; their losses are Optuna's values.
@@ -91,14 +97,28 @@ class OptunaSampler:
         self.space, self.objectives, self.startup = space, tuple(objectives), startup
         self.ran = self.completed = 0
         self.axes = Axes(space)
+        self._told: set[str] = set()
         with _quiet():
             import optuna
 
             self.study = optuna.create_study(directions=["minimize"] * len(self.objectives))
 
     def ask(self, number: int, seed: int) -> Mapping[str, Any]:
-        if self.ran < self.startup:
-            return self.space.draw(np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        params = self.space.draw(rng) if self.is_starting else self._asked(seed)
+        for _ in range(DRAWS):
+            if _canonical(params) not in self._told:
+                break
+            params = self.space.draw(rng)
+        return params
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it is too early for Optuna."""
+        return self.ran < self.startup
+
+    def _asked(self, seed: int) -> Mapping[str, Any]:
+        """What Optuna proposes."""
         import optuna
 
         with _quiet():
@@ -116,6 +136,7 @@ class OptunaSampler:
             return  # refused for this very reason: nothing that Optuna could place
         from optuna.trial import TrialState, create_trial
 
+        self._told.add(_canonical(record.params))
         values, distributions = self.axes.encode(record.params)
         infeasible = bool(record.refusal) or record.status is Status.OUT_OF_MEMORY
         complete = record.is_complete
@@ -131,6 +152,10 @@ class OptunaSampler:
     def sampler(self, seed: int) -> BaseSampler:
         """The Optuna sampler for one ask."""
         raise NotImplementedError
+
+
+def _canonical(params: Mapping[str, Any]) -> str:
+    return json.dumps(params, sort_keys=True)
 
 
 def check_count(sampler: str, option: str, value: object, least: int) -> int:
@@ -232,4 +257,3 @@ def _only(domain: Domain) -> Any:
 def _index(domain: Choice, value: Any) -> int:
     """1, 1.0 and True are three options."""
     return next(i for i, option in enumerate(domain.options) if type(option) is type(value) and option == value)
-

@@ -53,10 +53,9 @@ class NSGA2Sampler(OptunaSampler):
         self.swap = check_share("nsga2", "swap", swap)
         self.mutation = None if mutation is None else check_share("nsga2", "mutation", mutation)
 
-    def ask(self, number: int, seed: int) -> Mapping[str, Any]:
-        if self.completed < self.population_size:
-            return self.space.draw(np.random.default_rng(seed))
-        return super().ask(number, seed)
+    @property
+    def is_starting(self) -> bool:
+        return self.completed < self.population_size
 
     def sampler(self, seed: int) -> BaseSampler:
         rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -26,13 +27,13 @@ class HalvingStopper:
         if not isinstance(eta, (int, float)) or isinstance(eta, bool) or not eta > 1:
             raise UsageError(f"stopper 'halving': eta is a number above 1, not {eta!r}")
         self.score, self.eta = objectives[0], eta
-        self._rungs: dict[int, dict[int, float]] = defaultdict(dict)  # step → number → loss
+        self._rungs: dict[int, list[float]] = defaultdict(list)  # step → losses, in rising order
 
     def report(self, record: Record, report: Report) -> bool:
         mine = float(losses([self.score], report.metrics)[0])
         rung = self._rungs[report.step]
-        rung[record.number] = mine
-        better = sum(theirs < mine for theirs in rung.values())
+        better = bisect.bisect_left(rung, mine)
+        rung.insert(better, mine)
         return better >= len(rung) / self.eta
 
     def tell(self, record: Record) -> None:

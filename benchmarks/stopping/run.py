@@ -42,6 +42,10 @@ Make = Callable[[Sequence[Objective]], Stopper]
 STOPPERS: dict[str, Make] = {
     "halving on the score alone, eta 3": lambda objectives: plugins.load("stoppers", "halving")(objectives, eta=3),
     "MOASHA (non-dominated sort, epsilon-net), eta 3": lambda objectives: others.moasha(objectives, eta=3),
+    "MOASHA, its net from the smallest": lambda objectives: others.moasha(objectives, eta=3, first=1),
+    "MOASHA, its net from the smallest, rounded down": lambda objectives: others.moasha(
+        objectives, eta=3, first=1, rounds_up=False
+    ),
     "non-dominated sort, ties by hypervolume, eta 2": lambda objectives: others.by_hypervolume(objectives, eta=2),
     "dominated by 1": lambda objectives: plugins.load("stoppers", "dominated")(objectives, k=1),
     "dominated by 2": lambda objectives: plugins.load("stoppers", "dominated")(objectives, k=2),

@@ -1,0 +1,110 @@
+"""Reading a space for a model: what is fitted to it, and every fault that the grammar cannot know. The shipped spaces
+are in test_search_spaces.py, the messages of whole configs in test_golden.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autopeft import spaces
+from autopeft.space import Choice, Space, Subset
+
+BERT = ("query", "key", "value", "output", "up", "down")
+
+
+def read(lora: dict[str, Any], method: Any = "lora", n_layers: int = 4, **more: Any) -> tuple[Space | None, list[str]]:
+    space, faults = spaces.read({"method": method, "lora": lora, **more}, n_layers, BERT)
+    assert (space is None) == bool(faults)
+    return space, [str(fault) for fault in faults]
+
+
+def domain(lora: dict[str, Any], key: str) -> Any:
+    space, faults = read(lora)
+    assert space is not None, faults
+    return space.dimensions[f"lora.{key}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "default"),
+    [
+        ("off", (False,), False),
+        ({"choice": ["off", "on"], "default": "on"}, (False, True), True),
+        ({"choice": ["no", True], "default": "yes"}, (False, True), True),
+    ],
+)
+def test_switches_are_booleans(value: Any, options: Any, default: Any) -> None:
+    found = domain({"dora": value}, "dora")
+    assert found.domain == Choice(options)
+    assert found.default is default
+
+
+def test_a_condition_on_a_switch_is_a_boolean_too() -> None:
+    lora = {
+        "dora": {"choice": ["off", "on"], "default": "off"},
+        "dropout": {"float": [0, 0.2], "default": 0, "when": {"dora": "off"}},
+    }
+    assert domain(lora, "dropout").when == {"lora.dora": (False,)}
+
+
+def test_layers_of_a_default_are_put_in_order() -> None:
+    found = domain({"layers": {"subset": "layers", "default": [3, 0]}}, "layers")
+    assert (found.domain, found.default) == (Subset((0, 1, 2, 3)), [0, 3])
+
+
+def test_a_rank_for_a_module_kind_is_a_key() -> None:
+    assert domain({"rank.query": {"choice": [0, 4], "default": 4}}, "rank.query").default == 4
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"rank.quary": 4}, "lora.rank.quary: no module kind called 'quary'. Did you mean 'query'?"),
+        ({"rank": 1.5}, "lora.rank: takes whole numbers from 0; got 1.5"),
+        ({"rank": -1}, "lora.rank: takes whole numbers from 0; got -1"),
+        ({"rank": {"float": [1, 8], "default": 2.0}}, "lora.rank: takes whole numbers: write {int: [low, high], …}"),
+        ({"lr": {"float": [0, 1], "default": 0.1}}, "lora.lr: a learning rate is above 0; got 0"),
+        ({"lr": "fast"}, "lora.lr: takes a number; got 'fast'"),
+        ({"dropout": {"float": [0, 1], "default": 0}}, "lora.dropout: a dropout is from 0 to below 1; got 1"),
+        ({"dora": {"choice": ["off", 1], "default": "off"}}, "lora.dora: is on or off; got 1"),
+        ({"modules": "query"}, "lora.modules: is `all`, {subset: modules, default: all}, or a subset of kinds"),
+        ({"modules": {"subset": ["quary"], "default": ["quary"]}}, "lora.modules: no module kind called 'quary'"),
+        ({"layers": "first_2"}, "lora.layers: is {subset: layers, default: all}, or a choice among all, last_1"),
+        ({"layers": {"subset": [-1, 0], "default": [0]}}, "lora.layers: is a subset of layers by index from 0"),
+        ({"layers": {"subset": "layers", "default": [4]}}, "lora.layers: the default [4] is not in"),
+        (
+            {"rank": {"choice": [1, 2], "default": 1}, "alpha": {"choice": [1, 2], "default": 1, "when": {"rank": 3}}},
+            "lora.alpha: exists when lora.rank is 3, which lora.rank never is",
+        ),
+        (
+            {"alpha": {"int": [1, 9], "default": 1, "when": "rank"}},
+            "lora.alpha: expected when: {key: [values]}, got 'rank'",
+        ),
+        ({"rank": {"int": [1, 9], "default": 1, "log": 3}}, "lora.rank: log is true or false, got 3"),
+        ({"layers": {"subset": "layers", "default": "all", "min_size": True}}, "min_size is a whole number, got True"),
+    ],
+    ids=str,
+)
+def test_faults_that_the_grammar_cannot_know(lora: dict[str, Any], message: str) -> None:
+    _, faults = read(lora)
+    assert any(message in fault for fault in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (["lora", "lora"], "'lora' stands there twice"),
+        (["lora+lora"], "'lora+lora' has the component 'lora' twice"),
+        (["lora+head"], "'lora+head': every recipe trains the head; leave it out of a joined one"),
+    ],
+)
+def test_faults_of_recipes(method: list[str], message: str) -> None:
+    _, faults = read({}, method)
+    assert faults == [f"method: {message}"]
+
+
+def test_all_faults_at_once() -> None:
+    _, faults = read({"rank": 1.5, "lr": "fast", "layers": "first_2", "dora": {"choice": [1], "default": 1}, "rnak": 3})
+    assert sorted(fault.split(":")[0] for fault in faults) == sorted(
+        ["lora.rank", "lora.lr", "lora.layers", "lora.dora", "lora.rnak"]
+    )
