@@ -172,8 +172,12 @@ class Run:
         self.write_front(folder)
         paths = {f"00_pareto/pareto.{kind}": folder / f"front.{kind}" for kind in ("png", "json", "csv")}
         if self.front:
+            from autopeft.reports import html
+
             self.report(folder)
-            paths |= {"report.html": folder / "report.html", "00_pareto/pareto.html": folder / "report.html"}
+            page = folder / "pareto.html"
+            page.write_text(html.front(self.history, self.describe, name=self.name), encoding="utf-8")
+            paths |= {"report.html": folder / "report.html", "00_pareto/pareto.html": page}
         return paths
 
     def adapter_folder(self, record: Record) -> Path | None:
