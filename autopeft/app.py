@@ -7,6 +7,7 @@ run = autopeft.open_run("runs/my-1")   # look at one, resume it, confirm, export
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -45,30 +46,36 @@ def run(config: Config | Mapping[str, Any] | str | Path, *, name: str | None = N
 
 
 def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -> Run:
-    """Runs a search in a folder that has no ledger yet."""
+    """Runs a search in a folder whose ledger has not begun."""
     folder = (folder or new_folder(config)).resolve()
-    if (folder / ledgers.NAME).exists():
-        raise UsageError(f"{folder} holds a run already: `autopeft resume {folder}` goes on with it")
+    taken = UsageError(f"{folder} holds a run already: `autopeft resume {folder}` goes on with it")
+    if (folder / ledgers.NAME).exists() and ledgers.read(folder / ledgers.NAME):
+        raise taken
     folder.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, folder)
-    write_config(folder, prepared.header["config"])
     with opened(folder) as ledger:
+        if ledger.events:  # of another process, which prepared at the same time
+            raise taken
         ledger.append(prepared.header)
+    write_config(folder, prepared.header["config"])
     go(prepared, folder, quiet)
     return open_run(folder)
 
 
 def new_folder(config: Config, name: str | None = None) -> Path:
-    """`<runs>/<name>`, or `<runs>/<config's name>-<n>` with the first free n."""
+    """`<runs>/<name>`, or `<runs>/<config's name>-<n>` with the first free n, made here: others may start as well."""
     runs = Path(config.runs)
     name = name or config.name
     if name is not None:
         if Path(name).name != name or name in (".", ".."):
             raise UsageError(f"a run's name is one folder's name, not {name!r}")
         return runs / name
-    stem = config.stem or "search"
-    taken = {path.name for path in runs.glob(f"{stem}-*")} if runs.is_dir() else set()
-    return runs / next(f"{stem}-{n}" for n in range(1, len(taken) + 2) if f"{stem}-{n}" not in taken)
+    for number in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            folder = runs / f"{config.stem or 'search'}-{number}"
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("numbers do not end")
 
 
 def check(path: str | Path, overrides: Sequence[str] = ()) -> Config:

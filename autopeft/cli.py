@@ -73,6 +73,9 @@ def _run() -> int:
         _say(f"error: {fault.strerror}{where}")
         return EnvironmentFault.exit_code
     except Exception as fault:
+        if os.strerror(errno.ENOSPC) in str(fault):  # safetensors has an error of its own
+            _say(f"error: {fault}. Make room")
+            return EnvironmentFault.exit_code
         return _wrong_usage(fault) if hasattr(fault, "format_message") else _internal(fault)
     return code if isinstance(code, int) else 0
 

@@ -7,6 +7,7 @@ tolerated: it is dropped when the ledger is opened again for writing.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -61,11 +62,11 @@ class Ledger:
             The event as reading it back gives it: tuples are lists. So what lives and what is replayed are the same.
 
         Raises:
-            EnvironmentFault: It cannot be written (disk full). What was written before stays readable.
+            EnvironmentFault: It cannot be written (disk full), what was written before stays readable; or it is gone.
         """
         stamped = {**event, "seconds": round(self.seconds, 3)}
         line = (json.dumps(stamped, allow_nan=False) + "\n").encode()
-        start = os.fstat(self._file.fileno()).st_size
+        start = self._size()
         try:
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -80,6 +81,14 @@ class Ledger:
             ) from fault
         written: dict[str, Any] = _loads(line)
         return written
+
+    def _size(self) -> int:
+        """Looks whether the file is still there: a deleted one can be written to, and nobody would ever read it."""
+        found = os.fstat(self._file.fileno())
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(found, os.stat(self.path)):
+                return found.st_size
+        raise EnvironmentFault(f"{self.path} was deleted or moved while this wrote to it: the run cannot go on")
 
     def close(self) -> None:
         """Closes and unlocks."""

@@ -172,8 +172,12 @@ class Run:
         self.write_front(folder)
         paths = {f"00_pareto/pareto.{kind}": folder / f"front.{kind}" for kind in ("png", "json", "csv")}
         if self.front:
+            from autopeft.reports import html
+
             self.report(folder)
-            paths |= {"report.html": folder / "report.html", "00_pareto/pareto.html": folder / "report.html"}
+            page = folder / "pareto.html"
+            page.write_text(html.front(self.history, self.describe, name=self.name), encoding="utf-8")
+            paths |= {"report.html": folder / "report.html", "00_pareto/pareto.html": page}
         return paths
 
     def adapter_folder(self, record: Record) -> Path | None:
@@ -415,6 +419,8 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
                 tracker.start(history)
                 stack.callback(tracker.finish)
                 listeners.append(tracker.handle)
+            for path in (folder / "trials").glob(".*"):  # half-written, of a worker that was killed
+                shutil.rmtree(path, ignore_errors=True)
             if config.keep == "front":
                 listeners.append(keep_front(folder, history))
             executor = plugins.load("executors", config.executor.name)(**executor_options(config))
@@ -452,17 +458,17 @@ def make_tracker(entry: Any, run: Run, quiet: bool) -> Any:
 
 def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], None]:
     """What drops, after each tell, the trained tensors of trials that are not on the front."""
-    kept = set(history.told)  # a driver that died may have left some
+    kept: set[int] = set()
 
-    def drop(event: Mapping[str, Any]) -> None:
+    def drop(told: set[int]) -> None:
         nonlocal kept
-        if event["event"] == "tell":
-            members = {record.number for record in history.front()}
-            for number in (kept | {event["number"]}) - members:
-                shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
-            kept = members
+        members = {record.number for record in history.front()}
+        for number in (kept | told) - members:
+            shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
+        kept = members
 
-    return drop
+    drop(set(history.told))  # a driver that died may have left some
+    return lambda event: drop({event["number"]}) if event["event"] == "tell" else None
 
 
 def write_config(folder: Path, resolved: Mapping[str, Any]) -> None:

@@ -1,8 +1,10 @@
-"""What the library says before it works for nothing."""
+"""Where a search begins, and what the library says before it works for nothing."""
 
 import pytest
 
+from autopeft import app
 from autopeft.app import writable
+from autopeft.config import load
 from autopeft.errors import UsageError
 
 
@@ -12,3 +14,42 @@ def test_where_a_file_cannot_go_is_said_first(tmp_path):
         writable(tmp_path / "nowhere" / "new.csv")
     with pytest.raises(UsageError, match="it is a folder"):
         writable(tmp_path)
+
+
+def config(folder):
+    return load({"model": "digits", "task": "digits", "data": {}, "space": "digits", "budget": {"trials": 1},
+                 "runs": str(folder)})  # fmt: skip
+
+
+def test_searches_that_start_together_get_a_folder_each(tmp_path):
+    """Before either has a ledger."""
+    found = [app.new_folder(config(tmp_path / "runs")).name for _ in range(3)]
+    assert found == ["search-1", "search-2", "search-3"]
+
+
+class Prepared(Exception):
+    """The search went so far."""
+
+
+@pytest.mark.parametrize(("ledger", "is_taken"), [("", False), ('{"event": "sea', False), ("whole", True)])
+def test_a_ledger_that_never_began_is_begun_and_no_other(tmp_path, monkeypatch, ledger, is_taken):
+    """Its driver died, or the disk was full, before its first line was whole: the same command goes on."""
+
+    def prepare(config, folder):
+        raise Prepared
+
+    monkeypatch.setattr(app, "prepare", prepare)
+    whole = '{"event": "search", "schema": 1, "seconds": 0.0}\n'
+    (tmp_path / "ledger.jsonl").write_text(whole if ledger == "whole" else ledger)
+    with pytest.raises(UsageError if is_taken else Prepared):
+        app.search(config(tmp_path), tmp_path)
+
+
+def test_of_two_that_begin_one_ledger_the_second_is_refused(tmp_path, monkeypatch):
+    """Both saw none, and prepared; the first one's line stays the only one."""
+    path = tmp_path / "ledger.jsonl"
+    line = '{"event": "search", "schema": 1, "seconds": 0.0}\n'
+    monkeypatch.setattr(app, "prepare", lambda config, folder: path.write_text(line))
+    with pytest.raises(UsageError, match="holds a run already"):
+        app.search(config(tmp_path), tmp_path)
+    assert path.read_text() == line

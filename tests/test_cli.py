@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from safetensors import SafetensorError
 
 from autopeft import app, cli
 from autopeft.errors import AutoPEFTError, BudgetSpent, EnvironmentFault, NothingCompleted, UsageError
@@ -236,6 +237,7 @@ def test_shells_complete_its_commands() -> None:
         (AutoPEFTError("ours"), 1),
         (OSError(errno.ENOSPC, "No space left on device", "/x/report.html"), 5),
         (OSError(errno.EACCES, "Permission denied"), 5),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), 5),
         (ZeroDivisionError("division by zero"), 1),
         (KeyboardInterrupt(), 130),
     ],

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,23 @@ def test_a_file_system_without_locks_is_said_to_be_one(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_an_environment_fault(tmp_path):
     with pytest.raises(EnvironmentFault, match=r"cannot open .*No such file"):
         Ledger(tmp_path / "nowhere" / "ledger.jsonl")
+
+
+@pytest.mark.parametrize("how", ["deleted", "moved", "another in its place"])
+def test_a_ledger_that_is_gone_is_said_at_once(tmp_path, how):
+    """The system would take what is written to a deleted file, and nobody would ever read it."""
+    run = tmp_path / "run"
+    run.mkdir()
+    book = Ledger(run / "ledger.jsonl")
+    book.append(HEADER)
+    run.rename(tmp_path / "moved")
+    if how == "deleted":
+        shutil.rmtree(tmp_path / "moved")
+    if how == "another in its place":
+        run.mkdir()
+        book.path.touch()
+    with pytest.raises(EnvironmentFault, match="deleted or moved"):
+        book.append({"event": "note"})
 
 
 # ── a full disk ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""Ctrl-C, once and twice."""
+"""Ctrl-C, once and twice. SIGTERM, which schedulers such as Slurm send before they kill, counts as one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 def interruptible() -> Iterator[list[int]]:
     """The first Ctrl-C is noted in the list that this yields; the second one interrupts at once.
 
-    The handler that was there before comes back at the end. Outside of the main thread, where Python allows no
+    The handlers that were there before come back at the end. Outside of the main thread, where Python allows no
     handlers, the list stays empty and Ctrl-C does what it did before.
     """
     interrupts: list[int] = []
@@ -26,8 +26,9 @@ def interruptible() -> Iterator[list[int]]:
         if len(interrupts) > 1:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupts
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -47,7 +47,7 @@ class Bridge:
         search: Asked, reported to and told.
         slots: Trials at once.
         trial_seconds: Time limit of a trial, None for none.
-        interrupts: Grows with each Ctrl-C.
+        interrupts: Grows with each Ctrl-C, and with SIGTERM.
         luggage: Takes what nodes send that do not share the driver's disk; None where all is on one.
 
     Attributes:
@@ -109,8 +109,13 @@ class Bridge:
             self.search.tell(Result(running.trial, Status.STOPPED, data["report"]["metrics"]))
 
     def lose(self, tune_id: str, fault: BaseException | None) -> None:
-        """A trial whose worker is gone: it is told as failed, and the search goes on with another worker."""
+        """A trial whose worker is gone: it is told as failed, and the search goes on with another worker.
+
+        Where the user interrupts, it is not told: a signal that went to all processes of a job ended the worker, too.
+        """
         running = self.running.pop(tune_id)
+        if self.interrupts:
+            return
         why = running.why_killed or f"its worker died: {_why_died(fault)}"
         if running.since is None:
             self._silent_deaths += 1

@@ -136,7 +136,8 @@ class RayTune:
 
         ours = not ray.is_initialized()
         if ours:
-            self._join(ray) if self.address is not None else self._start(ray)
+            with _handlers_kept():  # Ray takes SIGTERM, which is ours
+                self._join(ray) if self.address is not None else self._start(ray)
         try:
             yield self._slots(ray)
         finally:

@@ -41,20 +41,14 @@ def write(history: History, path: Path | str, describe: Describe, *, name: str =
 def render(history: History, describe: Describe, *, name: str = "") -> str:
     """The report of a search as text."""
     facts = Facts(history, describe, name)
-    plot = front_plot(facts)
     found = importances(facts)
     return page(
         "report.html.j2",
         methods=[str(record.params["method"]) for record in history.records],
         values={
-            "facts": facts,
+            **_front_values(facts),
             "subtitle": subtitle(facts),
             "tiles": _tiles(facts),
-            "front_wide": svg.front(facts, plot, with_style=False),
-            "front_narrow": svg.front(facts, plot, narrow=True, with_style=False),
-            "methods": [{"name": m, "css": svg.method_class(m), "key": svg.key(m)} for m in plot.methods],
-            "caption": figure.caption(facts, plot),
-            "front": table.front(facts),
             "score_notes": content.score_notes(facts),
             "baselines": table.baselines(facts),
             "charts": _charts(facts),
@@ -70,6 +64,26 @@ def render(history: History, describe: Describe, *, name: str = "") -> str:
             "config": content.config_json(facts),
         },
     )
+
+
+def front(history: History, describe: Describe, *, name: str = "") -> str:
+    """The interactive front alone: the verdict, the figure and its table, to be seen at once in a small frame."""
+    facts = Facts(history, describe, name)
+    methods = [str(record.params["method"]) for record in history.records]
+    return page("front.html.j2", methods=methods, values=_front_values(facts))
+
+
+def _front_values(facts: Facts) -> dict[str, Any]:
+    """What the figure's template shows."""
+    plot = front_plot(facts)
+    return {
+        "facts": facts,
+        "front_wide": svg.front(facts, plot, with_style=False),
+        "front_narrow": svg.front(facts, plot, narrow=True, with_style=False),
+        "methods": [{"name": m, "css": svg.method_class(m), "key": svg.key(m)} for m in plot.methods],
+        "caption": figure.caption(facts, plot),
+        "front": table.front(facts),
+    }
 
 
 def fragment(history: History, describe: Describe) -> str:

@@ -9,6 +9,7 @@ renamed; the least recently used goes when the bound on disk is passed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autopeft.errors import EnvironmentFault
 from autopeft.files import build_once
 from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import by_length, collate, pad
@@ -108,6 +110,7 @@ class PrefixCache:
                 ragged, dtype = reach.is_ragged(split, hidden), hidden.dtype
                 shape = (int(offsets[-1]), *hidden.shape[2:]) if ragged else (len(split), *hidden.shape[1:])
                 values = np.lib.format.open_memmap(to / "values.npy", mode="w+", dtype=np.float32, shape=shape)
+                _reserve(to / "values.npy")
             batch = hidden.float().cpu().numpy()
             if ragged:
                 for row, tokens in zip(rows, batch, strict=True):
@@ -243,3 +246,19 @@ class _Reached(Exception):
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent) if parent else model, leaf, module)
+
+
+def _reserve(path: Path) -> None:
+    """Gives a file of holes its room on the disk: a full one would kill the process at a write to the map (SIGBUS)."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    with open(path, "r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as fault:
+            if fault.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise EnvironmentFault(
+                f"no room for {path.stat().st_size / 2**20:,.1f} MiB of activations in {path.parent.parent}: make room, "
+                "or set training.prefix_cache_gib lower, then resume"
+            ) from fault

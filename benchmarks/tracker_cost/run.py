@@ -1,18 +1,26 @@
-"""What a tracker costs a search: none, MLflow on a SQLite file, on a port where nobody listens, on one that is silent.
+"""What MLflow costs a search: on a SQLite file, on a port where nobody listens, on a server that is silent.
 
-    python benchmarks/tracker_cost/run.py [--trials 40] [--epochs 24] [--repeats 3]
+    python benchmarks/tracker_cost/run.py [--trials 12] [--epochs 24] [--repeats 3]
 
-The demo's search on digits with the serial executor, a fixed number of trials of random configurations, all four ways
-in turn, `--repeats` times. Prints one JSON line a way: seconds of search by the ledger, from the first ask to the last
-tell, which is what a tracker could slow down; of the whole command; and of its CPU; each as a ratio to no tracker in
-the same round, mean and half of a 95 % interval (t). The serial executor trains in the driver's own process, so the
-tracker's thread takes from the training whatever it takes; with Ray it has a process of its own.
+The demo's search on digits with the serial executor and random configurations. Measured in the driver itself, as the
+difference of two searches is noisier than what is looked for: the seconds that the search's thread waits in the tracker,
+and the CPU seconds of the tracker's own thread, which the serial executor's training has to do without at worst. Both
+are taken over the search's seconds, from the first ask to the last tell, and over the CPU seconds that the search's
+thread spent meanwhile: other work on the machine lengthens the former, not the latter.
+
+Prints one JSON line a way, means over `--repeats` with the least and the most in brackets:
+
+start_seconds      `start`, before the first trial: MLflow is imported
+handle_ms          `handle`, all events of a trial
+thread_cpu_seconds of the tracker's thread up to the last tell
+finish_seconds     `finish`, after the last tell
+share_of_cpu       handle and the thread's CPU over the search's CPU: what a long search pays
+share_with_start   the same with `start`: what this short one pays
 """
 
 import argparse
 import json
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -20,76 +28,100 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
 ROOT = Path(__file__).resolve().parents[2]
-WAYS = ("none", "sqlite", "nobody", "silent")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--store", help=argparse.SUPPRESS)  # one search, in this process
     options = parser.parse_args()
-    rounds = []
+    if options.store:
+        print(json.dumps(measure(options)))
+        return
     with tempfile.TemporaryDirectory() as folder, socket.socket() as nobody, socket.socket() as silent:
         nobody.bind(("127.0.0.1", 0))
         silent.bind(("127.0.0.1", 0))
         silent.listen(64)
         stores = {
-            "none": None,
-            "sqlite": f"sqlite:///{folder}/mlflow.db",
+            "sqlite": "sqlite:///mlflow.db",
             "nobody": f"http://127.0.0.1:{nobody.getsockname()[1]}",
             "silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
         }
-        for number in range(options.repeats):
-            order = [*WAYS[number % 4 :], *WAYS[: number % 4]]  # what comes first pays for cold files
-            rounds.append({way: measure(Path(folder), f"{way}-{number}", stores[way], options) for way in order})
-    for way in WAYS:
-        out = {"tracker": way, "trials": options.trials, "repeats": options.repeats}
-        for name in ("search_seconds", "wall_seconds", "cpu_seconds"):
-            out[name] = round(float(np.mean([one[way][name] for one in rounds])), 1)
-            if way != "none":
-                ratios = [one[way][name] / one["none"][name] for one in rounds]
-                out[f"{name}_ratio"] = [round(float(np.mean(ratios)), 3), round(half_interval(ratios), 3)]
-        print(json.dumps(out), flush=True)
+        for way, store in stores.items():
+            found = [apart(Path(folder) / f"{way}-{number}", store, options) for number in range(options.repeats)]
+            out = {"tracker": way, "trials": options.trials, "repeats": options.repeats}
+            for name in found[0]:
+                values = [one[name] for one in found]
+                out[name] = [round(sum(values) / len(values), 4), [round(min(values), 4), round(max(values), 4)]]
+            print(json.dumps(out), flush=True)
 
 
-def half_interval(values):
-    """Of the mean, 95 %, by Student's t."""
-    from scipy.stats import t
-
-    return (
-        float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
-    )
-
-
-def measure(folder, name, store, options):
-    """One search in a process of its own."""
-    trackers = "[]" if store is None else f"[{{name: mlflow, uri: '{store}'}}]"
-    settings = {
-        "trackers": trackers, "executor": "serial", "sampler": "random", "stopper": "never",
-        "budget.trials": options.trials, "training.epochs": options.epochs,
-    }  # fmt: skip
-    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "autopeft", "demo", "--name", name, *words],
-        cwd=folder,
+def apart(folder, store, options):
+    """One search in a process and a folder of its own."""
+    folder.mkdir()
+    words = ["--store", store, "--trials", str(options.trials), "--epochs", str(options.epochs)]
+    done = subprocess.run(
+        [sys.executable, __file__, *words], cwd=folder, stdout=subprocess.PIPE, check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
-    )
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    lines = (folder / "runs" / name / "ledger.jsonl").read_text().splitlines()
-    seconds = {kind: [] for kind in ("ask", "tell")}
-    for event in map(json.loads, lines):
-        seconds.setdefault(event["event"], []).append(event["seconds"])
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(options):
+    from autopeft import app
+    from autopeft.executors.serial import Serial
+    from autopeft.ledger import NAME, read
+    from autopeft.trackers.mlflow import MLflow
+
+    spent = {"start": 0.0, "handle": 0.0, "finish": 0.0, "thread": 0.0, "search": 0.0}
+
+    def timed(owner, name, clock, key):
+        call = getattr(owner, name)
+
+        def wrapped(self, *args):
+            begin = clock()
+            try:
+                return call(self, *args)
+            finally:
+                spent[key] += clock() - begin
+
+        setattr(owner, name, wrapped)
+
+    finish = MLflow.finish
+
+    def finished(self):
+        spent["thread"] = time.clock_gettime(time.pthread_getcpuclockid(self._thread.ident))
+        begin = time.perf_counter()
+        finish(self)
+        spent["finish"] = time.perf_counter() - begin
+
+    timed(MLflow, "start", time.perf_counter, "start")
+    timed(MLflow, "handle", time.perf_counter, "handle")
+    timed(Serial, "run", time.thread_time, "search")  # loading the model, too: a second or two
+    MLflow.finish = finished
+    run = app.demo(
+        name="r",
+        quiet=True,
+        overrides=[
+            f"trackers=[{{name: mlflow, uri: '{options.store}'}}]", "executor=serial", "sampler=random",
+            "stopper=never", f"budget.trials={options.trials}", f"training.epochs={options.epochs}",
+        ],
+    )  # fmt: skip
+    events = read(run.folder / NAME)
+    asked = next(event["seconds"] for event in events if event["event"] == "ask")
+    told = [event["seconds"] for event in events if event["event"] == "tell"][-1]
     return {
-        "search_seconds": seconds["tell"][-1] - seconds["ask"][0],
-        "wall_seconds": wall,
-        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        "search_seconds": told - asked,
+        "search_cpu_seconds": spent["search"],
+        "start_seconds": spent["start"],
+        "handle_ms": 1000 * spent["handle"] / options.trials,
+        "thread_cpu_seconds": spent["thread"],
+        "finish_seconds": spent["finish"],
+        "share_of_cpu": (spent["handle"] + spent["thread"]) / spent["search"],
+        "share_with_start": (spent["start"] + spent["handle"] + spent["thread"]) / spent["search"],
     }
 
 

@@ -5,6 +5,7 @@ JSON: `executor`, its `options`, and of the search `trials`, of a Toy `seconds` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -62,6 +63,13 @@ class Driver:
         """As a terminal does it: to the whole process group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
+    def terminate(self, *, workers: bool) -> None:
+        """SIGTERM to the driver, and to Ray's workers as well: a scheduler signals every process of a job."""
+        found = [folder for folder in self._processes() if (folder / "cmdline").read_bytes().startswith(b"ray::")]
+        for process in [self.process.pid, *(int(folder.name) for folder in found if workers)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -84,15 +92,20 @@ class Driver:
         Ray's agents are left out.
         """
         found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if self.mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-                    if state != "Z":
-                        found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
-            except OSError:
-                continue
+        for folder in self._processes():
+            with contextlib.suppress(OSError):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:100])
         return [line for line in found if not line.startswith(AGENTS)]
+
+    def _processes(self) -> list[Path]:
+        """The folders in /proc of all that are alive."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+                if self.mark.encode() in (folder / "environ").read_bytes().split(b"\0") and state != "Z":
+                    found.append(folder)
+        return found
 
     def gone_within(self, seconds: float) -> bool:
         """Whether no process is left after so many seconds at most."""

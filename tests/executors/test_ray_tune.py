@@ -234,3 +234,17 @@ def test_ctrl_c_ends_the_run_tells_nothing_and_leaves_no_process(tmp_path, times
     history = History.read(tmp_path / NAME)
     assert summary(history)["RUNNING"] in (1, 2), "what ran is not told, and will run again"
     assert not any(record.error for record in history.records)
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_a_scheduler_that_ends_the_job_loses_nothing(tmp_path, workers):
+    """SIGTERM to the driver is one Ctrl-C; where its workers get it as well, their trials have not failed."""
+    driver = Driver(tmp_path, "ray_tune", trials=40, seconds=0.3, steps=10, slots=2)
+    driver.until(lambda: len(lines(tmp_path, "ended")) >= 1 and len(lines(tmp_path, "started")) >= 3)
+    driver.terminate(workers=workers)
+    assert driver.wait() == 130, driver.output
+    assert driver.gone_within(20.0)
+    assert workers or driver.output == "", "Ray is silent, but of workers that ended"
+    history = History.read(tmp_path / NAME)
+    assert summary(history)["RUNNING"] in (1, 2)
+    assert not any(record.error for record in history.records)

@@ -106,10 +106,10 @@ def test_a_full_disk_ends_the_run(tmp_path):
 
 
 class Interrupting:
-    """Ends between steps when it is told to; Ctrl-C comes at given steps of trial 1."""
+    """Ends between steps when it is told to; Ctrl-C, or another signal, comes at given steps of trial 1."""
 
-    def __init__(self, *at):
-        self.at, self.steps, self.ended = at, [], False
+    def __init__(self, *at, signal=signal.SIGINT):
+        self.at, self.signal, self.steps, self.ended = at, signal, [], False
 
     def __call__(self, should_end):
         self.should_end = should_end
@@ -123,7 +123,7 @@ class Interrupting:
                 self.steps.append((trial.number, step))
                 if trial.number == 1:
                     for _ in range(self.at.count(step)):
-                        os.kill(os.getpid(), signal.SIGINT)
+                        os.kill(os.getpid(), self.signal)
                 yield Report(step, {"accuracy": 0.5})
             yield Result(trial, Status.COMPLETE, {"accuracy": 0.5})
         finally:
@@ -137,14 +137,16 @@ def handler():
     def mine(number, frame):
         raise AssertionError("the user's own handler was called")
 
-    before = signal.signal(signal.SIGINT, mine)
+    before = {number: signal.signal(number, mine) for number in (signal.SIGINT, signal.SIGTERM)}
     yield mine
-    now = signal.signal(signal.SIGINT, before)
-    assert now is mine, "the user's handler did not come back"
+    now = {number: signal.signal(number, handler) for number, handler in before.items()}
+    assert set(now.values()) == {mine}, "the user's handler did not come back"
 
 
-def test_ctrl_c_once_ends_the_trial_between_steps_and_tells_nothing(tmp_path, handler):
-    conversation, make = make_search(tmp_path), Interrupting(2)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_once_ends_the_trial_between_steps_and_tells_nothing(tmp_path, handler, number):
+    """So does what a scheduler such as Slurm sends before it kills."""
+    conversation, make = make_search(tmp_path), Interrupting(2, signal=number)
     with pytest.raises(KeyboardInterrupt):
         Serial().run(conversation, make)
     assert make.steps[-1] == (1, 2), "the step went to its end, and no other began"

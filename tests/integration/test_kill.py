@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -89,3 +91,89 @@ def test_the_ray_driver_killed_again_and_again(tmp_path):
     for after in (1, 4, 8, 12):
         before = kill_ray_driver(tmp_path, after)
     assert_whole(tmp_path, before, finish(tmp_path, "ray_tune", 16, slots=2))
+
+
+# ── the product itself: its trainer on digits, TPE, dominated ───────────────────────────────────────────────────────
+
+SMALL = {
+    "model": "digits",
+    "task": "digits",
+    "data": {},
+    "space": {
+        "method": ["head", "norm", "lora"],
+        "head": {"lr": {"float": [3e-3, 3e-1], "log": True, "default": 3e-2}},
+        "norm": {"lr": {"float": [1e-2, 1.0], "log": True, "default": 1e-1}},
+        "lora": {
+            "rank": {"int": [1, 16], "log": True, "default": 8},
+            "modules": {"subset": ["query", "value", "up"], "default": ["query", "value"]},
+            "lr": {"float": [1e-3, 5e-2], "log": True, "default": 1e-2},
+        },
+    },
+    "training": {"epochs": 2, "precision": "fp32", "attention": "eager"},
+    "sampler": {"name": "tpe", "n_startup_trials": 4},
+    "stopper": {"name": "dominated", "rungs": [0.3, 0.6]},
+    "executor": "serial",
+    "trackers": [],
+    "budget": {"trials": 16},
+    "keep": "all",
+}
+
+
+def go_on(folder):
+    """A driver: begins with the search, or resumes it."""
+    from autopeft import app
+    from autopeft.config import load
+
+    if (folder / NAME).exists():
+        app.open_run(folder).resume(quiet=True)
+    else:
+        app.search(load(SMALL), folder, quiet=True)
+
+
+def tensors(folder):
+    return {path.parent.name: path.read_bytes() for path in (folder / "trials").glob("*/trained.safetensors")}
+
+
+def test_the_trainer_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
+    """To the bit: what was asked for, reported and told, the front, and the trained tensors."""
+    drivers = multiprocessing.get_context("forkserver")  # heavy libraries are imported once
+    drivers.set_forkserver_preload(["autopeft.app", "autopeft.training.loop", "optuna", "transformers", "peft"])
+
+    def driver(name):
+        process = drivers.Process(target=go_on, args=(tmp_path / name,))
+        process.start()
+        return process
+
+    def size():
+        with suppress(FileNotFoundError):
+            return (tmp_path / "killed" / NAME).read_bytes().count(b"\n")
+        return 0
+
+    whole = driver("whole")
+    whole.join()
+    assert whole.exitcode == 0
+    assert {"COMPLETE", "STOPPED"} <= set(summary(History.read(tmp_path / "whole" / NAME)))
+    waits, before = random.Random(0), []
+    for kill in range(8):
+        seen, process = size(), driver("killed")
+        # The first one on its way to the ledger's first line; the others so many lines further on, and a little later.
+        while size() < seen + (0 if kill == 0 else 7) and process.is_alive():
+            time.sleep(0.002)
+        time.sleep(waits.uniform(0.0, 0.1))
+        process.kill()
+        process.join()
+        now = told(tmp_path / "killed")
+        assert now[: len(before)] == before, "what was told is there, in its order"
+        before = now
+    assert 0 < len(before) < 16
+    (tmp_path / "killed" / "trials" / ".00015.half").mkdir()  # as a kill in the middle of writing leaves it
+    last = driver("killed")
+    last.join()
+    assert last.exitcode == 0
+    events = ledger.read(tmp_path / "killed" / NAME)
+    assert sum(event["event"] == "rerun" for event in events) >= 3, "kills interrupt trials, else this tests nothing"
+    assert sorted(told(tmp_path / "killed")) == list(range(16))
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert front(tmp_path / "killed") == front(tmp_path / "whole")
+    assert tensors(tmp_path / "killed") == tensors(tmp_path / "whole")
+    assert [path.name for path in (tmp_path / "killed" / "trials").glob(".*")] == [], "nothing half-written stays"

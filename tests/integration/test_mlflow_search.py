@@ -1,5 +1,6 @@
 """A search with MLflow, from the command to the adapter that stock peft loads from the tracker."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,18 @@ def test_the_search_is_there_whole(searched):
     assert f"mlflow ui --backend-store-uri sqlite:///{cwd}/runs/mlflow.db" in said
     assert "is behind" not in said
     assert "0 runs, 0 params, 0 metrics, 0 tags, 0 artifacts" in autopeft("track", "runs/d", cwd=cwd).stdout
+
+
+def test_the_first_folder_holds_the_front_in_four_forms(searched):
+    cwd, _ = searched
+    (folder,) = (cwd / "runs" / "mlartifacts").rglob("00_pareto")
+    kinds = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert kinds.keys() == {"pareto.png", "pareto.html", "pareto.json", "pareto.csv"}
+    assert kinds["pareto.png"].startswith(b"\x89PNG")
+    page = kinds["pareto.html"].decode()
+    assert "<script>" in page
+    assert "All trials" not in page, "it is the front, not the report, which lies beside it"
+    assert json.loads(kinds["pareto.json"])["verdict"] in page.replace("&#39;", "'")
 
 
 def test_what_is_confirmed_is_there_too(searched):

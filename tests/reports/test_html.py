@@ -92,6 +92,19 @@ def test_a_full_report_has_every_section():
     assert len(rows) >= 60
 
 
+def test_the_front_alone_begins_with_the_verdict_and_the_figure():
+    """As MLflow's frame shows it: small, so that what is not the front would hide it."""
+    history = History(h.search(12))
+    source = html.front(history, h.describe, name="sst2-1")
+    assert_loads_nothing(source)
+    page = Page(source)
+    assert len(page.of("section")) == 0
+    assert source.index('class="verdict"') < source.index("<figure>") < source.index("<table")
+    assert len(page.of("button")) > 1, "methods can be switched off"
+    assert all(f"trial {record.number}" in page.text for record in history.front())
+    assert html.front(History(h.search(12)[:1]), h.describe).count("There is no front yet.") == 1
+
+
 def test_hostile_names_stay_text():
     events = [h.header(id=EVIL, model={"name": EVIL, "n_layers": 2, "parameters": 10_000},
                        provenance={EVIL: EVIL}, config={"task": EVIL, "note": EVIL}),
@@ -106,6 +119,7 @@ def test_hostile_names_stay_text():
     assert "alert(1)" not in " ".join(page.sources["script"])
     assert "{{ 7*7 }}" in page.text  # shown as it is: no template was made of it
     assert_loads_nothing(html.fragment(history, lambda params: EVIL))
+    assert_loads_nothing(html.front(history, lambda params: EVIL, name=EVIL))
     assert_loads_nothing(leaderboard.render([leaderboard.Entry(EVIL, history, lambda params: EVIL)], "html"))
 
 

@@ -2,6 +2,9 @@
 
 import contextlib
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import by_length, collate
 from autopeft.training.prefix_cache import Cut, PrefixCache, Reach
+from tests.executors.cluster import PROJECT, UNSHARE, can_hide
 
 N_LAYERS = 3
 
@@ -117,3 +121,33 @@ def test_the_least_recently_used_goes_and_is_read_on_by_who_has_it(tmp_path):
         cache.get("train", split, depth, reach)
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["train-2", "train-3"]
     assert torch.equal(first(np.arange(5), "cpu"), before)
+
+
+FULL = """
+from pathlib import Path
+import pytest
+from autopeft.errors import EnvironmentFault
+from autopeft.training.prefix_cache import PrefixCache
+from tests.training.test_prefix_cache import images, reach_of
+
+model, split, stem, blocks = images()
+folder = Path("full")
+(folder / "filler").write_bytes(bytes(70_000))
+with pytest.raises(EnvironmentFault, match="make room, or set training.prefix_cache_gib lower"):
+    PrefixCache(folder, 2**30).get("train", split, 2, reach_of(model, stem, blocks))
+assert [path.name for path in folder.iterdir() if path.is_dir()] == [], "nothing of it stays"
+(folder / "filler").unlink()
+PrefixCache(folder, 2**30).get("train", split, 2, reach_of(model, stem, blocks))
+print("went on")
+"""
+
+
+@pytest.mark.skipif(not can_hide(), reason="no file system can be mounted for a process here: `unshare --mount` fails")
+def test_a_full_disk_is_said_and_kills_nobody(tmp_path):
+    """A disk of 100 kB, most of it taken; the activations take 48 kB. A write to a map of holes would be a bus error."""
+    (tmp_path / "full").mkdir()
+    mount = f"mount -t tmpfs -o size=100k none {tmp_path}/full"
+    words = [*UNSHARE, "sh", "-c", f'{mount} && exec "$@"', "sh", sys.executable, "-c", FULL]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "went on\n"), done.stderr
