@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autopeft import ledger as ledgers
 from autopeft import plugins
 from autopeft.config import Config, build_space, resolve
@@ -128,6 +130,10 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         "dataset": {
             "label_names": list(data.label_names),
             "sizes": {name: len(split) for name, split in data.splits.items()},
+            "label_rows": {
+                name: np.bincount(split.labels, minlength=len(data.label_names)).tolist()
+                for name, split in data.splits.items()
+            },
             "origin": dict(data.origin),
         },
         "model": {

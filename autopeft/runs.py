@@ -88,6 +88,19 @@ class Run:
         ]
         return pd.DataFrame(rows)
 
+    def classification_report(self, which: str = "best") -> pd.DataFrame:
+        """scikit-learn's: rows, precision, recall and F1 of each class, on validation, and on test where confirmed.
+
+        Args:
+            which: As `pick` takes it.
+        """
+        import pandas as pd
+
+        from autopeft.reports.classes import class_table
+        from autopeft.reports.facts import Facts
+
+        return pd.DataFrame(class_table(Facts(self.history, self.describe), self.pick(which)).rows)
+
     def describe(self, params: Mapping[str, Any]) -> str:
         """What a person calls a configuration."""
         return describe(params, self.history.header["model"]["n_layers"])

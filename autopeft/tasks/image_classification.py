@@ -62,6 +62,9 @@ class ImageClassification:
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return _metrics.score(logits, labels)
 
+    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, list[int]]:
+        return _metrics.by_class(logits, labels)
+
     def loss(self, logits: Any, labels: Any) -> Any:
         """Cross entropy."""
         from torch.nn.functional import cross_entropy
