@@ -26,7 +26,11 @@ from autopeft.runs import Run, go, open_run, opened, write_config
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autopeft.training.measure import Cost
+
 __all__ = ["Plan", "Run", "check", "demo", "leaderboard", "open_run", "plan", "predict", "run", "search"]
+
+MEASURED_DRAWS = 2  # of each method, beside its stock default, for a plan's time and memory
 
 
 def run(config: Config | Mapping[str, Any] | str | Path, *, name: str | None = None, quiet: bool = False) -> Run:
@@ -92,7 +96,9 @@ class Plan:
         ranges: Method → (least, most) trainable parameters among the draws that may run.
         refused: Reason → share of the draws.
         draws: How many seeded draws.
-        costs: Method → (seconds a trial, peak memory in bytes), from a few measured steps.
+        costs: Method → (seconds a trial, peak memory in bytes), from a few measured steps: the mean of its stock default
+            and some draws.
+        cache_seconds: Of building the frozen activations that trials share, once.
         slots: Trials at once.
         trials: Budget; None where only hours bound the search.
         chosen: Precision and attention.
@@ -104,6 +110,7 @@ class Plan:
     refused: Mapping[str, float]
     draws: int
     costs: Mapping[str, tuple[float, int]]
+    cache_seconds: float
     slots: int
     trials: int | None
     chosen: Mapping[str, Any]
@@ -113,7 +120,8 @@ class Plan:
         """Of the whole search, if every method were asked equally often and nothing stopped early."""
         if self.trials is None:
             return None
-        return float(np.mean([seconds for seconds, _ in self.costs.values()])) * self.trials / self.slots
+        trials = float(np.mean([seconds for seconds, _ in self.costs.values()])) * self.trials
+        return (trials + self.cache_seconds) / self.slots
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -125,6 +133,7 @@ class Plan:
             "draws": self.draws,
             "trial_seconds": {method: seconds for method, (seconds, _) in self.costs.items()},
             "peak_memory_bytes": {method: memory for method, (_, memory) in self.costs.items()},
+            "cache_seconds": self.cache_seconds,
             "slots": self.slots,
             "trials": self.trials,
             "search_seconds": self.seconds,
@@ -160,6 +169,11 @@ def plan(config: Config, draws: int = 1000) -> Plan:
         model = Model(prepared.setup, len(prepared.header["dataset"]["label_names"]), config.budget.parameters)
         rng = np.random.default_rng(config.seed)
         sizes: dict[str, list[int]] = {}
+        measured: list[Mapping[str, Any]] = []
+        for params in prepared.space.defaults():
+            with contextlib.suppress(Refused):
+                model.check(params)
+                measured.append(params)
         refused: dict[str, float] = {}
         for _ in range(draws):
             params = prepared.space.draw(rng)
@@ -168,13 +182,11 @@ def plan(config: Config, draws: int = 1000) -> Plan:
             except Refused as refusal:
                 refused[str(refusal)] = refused.get(str(refusal), 0.0) + 1 / draws
             else:
-                sizes.setdefault(params["method"], []).append(int(counts["trainable_parameters"]))
-        runnable = []
-        for params in prepared.space.defaults():
-            with contextlib.suppress(Refused):
-                model.check(params)
-                runnable.append(params)
-        measured = {cost.method: (cost.seconds, cost.peak_memory_bytes) for cost in costs(prepared.setup, runnable)}
+                found = sizes.setdefault(params["method"], [])
+                found.append(int(counts["trainable_parameters"]))
+                if len(found) <= MEASURED_DRAWS:  # the stock default alone says little: it acts on all layers
+                    measured.append(params)
+        found_costs = costs(prepared.setup, measured)
     combinations, reals = prepared.space.size()
     return Plan(
         combinations,
@@ -182,11 +194,22 @@ def plan(config: Config, draws: int = 1000) -> Plan:
         {method: (min(found), max(found)) for method, found in sorted(sizes.items())},
         refused,
         draws,
-        measured,
+        {
+            method: (float(np.mean([c.seconds for c in each])), max(c.peak_memory_bytes for c in each))
+            for method, each in _by_method(found_costs).items()
+        },
+        sum(cost.cache_seconds for cost in found_costs),
         1 if config.executor.name == "serial" else int(config.executor.options.get("slots") or os.cpu_count() or 1),
         config.budget.trials,
         prepared.header["chosen"],
     )
+
+
+def _by_method(costs: Sequence[Cost]) -> dict[str, list[Cost]]:
+    out: dict[str, list[Cost]] = {}
+    for cost in costs:
+        out.setdefault(cost.method, []).append(cost)
+    return out
 
 
 def leaderboard(folders: Sequence[str | Path], format: str = "markdown", *, by: str = "search") -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of what `--json` prints
 INTERRUPTED = 130
+MOST_CLASSES = 12  # rows of a table by class at a search's end: ten classes and the averages
 # Faults of the machine that reach us as they are.
 MACHINE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
 
@@ -340,6 +341,7 @@ def confirm(
         _print_json({"run": str(opened.folder), **front_data(Facts(opened.history, opened.describe))})
     else:
         _print_table(front_table(opened.history, opened.describe))
+        _print_classes(opened)
         print(f"\nreport   {_relative(opened.folder / 'report.html')}")
 
 
@@ -475,6 +477,7 @@ def _show_search(run: Run, as_json: bool) -> None:
     from autopeft.reports.table import front_table
 
     _print_table(front_table(run.history, run.describe))
+    _print_classes(run)
     print(f"\npicture  {_relative(run.folder / 'front.png')}\nreport   {_relative(run.folder / 'report.html')}")
     for command in run.open_commands():
         print(f"MLflow   {command}")
@@ -535,6 +538,17 @@ def _print_table(table: Any) -> None:
     Console(width=None if sys.stdout.isatty() else 160, markup=False).print(shown)
     if table.note:
         print(f"\n{table.note}")
+
+
+def _print_classes(run: Run) -> None:
+    """The best trial by class, where that is short; the report has the rest."""
+    from autopeft.reports.classes import class_tables
+    from autopeft.reports.facts import Facts
+
+    for table in class_tables(Facts(run.history, run.describe))[:1]:
+        if len(table) <= MOST_CLASSES:
+            print(f"\n{table.title}")
+            _print_table(table)
 
 
 def _print_json(data: dict[str, Any]) -> None:

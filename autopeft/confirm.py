@@ -93,6 +93,7 @@ class Confirm:
                 "status": str(result.status),
                 "metrics": dict(result.metrics),
                 "error": result.error,
+                **({"by_class": result.by_class} if result.by_class else {}),
             }
         )
         self.history.apply(event)

@@ -27,6 +27,7 @@ class Record:
         metrics: Of its result.
         refusal: Why it may not run; empty for a trial.
         error: Why it failed; else empty.
+        by_class: Of its result: rows predicted as each label, and those that were right; empty where there are none.
         asked_seconds, told_seconds: Search time of the two events; told is None before.
         report_seconds: Search time of each report.
     """
@@ -38,6 +39,7 @@ class Record:
     metrics: Mapping[str, float] = field(default_factory=dict)
     refusal: str = ""
     error: str = ""
+    by_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
     asked_seconds: float = 0.0
     told_seconds: float | None = None
     report_seconds: list[float] = field(default_factory=list)
@@ -71,6 +73,7 @@ class Confirmation:
         status: COMPLETE, or why there is no number.
         metrics: Test metrics by name, and the parameter counts.
         seconds: Search time of the event.
+        by_class: As of a record, on the test split.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Confirmation:
     metrics: Mapping[str, float]
     error: str = ""
     seconds: float = 0.0
+    by_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 class Front:
@@ -172,6 +176,7 @@ class History:
             record = self._record(event)
             record.status, record.metrics = Status(event["status"]), event["metrics"]
             record.error, record.told_seconds = event["error"], event["seconds"]
+            record.by_class = event.get("by_class", {})
             self.told.append(record.number)
         elif kind == "rerun":
             # Its driver or worker died before it was told: what it reported then is dropped.
@@ -189,6 +194,7 @@ class History:
                     event["metrics"],
                     event["error"],
                     event["seconds"],
+                    event.get("by_class", {}),
                 )
             )
         elif kind == "resume":

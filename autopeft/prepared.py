@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from autopeft import ledger as ledgers
 from autopeft import plugins
 from autopeft.config import Config, build_space, resolve
@@ -101,6 +103,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     task = plugins.load("tasks", config.task.name)(**config.task.options)
     setup = make_setup(config, folder)
     data = prepare_data(setup)
+    _write_splits(data, folder / "splits.json")
     model = Model(setup, len(data.label_names), config.budget.parameters)
     space = build_space(config, model.view.n_layers, list(model.view.kinds))
     trivial = task.trivial(data.splits["train"].labels, data.splits["validation"].labels, len(data.label_names))
@@ -127,6 +130,10 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         "dataset": {
             "label_names": list(data.label_names),
             "sizes": {name: len(split) for name, split in data.splits.items()},
+            "label_rows": {
+                name: np.bincount(split.labels, minlength=len(data.label_names)).tolist()
+                for name, split in data.splits.items()
+            },
             "origin": dict(data.origin),
         },
         "model": {
@@ -144,6 +151,26 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     }
     setup = with_choice(setup, header["chosen"])
     return Prepared(config, setup, space, objectives, signal, json.loads(json.dumps(header, default=str)))
+
+
+def _write_splits(data: Any, path: Path) -> None:
+    """Which rows each split is made of, in the open: carved ones can be had again without autopeft."""
+    made = data.origin["made"]
+    splits = {name: {"made": made[name], "rows": rows.tolist()} for name, rows in data.rows.items()}
+    path.write_text(json.dumps(splits), encoding="utf-8")
+
+
+def require_same_data(prepared: Prepared) -> None:
+    """Raises UsageError where the data is not what the search began with: its trials would not compare."""
+    from autopeft.training.data import prepare as prepare_data
+
+    known, found = prepared.header["dataset"]["origin"]["digest"], prepare_data(prepared.setup).origin["digest"]
+    if found != known:
+        source = prepared.header["dataset"]["origin"]["source"]
+        raise UsageError(
+            f"the data of {source} has changed since this search began ({known} → {found}): put back what it was, or "
+            "start a new search"
+        )
 
 
 def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:

@@ -24,7 +24,7 @@ from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.objectives import with_signal
 from autopeft.pareto import knee
-from autopeft.prepared import Model, Prepared, reopen, require_gpu
+from autopeft.prepared import Model, Prepared, reopen, require_gpu, require_same_data
 from autopeft.search import Search, summary
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
@@ -88,6 +88,19 @@ class Run:
         ]
         return pd.DataFrame(rows)
 
+    def classification_report(self, which: str = "best") -> pd.DataFrame:
+        """scikit-learn's: rows, precision, recall and F1 of each class, on validation, and on test where confirmed.
+
+        Args:
+            which: As `pick` takes it.
+        """
+        import pandas as pd
+
+        from autopeft.reports.classes import class_table
+        from autopeft.reports.facts import Facts
+
+        return pd.DataFrame(class_table(Facts(self.history, self.describe), self.pick(which)).rows)
+
     def describe(self, params: Mapping[str, Any]) -> str:
         """What a person calls a configuration."""
         return describe(params, self.history.header["model"]["n_layers"])
@@ -125,12 +138,13 @@ class Run:
         """Goes on to the end of the budget. `overrides` may change budget, executor, trackers and what to keep.
 
         Raises:
-            UsageError: They change anything else; says what.
+            UsageError: They change anything else, or the data has changed; says what.
         """
         config = from_resolved(self.history.config, overrides)
         different = changes(self.history.config, resolve(config))
         require_gpu(config)
         prepared = reopen(config, self.history.header, self.folder)
+        require_same_data(prepared)
         with opened(self.folder) as ledger:
             from autopeft.provenance import provenance
 
@@ -202,7 +216,7 @@ class Run:
             which: What to confirm as `pick` takes it; empty for the whole front, the frozen head and full fine-tuning.
 
         Raises:
-            UsageError: There is no test split, or nothing to confirm.
+            UsageError: There is no test split, nothing to confirm, or the data has changed.
         """
         from autopeft.training.evaluator import Evaluator
 
@@ -215,6 +229,7 @@ class Run:
             raise UsageError(f"{self.folder} has no complete trial to confirm")
         picked = [Candidate.of(self.pick(name)) for name in which] or self.candidates()
         prepared = reopen(self.config, self.history.header, self.folder)
+        require_same_data(prepared)
         setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
         with opened(self.folder) as ledger:
             self._note_majority(ledger, setup)
@@ -282,6 +297,7 @@ class Run:
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UsageError(f"{to} is no empty folder: name another one with --to")
         prepared = reopen(self.config, self.history.header, self.folder)
+        require_same_data(prepared)
         folder = self.adapter_folder(record)
         if folder is None:
             folder = self._retrain(record, prepared.setup)

@@ -186,9 +186,8 @@ class Search:
         """
         number = result.trial.number
         metrics = {**self._running_record(number).known, **result.metrics}
-        self._write(
-            {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics, "error": result.error}
-        )
+        event = {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics}
+        self._write(event | {"error": result.error} | ({"by_class": result.by_class} if result.by_class else {}))
 
     def _running_record(self, number: int) -> Record:
         if number >= len(self.history.records) or not self.history.records[number].is_running:

@@ -79,12 +79,15 @@ class Result:
         status: Only COMPLETE carries final metrics.
         metrics: Finite numbers by name; of a STOPPED trial those of its last report; of the others what is known.
         error: Why, where status is OUT_OF_MEMORY or FAILED; else empty.
+        by_class: Of a complete classification: `predicted`, the rows that were given each label, and `correct`, those of
+            them that have it. With the split's rows of each label, precision, recall and F1 follow. Else empty.
     """
 
     trial: Trial
     status: Status
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
+    by_class: Mapping[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
@@ -99,11 +102,13 @@ class Result:
             "status": str(self.status),
             "metrics": dict(self.metrics),
             "error": self.error,
+            "by_class": dict(self.by_class),
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Result:
-        return Result(Trial.from_json(data["trial"]), Status(data["status"]), dict(data["metrics"]), data["error"])
+        trial, status = Trial.from_json(data["trial"]), Status(data["status"])
+        return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["by_class"]))
 
 
 # Trains and scores one trial: yields a Report at each rung, then exactly one Result. A generator, so that every

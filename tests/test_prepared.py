@@ -1,13 +1,15 @@
 """What is decided when a config meets its machine."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from models import bert
 
 from autopeft.config import load
 from autopeft.errors import EnvironmentFault, UsageError
-from autopeft.prepared import make_objective, require_gpu
+from autopeft.prepared import make_objective, prepare, reopen, require_gpu, require_same_data
 
 
 def config(gpus, device):
@@ -33,3 +35,39 @@ def test_a_metric_that_the_data_does_not_give_is_said_before_the_search(referenc
     entry = SimpleNamespace(metric="f1", goal=None, scale=None, reference=reference)
     with pytest.raises(UsageError, match=r"gives no f1, only accuracy, macro_f1 \(f1 is of two labels\)"):
         make_objective(entry, {"accuracy": 0.4, "macro_f1": 0.2}, 100)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    (tmp_path / "model").mkdir()
+    rows = "".join(f"word {index},{'ab'[index % 2]}\n" for index in range(40))
+    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
+    return load(
+        {
+            "model": bert(tmp_path / "model"),
+            "task": "text_classification",
+            "data": {"train": str(tmp_path / "rows.csv"), "text": "text", "label": "label", "test_share": 0.25},
+            "space": "small",
+            "budget": {"trials": 1},
+        }
+    )
+
+
+def test_the_rows_of_each_split_stand_in_the_run(texts, tmp_path):
+    prepare(texts, tmp_path, measure=False)
+    splits = json.loads((tmp_path / "splits.json").read_text())
+    assert {name: len(split["rows"]) for name, split in splits.items()} == {"train": 27, "validation": 3, "test": 10}
+    assert sorted(row for split in splits.values() for row in split["rows"]) == list(range(40))
+    assert splits["test"]["made"] == "0.25 of train, stratified, by seed"
+    assert splits["train"]["made"] == "what is left of train"
+
+
+def test_data_that_changed_since_the_search_began_is_refused(texts, tmp_path):
+    header = prepare(texts, tmp_path, measure=False).header
+    require_same_data(reopen(texts, header, tmp_path))
+    rows = (tmp_path / "rows.csv").read_text()
+    (tmp_path / "rows.csv").write_text(rows + "one more,a\n")
+    with pytest.raises(UsageError, match=r"has changed since this search began .*put back what it was"):
+        require_same_data(reopen(texts, header, tmp_path))
+    (tmp_path / "rows.csv").write_text(rows)
+    require_same_data(reopen(texts, header, tmp_path))

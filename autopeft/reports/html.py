@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.history import History
-from autopeft.reports import content, figure, svg, table, text
+from autopeft.reports import classes, content, figure, svg, table, text
 from autopeft.reports.facts import SIZE, Describe, Facts
 from autopeft.reports.importance import importances
 from autopeft.reports.plot import front_plot
@@ -51,6 +51,8 @@ def render(history: History, describe: Describe, *, name: str = "") -> str:
             "tiles": _tiles(facts),
             "score_notes": content.score_notes(facts),
             "baselines": table.baselines(facts),
+            "classes": classes.class_tables(facts),
+            "most_classes": classes.MOST_ROWS,
             "charts": _charts(facts),
             "methods_table": content.methods_table(found),
             "importance_table": content.importance_table(found),

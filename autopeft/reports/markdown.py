@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autopeft.history import History
-from autopeft.reports import content, table, text
+from autopeft.reports import classes, content, table, text
 from autopeft.reports.facts import Describe, Facts
 from autopeft.reports.html import subtitle
 from autopeft.reports.importance import importances
@@ -44,6 +44,8 @@ def _lines(facts: Facts, picture: str) -> Iterator[str]:
     for note in content.score_notes(facts):
         yield f"{text.markdown(note)}\n"
     yield from _table(table.baselines(facts))
+    for shown in classes.class_tables(facts, classes.MOST_ROWS):
+        yield from _table(shown)
     yield from _table(_volumes(facts))
     yield from _table(_curves(facts))
     yield from _importance(facts)

@@ -119,6 +119,9 @@ class Task(Protocol):
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """All its metrics of (n_rows, n_labels) logits against (n_rows,) labels."""
 
+    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, list[int]]:
+        """`predicted` and `correct` rows of each label (`Result.by_class`); empty where it has no classes."""
+
     def loss(self, logits: Any, labels: Any) -> Any:
         """The mean training loss of a batch, a torch scalar."""
 

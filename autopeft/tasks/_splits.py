@@ -11,6 +11,8 @@ from autopeft.errors import ConfigError, Fault
 from autopeft.tasks import Raw
 from autopeft.trial import derive_seed
 
+REST = "what is left of train"
+
 
 def complete(splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int) -> tuple[dict[str, Raw], dict[str, str]]:
     """Train, validation and test from the splits that were read.
@@ -28,6 +30,7 @@ def complete(splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int) -> t
         if data.get("test_share"):
             out["train"], out["test"] = carve(out["train"], data["test_share"], derive_seed(seed, "test"))
             made["test"] = f"{data['test_share']:g} of train, stratified, by seed"
+            made["train"] = REST
         elif "validation" in out:
             out["test"] = out.pop("validation")
             made["test"] = "the validation split as given: the data has no labelled test"
@@ -35,6 +38,7 @@ def complete(splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int) -> t
         share = data.get("validation_share", 0.1)
         out["train"], out["validation"] = carve(out["train"], share, derive_seed(seed, "validation"))
         made["validation"] = f"{share:g} of train, stratified, by seed"
+        made["train"] = REST
     rows = data.get("train_rows")
     if rows is not None:
         have = len(out["train"].labels)

@@ -19,8 +19,8 @@ import numpy as np
 from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
 from autopeft.tasks import Dataset, Raw, Split, _metrics
-from autopeft.tasks._reading import read_file
 from autopeft.tasks._splits import carve
+from autopeft.tasks._tables import read_file
 from autopeft.trial import derive_seed
 
 SOURCE, TARGET = (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)
@@ -73,6 +73,9 @@ class Digits:
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return _metrics.score(logits, labels)
+
+    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, list[int]]:
+        return _metrics.by_class(logits, labels)
 
     def loss(self, logits: Any, labels: Any) -> Any:
         """Cross entropy."""

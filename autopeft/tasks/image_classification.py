@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy as np
 
 from autopeft.errors import ConfigError, Fault
 from autopeft.tasks import Dataset, Raw, Split, _metrics
-from autopeft.tasks._reading import lacks, read_columns, read_table
+from autopeft.tasks._reading import lacks, read_table
 from autopeft.tasks._splits import complete
+from autopeft.tasks._tables import read_columns
 
 CHUNK = 256  # pictures decoded at once: bounds the memory of preparing
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+MOST_DAMAGED = 20  # named at once
 
 
 class ImageClassification:
@@ -42,19 +45,25 @@ class ImageClassification:
         """
         processor = image_processor(model_path, options)
         (pictures,) = raw.inputs.values()
-        raw_bytes = [processor_pixels(processor, pictures[:8], scaled=scaled) for scaled in (False, True)]
-        scale = _scale(processor, raw_bytes[0].shape[1])
-        stored = raw_bytes[0].round().clip(0, 255)
-        agrees = np.abs(stored * scale[0][:, None, None] + scale[1][:, None, None] - raw_bytes[1]).max() <= 1e-5
-        shape = (len(pictures), *raw_bytes[0].shape[1:])
-        pixels = np.empty(shape, dtype=np.uint8 if agrees else np.float32)
-        for at in range(0, len(pictures), CHUNK):
-            chunk = processor_pixels(processor, pictures[at : at + CHUNK], scaled=not agrees)
-            pixels[at : at + CHUNK] = chunk.round().clip(0, 255) if agrees else chunk
+        decoded = _decoded(pictures, raw.rows)
+        first = next(decoded)
+        plain, exact = (processor_pixels(processor, first[:8], scaled=scaled) for scaled in (False, True))
+        scale = _scale(processor, plain.shape[1])
+        stored = plain.round().clip(0, 255)
+        agrees = np.abs(stored * scale[0][:, None, None] + scale[1][:, None, None] - exact).max() <= 1e-5
+        pixels = np.empty((len(pictures), *plain.shape[1:]), dtype=np.uint8 if agrees else np.float32)
+        at = 0
+        for images in itertools.chain([first], decoded):
+            chunk = processor_pixels(processor, images, scaled=not agrees)
+            pixels[at : at + len(images)] = chunk.round().clip(0, 255) if agrees else chunk
+            at += len(images)
         return Split({"pixel_values": pixels}, raw.labels, {"pixel_values": scale} if agrees else {})
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return _metrics.score(logits, labels)
+
+    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, list[int]]:
+        return _metrics.by_class(logits, labels)
 
     def loss(self, logits: Any, labels: Any) -> Any:
         """Cross entropy."""
@@ -130,6 +139,28 @@ def image_processor(model_path: str, options: Mapping[str, Any]) -> Any:
     return processor
 
 
+def _decoded(pictures: Sequence[Any], rows: np.ndarray) -> Iterator[list[Any]]:
+    """The pictures in chunks; after a damaged one the rest are only looked at.
+
+    Raises:
+        ConfigError: Some are damaged: all of them, each with its row.
+    """
+    faults: list[Fault] = []
+    for at in range(0, len(pictures), CHUNK):
+        images = []
+        for row, picture in zip(rows[at : at + CHUNK], pictures[at : at + CHUNK], strict=True):
+            try:
+                images.append(as_picture(picture))
+            except ConfigError as fault:
+                faults += [Fault(inner.path, f"row {row}: {inner.message}") for inner in fault.faults]
+        if len(faults) > MOST_DAMAGED:
+            break
+        if not faults:
+            yield images
+    if faults:
+        raise ConfigError(faults, "data")
+
+
 def processor_pixels(processor: Any, pictures: Any, scaled: bool) -> np.ndarray:
     """(n, channels, height, width) fp32: as the model takes them, or before rescaling and normalising."""
     switches = {} if scaled else {"do_rescale": False, "do_normalize": False}
@@ -138,10 +169,10 @@ def processor_pixels(processor: Any, pictures: Any, scaled: bool) -> np.ndarray:
 
 
 def as_picture(value: Any) -> Any:
-    """A PIL image, RGB, from bytes, a path, an array, or a row of `datasets.Image`.
+    """A PIL image, RGB and upright, from bytes, a path, an array, or a row of `datasets.Image`.
 
     Raises:
-        ConfigError: It cannot be decoded.
+        ConfigError: It cannot be decoded, or its values have no known range.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -149,15 +180,32 @@ def as_picture(value: Any) -> Any:
         value = value["bytes"] if value.get("bytes") else value["path"]
     try:
         if isinstance(value, np.ndarray):
-            return Image.fromarray(value).convert("RGB")
+            return _rgb(Image.fromarray(value))
         if isinstance(value, (bytes, str, Path)):
             with Image.open(io.BytesIO(value) if isinstance(value, bytes) else value) as picture:
-                return picture.convert("RGB")
-        return value.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as fault:
+                return _rgb(picture)
+        return _rgb(value)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:  # PIL: a broken PNG is bad syntax
         which = f"a picture of {len(value):,} bytes" if isinstance(value, bytes) else str(value)
         why = "is no picture, or a damaged one" if isinstance(fault, UnidentifiedImageError) else f"cannot be read: {fault}"
         raise ConfigError([Fault("data", f"{which} {why}: mend it, or take it out")]) from fault
+
+
+def _rgb(picture: Any) -> Any:
+    """In 8 bits a channel, turned as its camera says. PIL by itself cuts 16 bits off at 255: all white."""
+    from PIL import Image, ImageOps
+
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"its values go from {values.min()} to {values.max()}; expected 8 or 16 bits")
+        picture = Image.fromarray((values >> 8).astype(np.uint8))
+    elif picture.mode == "F":
+        raise ValueError("it holds real numbers; expected 8 or 16 bits")
+    elif picture.mode == "P":
+        picture = picture.convert("RGBA")  # straight to RGB, PIL warns of transparent entries
+    return picture.convert("RGB")
 
 
 def _scale(processor: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:

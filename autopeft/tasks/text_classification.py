@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from autopeft.tasks import Dataset, Ragged, Raw, Split, _metrics
-from autopeft.tasks._reading import lacks, read_columns, read_table
+from autopeft.tasks._reading import lacks, read_table
+from autopeft.tasks._tables import read_columns
 
 
 class TextClassification:
@@ -26,17 +27,18 @@ class TextClassification:
 
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
         """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
 
+        source = {
+            "revision": options.get("revision") or "main",
+            "trust_remote_code": bool(options.get("trust_remote_code")),
+        }
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                model_path,
-                revision=options.get("revision") or "main",
-                trust_remote_code=bool(options.get("trust_remote_code")),
-            )
+            tokenizer = AutoTokenizer.from_pretrained(model_path, **source)
+            config = AutoConfig.from_pretrained(model_path, **source)
         except (OSError, ValueError) as fault:
             raise lacks("tokenizer", model_path, fault) from fault
-        longest = min(options.get("max_length") or 10**9, longest_input(tokenizer, model_path))
+        longest = min(options.get("max_length") or 10**9, longest_input(tokenizer, config))
         texts = [[str(value) for value in column] for column in raw.inputs.values()]
         encoded = tokenizer(*texts, truncation=True, max_length=longest, return_attention_mask=False)
         pads = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
@@ -50,6 +52,9 @@ class TextClassification:
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return _metrics.score(logits, labels)
+
+    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, list[int]]:
+        return _metrics.by_class(logits, labels)
 
     def loss(self, logits: Any, labels: Any) -> Any:
         """Cross entropy."""
@@ -67,11 +72,8 @@ def text_columns(data: Mapping[str, Any]) -> list[str]:
     return [text] if isinstance(text, str) else list(text)
 
 
-def longest_input(tokenizer: Any, model_path: str) -> int:
+def longest_input(tokenizer: Any, config: Any) -> int:
     """Tokens that the model takes at most, by its tokenizer and its position embeddings."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model_path)
     positions = getattr(config, "max_position_embeddings", None) or 10**9
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         positions -= 2  # their positions begin behind the padding's

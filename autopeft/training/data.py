@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from autopeft import plugins
+from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
 from autopeft.tasks import Ragged, Split, Task
 from autopeft.training.setup import Setup
+
+FORMAT = 2  # of the folder: a run that an older autopeft began is encoded anew
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Data:
     Attributes:
         folder: Where the arrays lie.
         splits: "train", "validation", and "test" where there is one.
+        rows: Split → (n_rows,) int64: each row's index in the file, or the official split, that it came from.
         label_names: By label index.
         origin: Where the data came from and how the splits were made.
     """
 
     folder: Path
     splits: Mapping[str, Split]
+    rows: Mapping[str, np.ndarray]
     label_names: tuple[str, ...]
     origin: Mapping[str, Any]
 
@@ -44,7 +49,8 @@ def prepare(setup: Setup) -> Data:
         build_once(folder, lambda to: _encode(task, setup, to))
     meta = json.loads((folder / "meta.json").read_text())
     splits = {name: _load_split(folder / name) for name in meta["splits"]}
-    return Data(folder, splits, tuple(meta["label_names"]), meta["origin"])
+    rows = {name: np.load(folder / name / "rows.npy") for name in splits}
+    return Data(folder, splits, rows, tuple(meta["label_names"]), meta["origin"])
 
 
 def _key(setup: Setup) -> str:
@@ -54,7 +60,7 @@ def _key(setup: Setup) -> str:
         if isinstance(value, str) and Path(value).is_file():
             stat = Path(value).stat()
             stamps[name] = [stat.st_size, stat.st_mtime_ns]
-    parts = [setup.task, dict(setup.data), stamps, setup.model, setup.revision, setup.max_length, setup.seed]
+    parts = [FORMAT, setup.task, dict(setup.data), stamps, setup.model, setup.revision, setup.max_length, setup.seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -66,8 +72,15 @@ def _encode(task: Task, setup: Setup, folder: Path) -> None:
         "trust_remote_code": setup.trust_remote_code,
         "image_size": setup.data.get("image_size"),
     }
+    faults: list[Fault] = []
     for name, raw in dataset.splits.items():
-        _save_split(folder / name, task.encode(raw, setup.model, options))
+        try:
+            _save_split(folder / name, task.encode(raw, setup.model, options))
+            np.save(folder / name / "rows.npy", raw.rows)
+        except ConfigError as fault:  # rows that cannot be encoded: those of the other splits are looked at, too
+            faults += [Fault(inner.path, f"{name}, {inner.message}", inner.line) for inner in fault.faults]
+    if faults:
+        raise ConfigError(faults, "data")
     meta = {
         "splits": list(dataset.splits),
         "label_names": list(dataset.label_names),

@@ -115,7 +115,8 @@ class Worker:
                     metrics |= self.score(network, "validation")
                 yield Report(step, metrics)
         trained_seconds = time.monotonic() - start
-        metrics = {**self.score(network, split), "train_loss": float(np.mean(recent))}
+        logits, labels = self.logits(network, split), self.data.splits[split].labels
+        metrics = {**self.task.score(logits, labels), "train_loss": float(np.mean(recent))}
         wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
         if wrong:
             yield Result(trial, Status.FAILED, error=f"not finite after training: {wrong}")
@@ -129,7 +130,7 @@ class Worker:
             "peak_memory_bytes": float(peak_memory_bytes(self.device)),
             "micro_batch_size": float(network.micro_batch_size),
         }
-        yield Result(trial, Status.COMPLETE, metrics)
+        yield Result(trial, Status.COMPLETE, metrics, by_class=self.task.by_class(logits, labels))
 
     def network(self, trial: Trial) -> Network:
         """A clone of the base with the trial's recipe attached, cut where its prefix is cached."""

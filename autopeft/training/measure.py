@@ -7,11 +7,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
+from autopeft.tasks import Ragged, Split
+from autopeft.training.batches import endless, order
 from autopeft.training.loop import SCORE_BATCH, Network, Worker, peak_memory_bytes, total_steps
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
@@ -22,6 +25,7 @@ from autopeft.trial import Trial
 TOLERANCE = 0.05
 STEPS = 4
 GIVEN_UP = 1.5  # times as slow as another on the same rows: measured no further, and not chosen
+SAMPLE = 512  # rows of a split that a cost is measured on
 
 
 @dataclass(frozen=True)
@@ -127,26 +131,70 @@ class Cost:
 
     Attributes:
         method: Its recipe.
-        seconds: Of training and scoring, without building caches.
+        seconds: Of attaching, training and scoring, without building caches.
+        cache_seconds: Of building what it is the first to need: spent once a search, not once a trial.
         peak_memory_bytes: Of the process (CPU) or the device (GPU).
     """
 
     method: str
     seconds: float
+    cache_seconds: float
     peak_memory_bytes: int
 
 
 def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
-    """Measures a few steps of each configuration and the scoring of a batch."""
+    """Measures a few steps of each configuration and the scoring of some rows; the rest is by proportion.
+
+    Args:
+        setup: With a cache folder of its own: what lies there afterwards is of some rows only.
+        members: The configurations, in the order in which they would be asked for.
+    """
     worker = Worker(setup)
+    whole = {name: int(split.lengths.sum()) for name, split in worker.data.splits.items()}
+    lengths = worker.data.splits["train"].lengths
+    steps, a_step = total_steps(setup, len(lengths)), _units(lengths, order(lengths, setup.batch_size, setup.seed, 0))
+    some = {name: some_rows(split, SAMPLE, setup.seed) for name, split in worker.data.splits.items() if name != "test"}
+    worker.data = replace(worker.data, splits=some)
+    parts = {name: int(split.lengths.sum()) / whole[name] for name, split in some.items()}
+    worker.prefix.limit_bytes = int(setup.prefix_cache_bytes * max(parts.values()))  # what is over it stays over it
+    passes = 1 + (len(setup.rungs) if setup.score_rungs else 0)
     out = []
     for params in members:
-        network = worker.network(Trial(0, params, setup.seed))
-        step = statistics.median(step_seconds(worker, network, STEPS)[1:])
-        steps = total_steps(setup, len(worker.data.splits["train"]))
+        start = time.perf_counter()
+        worker.network(Trial(0, params, setup.seed))
+        building = time.perf_counter() - start
+        start = time.perf_counter()
+        network = worker.network(Trial(0, params, setup.seed))  # again: now its caches are there
+        attaching = time.perf_counter() - start
+        measured = step_seconds(worker, network, STEPS)[1:]
+        batches = list(islice(endless(some["train"].lengths, setup.batch_size, setup.seed), 1 + STEPS))[1:]
+        # Batches are sorted by length: a step counts by what it holds.
+        step = sum(measured) / STEPS * a_step / _units(some["train"].lengths, batches)
         start = time.perf_counter()
         worker.score(network, "validation")
-        scoring = time.perf_counter() - start
-        passes = 1 + (len(setup.rungs) if setup.score_rungs else 0)
-        out.append(Cost(str(params["method"]), step * steps + scoring * passes, peak_memory_bytes(worker.device)))
+        scoring = (time.perf_counter() - start) / parts["validation"]
+        memory = peak_memory_bytes(worker.device)
+        cached = max(building - attaching, 0.0) / min(parts.values())
+        out.append(Cost(str(params["method"]), attaching + step * steps + scoring * passes, cached, memory))
     return out
+
+
+def some_rows(split: Split, most: int, seed: int) -> Split:
+    """At most so many rows of a split, by seed."""
+    if len(split) <= most:
+        return split
+    rows = np.sort(np.random.default_rng(seed).choice(len(split), most, replace=False))
+    columns: dict[str, Ragged | np.ndarray] = {}
+    for name, column in split.columns.items():
+        if isinstance(column, Ragged):
+            parts = [column.values[column.offsets[row] : column.offsets[row + 1]] for row in rows]
+            offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+            columns[name] = Ragged(np.concatenate(parts), offsets, column.pad)
+        else:
+            columns[name] = np.asarray(column[rows])
+    return Split(columns, split.labels[rows], split.scale)
+
+
+def _units(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
+    """Mean number of tokens of a batch, its padding included."""
+    return float(np.mean([lengths[rows].max() * len(rows) for rows in batches]))

@@ -1,5 +1,6 @@
 """Rows from every kind of file, and what is said when they are not as they should be."""
 
+import io
 import json
 
 import numpy as np
@@ -7,9 +8,10 @@ import pandas as pd
 import pytest
 from models import bert, vit
 
-from autopeft.errors import ConfigError, UsageError
-from autopeft.tasks import Ragged
+from autopeft.errors import ConfigError, EnvironmentFault, UsageError
+from autopeft.tasks import Ragged, Raw
 from autopeft.tasks._splits import carve
+from autopeft.tasks._tables import read_file
 from autopeft.tasks.digits import Digits
 from autopeft.tasks.image_classification import ImageClassification, as_picture, image_processor, processor_pixels
 from autopeft.tasks.text_classification import TextClassification
@@ -47,6 +49,54 @@ def test_each_kind_of_file_gives_the_same_rows(tmp_path, ending):
     assert sorted([*train.inputs["text"], *validation.inputs["text"]]) == sorted(ROWS["text"])
     assert train.inputs["text"][0] == f"row {train.rows[0]}"
     assert set(validation.labels.tolist()) == {0, 1}
+
+
+def test_what_stands_in_a_csv_is_what_is_read(tmp_path):
+    """Leading zeros, true and NA are text; quoted line breaks and a byte order mark are no part of the table's shape."""
+    (tmp_path / "rows.csv").write_bytes(
+        b'\xef\xbb\xbftext,label\n007,true\nNA,false\n"two\nlines, \"\"quoted\"\"",true\n\xe4\xb8\xad\xe6\x96\x87,false\n'
+    )
+    table = read_file(tmp_path / "rows.csv")
+    assert table == {"text": ["007", "NA", 'two\nlines, "quoted"', "中文"], "label": ["true", "false"] * 2}
+
+
+def test_labels_that_are_whole_numbers_are_in_their_order_whatever_the_file(tmp_path):
+    rows = pd.DataFrame({"text": [f"t{i}" for i in range(24)], "label": [i % 12 for i in range(24)]})
+    for ending in (".csv", ".jsonl", ".parquet"):
+        found = TextClassification().read({**DATA, "train": write(rows, tmp_path / f"rows{ending}")}, seed=0)
+        assert found.label_names == tuple(map(str, range(12)))
+
+
+def test_json_as_pandas_writes_it_by_default_and_as_lists(tmp_path):
+    ROWS.to_json(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text(json.dumps(ROWS.to_dict(orient="list")))
+    assert read_file(tmp_path / "a.json") == read_file(tmp_path / "b.json") == ROWS.to_dict(orient="list")
+
+
+@pytest.mark.parametrize("has_splits", [True, False])
+def test_pictures_of_a_data_set_on_disk_are_bytes_with_one_digest(tmp_path, has_splits):
+    """Decoded, all pictures would lie in memory, and the digest was that of an object's address."""
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    pictures = [png(np.full((4, 4, 3), index, dtype=np.uint8)) for index in range(20)]
+    table = datasets.Dataset.from_dict({"image": pictures, "label": [0, 1] * 10}, features=features)
+    (datasets.DatasetDict(train=table) if has_splits else table).save_to_disk(tmp_path / "set")
+    first, again = (ImageClassification().read({"hub": str(tmp_path / "set")}, seed=0) for _ in range(2))
+    assert first.splits["train"].inputs["image"][0]["bytes"] == pictures[first.splits["train"].rows[0]]
+    assert first.origin["digest"] == again.origin["digest"]
+    frame = pd.DataFrame({"image": pictures, "label": ["a", "b"] * 10})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    same = ImageClassification().read({"train": str(tmp_path / "rows.parquet")}, seed=0)
+    assert same.origin["digest"] == first.origin["digest"]
+
+
+def test_a_hub_that_is_not_reached_and_a_folder_that_is_no_data_set(tmp_path):
+    with pytest.raises(EnvironmentFault, match=r"'nobody/nothing' cannot be had: .*give a folder"):
+        TextClassification().read({**DATA, "hub": "nobody/nothing"}, seed=0)
+    (tmp_path / "train.csv").write_text("text,label\na,b\nno,columns,here\n")
+    with pytest.raises(UsageError, match=r"cannot be read: "):
+        TextClassification().read({**DATA, "hub": str(tmp_path)}, seed=0)
 
 
 def test_a_hub_data_set_on_disk_with_its_own_label_names(tmp_path):
@@ -92,8 +142,6 @@ def test_a_part_of_train_is_stratified_and_by_seed(tmp_path):
 
 
 def test_carving_takes_the_share_of_each_label_and_loses_nothing():
-    from autopeft.tasks import Raw
-
     labels = np.array([0] * 70 + [1] * 25 + [2] * 5)
     raw = Raw({"x": np.arange(100)}, labels, np.arange(100))
     rest, part = carve(raw, 0.2, seed=3)
@@ -106,7 +154,7 @@ def test_carving_takes_the_share_of_each_label_and_loses_nothing():
     [
         ({"text": "txt"}, r"data.text: no column 'txt'.*Did you mean 'text'"),
         ({"label": "labels"}, r"data.label: no column 'labels'.*Did you mean 'label'"),
-        ({"label_names": ["no", "maybe"]}, r"labels that train has not: 'yes' \(row 1\)"),
+        ({"label_names": ["no", "maybe"]}, r"labels that label_names has not: 'yes' \(row 1\)"),
         ({"train_rows": 1000}, r"asks for 1,000 rows"),
     ],
 )
@@ -122,8 +170,8 @@ def test_all_faults_of_rows_at_once(tmp_path):
     with pytest.raises(ConfigError) as caught:
         TextClassification().read({**DATA, "train": write(rows, tmp_path / "rows.csv")}, seed=0)
     text = str(caught.value)
-    assert "1 rows without a label: row 3" in text
-    assert "1 rows with an empty 'text': row 5" in text
+    assert "1 row without a label: row 3" in text
+    assert "1 row with an empty 'text': row 5" in text
 
 
 @pytest.mark.parametrize(
@@ -133,12 +181,102 @@ def test_all_faults_of_rows_at_once(tmp_path):
         (b"text,label\ncaf\xe9,yes\n", r"not UTF-8: it has a byte 0xe9; save it as UTF-8"),
         (b"text,label\na,yes\nb,no\n", r"validation would have no row, of 2 in all"),
         (b"", r"cannot be read"),
+        (b"text,label\nhello, world,yes\nhello, you,no\n", r"Expected 2 fields in line 2, saw 3; quote what holds a comma"),
+        (b"text,label\na,id1\nb,id2\nc,id3\n", r"each of the 3 rows of train has a label of its own"),
+        (b"text,label\n" + b"".join(b"t,%.2f\n" % (i / 40) for i in range(30)) * 2, r"30 different numbers such as 0\.03"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, content, message):
     (tmp_path / "rows.csv").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         TextClassification().read({"train": str(tmp_path / "rows.csv"), "text": "text", "label": "label"}, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', r"line 2, is no JSON .* each line is one object"),
+        ("a.jsonl", '{"text": "a", "label": 1}\n[1, 2]\n', r"row 1 is \[1, 2\]; expected an object"),
+        ("a.json", '"rows"', r"expected a list of objects, one a row"),
+        ("a.json", '{"text": ["a"], "label": [1, 2]}', r"different lengths"),
+        ("a.jsonl", '{"text": "a", "label": [0, 2]}\n', r"\[0, 2\] in row 0; expected one label a row"),
+        ("a.jsonl", '{"text": ["a", "b"], "label": 0}\n{"text": "c", "label": 1}\n', r"a list in row 0 of 'text'"),
+        ("set", None, r"is a folder: give a file, or `hub: set`"),
+    ],
+)
+def test_files_of_another_shape(tmp_path, name, content, message):
+    if content is None:
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        TextClassification().read({**DATA, "train": str(tmp_path / name)}, seed=0)
+
+
+def test_stars_with_halves_are_classes_and_integers_beside_a_missing_one_too(tmp_path):
+    rows = pd.DataFrame({"text": ["t"] * 20, "label": [1.0, 1.5, 2.0, 2.5] * 5})
+    found = TextClassification().read({**DATA, "train": write(rows, tmp_path / "a.parquet")}, seed=0)
+    assert found.label_names == ("1", "2", "1.5", "2.5")
+    hidden = pd.DataFrame({"text": ["t"], "label": [None]})
+    data = {**DATA, "train": write(rows, tmp_path / "a.parquet"), "test": write(hidden, tmp_path / "b.parquet")}
+    assert "test" not in TextClassification().read(data, seed=0).splits
+
+
+def test_a_dataset_info_that_is_damaged_is_named(tmp_path):
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"dataset_info\.json is no JSON"):
+        TextClassification().read({**DATA, "train": write(ROWS, tmp_path / "rows.csv")}, seed=0)
+
+
+def png(values):
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(values).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_sixteen_bits_keep_their_greys():
+    """PIL's own conversion cuts at 255: nearly every 16-bit picture became white."""
+    greys = np.arange(0, 65536, 4096, dtype=np.uint16).reshape(4, 4)
+    found = np.asarray(as_picture(png(greys)))
+    assert found.shape == (4, 4, 3)
+    np.testing.assert_array_equal(found[..., 0], greys >> 8)
+    with pytest.raises(ConfigError, match=r"from -1 to 0; expected 8 or 16 bits"):
+        as_picture(np.array([[0, -1]], dtype=np.int32))
+    with pytest.raises(ConfigError, match="real numbers; expected 8 or 16 bits"):
+        as_picture(np.zeros((2, 2), dtype=np.float32))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_pictures_of_every_mode_become_rgb(mode):
+    from PIL import Image
+
+    picture = Image.fromarray(np.full((4, 4, 3), 255, dtype=np.uint8)).convert(mode)
+    np.testing.assert_array_equal(np.asarray(as_picture(picture)), np.full((4, 4, 3), 255))
+
+
+def test_a_picture_stands_upright_as_its_camera_says():
+    from PIL import Image
+
+    picture, exif = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)), Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    out = io.BytesIO()
+    picture.save(out, "PNG", exif=exif)
+    np.testing.assert_array_equal(np.asarray(as_picture(out.getvalue()))[..., 0], [[3, 0], [4, 1], [5, 2]])
+
+
+def test_all_damaged_pictures_are_named_at_once_with_their_rows(tmp_path):
+    (tmp_path / "model").mkdir()
+    good = png(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
+    pictures = [good, b"nope", good, good[:120]]
+    raw = Raw({"image": pictures}, np.zeros(4, dtype=np.int64), np.array([4, 5, 7, 9]))
+    with pytest.raises(ConfigError) as caught:
+        ImageClassification().encode(raw, vit(tmp_path / "model"), {})
+    text = str(caught.value)
+    assert "2 faults" in text
+    assert "row 5: a picture of 4 bytes is no picture" in text
+    assert "row 9: a picture of 120 bytes cannot be read: " in text
 
 
 @pytest.mark.parametrize("content", [b"nope", b"\x89PNG\r\n\x1a\n cut off"])

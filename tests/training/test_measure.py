@@ -2,11 +2,14 @@
 
 import time
 
+import numpy as np
 import pytest
 from models import bert, write_texts
 
-from autopeft.training.loop import Network
-from autopeft.training.measure import STEPS, choose
+from autopeft.tasks import Ragged, Split
+from autopeft.training import measure
+from autopeft.training.loop import Network, Worker
+from autopeft.training.measure import STEPS, choose, some_rows
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
 
@@ -54,3 +57,43 @@ def test_a_slow_candidate_is_given_up_after_a_step(setup, monkeypatch):
     assert list(steps) == list(PRECISIONS)
     assert (steps["fp32"], steps["bf16"]) == (STEPS, 1)
     assert choice.precision != "bf16"
+
+
+def test_a_part_of_a_split_has_whole_rows():
+    values, offsets = np.arange(12), np.array([0, 2, 2, 5, 9, 12])
+    split = Split({"ids": Ragged(values, offsets, 7.0), "pixels": np.arange(5)[:, None]}, np.arange(5) % 2)
+    some = some_rows(split, 3, seed=1)
+    rows = some.columns["pixels"][:, 0]
+    assert len(some) == 3
+    assert some.labels.tolist() == (rows % 2).tolist()
+    ids = some.columns["ids"]
+    assert [ids.values[ids.offsets[i] : ids.offsets[i + 1]].tolist() for i in range(3)] == [
+        values[offsets[row] : offsets[row + 1]].tolist() for row in rows
+    ]
+    assert some_rows(split, 5, seed=1) is split
+
+
+def test_a_cost_is_by_proportion_and_a_cache_is_built_once(tmp_path, monkeypatch):
+    """On a fifth of the rows the cost of a trial is that of all of them."""
+    (tmp_path / "model").mkdir()
+    data = {"train": str(write_texts(tmp_path / "train.csv", 400)), "text": "text", "label": "label",
+            "validation_share": 0.5}  # fmt: skip
+    setup = Setup(
+        model=bert(tmp_path / "model"), task="text_classification", data=data, folder=str(tmp_path / "run"),
+        cache=str(tmp_path / "cache"), batch_size=16, epochs=1,
+    )  # fmt: skip
+    monkeypatch.setattr(measure, "SAMPLE", 40)
+    seen = []
+    score = Worker.score
+
+    def noted(worker, network, split):
+        seen.append(len(worker.data.splits[split]))
+        return score(worker, network, split)
+
+    monkeypatch.setattr(Worker, "score", noted)
+    monkeypatch.setattr(measure, "step_seconds", lambda *given: [9e9, 100.0, 100.0, 100.0, 100.0])
+    head = {"method": "head", "head.lr": 1e-3}
+    first, again = measure.costs(setup, [head, head])
+    assert seen == [40, 40]
+    assert first.seconds == pytest.approx(13 * 100.0, rel=0.3)  # 13 steps an epoch of 200 rows
+    assert first.cache_seconds > 5 * again.cache_seconds

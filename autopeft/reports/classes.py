@@ -1,0 +1,91 @@
+"""scikit-learn's classification report of a trial, from the counts by class that its ledger has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from autopeft.history import Record
+from autopeft.reports import text
+from autopeft.reports.facts import Facts
+from autopeft.reports.table import Column, Table
+from autopeft.trial import Status
+
+MOST_ROWS = 20  # classes in a text; of more, those with the lowest F1
+AVERAGES = ("macro average", "weighted average")
+
+
+def class_scores(rows: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """(n_classes + 2, 3): precision, recall and F1 of each class, then their plain mean and the one weighted by rows.
+
+    Args:
+        rows, predicted, correct: (n_classes,): rows of the class, rows that were given it, and those of both. What
+            nothing was given, or has no row, scores 0, as with scikit-learn's `zero_division=0`.
+    """
+    precision = correct / np.maximum(predicted, 1)
+    recall = correct / np.maximum(rows, 1)
+    f1 = 2 * correct / np.maximum(rows + predicted, 1)
+    scores = np.stack([precision, recall, f1], axis=1)
+    return np.vstack([scores, scores.mean(axis=0), rows @ scores / max(rows.sum(), 1)])
+
+
+def class_tables(facts: Facts, most: int | None = None) -> list[Table]:
+    """A table each of the best and the knee; none where the ledger has no counts.
+
+    Args:
+        most: Classes to show at most; all if None.
+    """
+    members = {"best": facts.front[0] if facts.front else None, "knee": facts.knee}
+    if members["knee"] is members["best"]:
+        members = {"best and knee": members["best"]}
+    tables = (class_table(facts, record, place, most) for place, record in members.items() if record is not None)
+    return [table for table in tables if table.rows]
+
+
+def class_table(facts: Facts, record: Record, place: str = "", most: int | None = None) -> Table:
+    """Precision, recall and F1 by class: on validation, and on test where it was confirmed (the mean over seeds)."""
+    confirmations = [c for c in facts.history.confirmations if c.number == record.number]
+    retrained = [c.by_class for c in confirmations if c.status is Status.COMPLETE]
+    counts = {"validation": [record.by_class], "test": retrained}
+    found = {split: _scores(facts, split, each) for split, each in counts.items()}
+    parts = {split: scores for split, scores in found.items() if scores is not None}
+    columns = [Column("class", "class")]
+    rows: list[dict[str, Any]] = [{"class": name} for name in (*_names(facts), *AVERAGES)]
+    for split, scores in parts.items():
+        support = _rows(facts, split)
+        columns.append(Column(f"{split}_rows", f"rows of {split}", text.count, True))
+        keys = {"precision": f"{split}_precision", "recall": f"{split}_recall", "F1": f"{split}_f1"}
+        columns += [Column(key, title, text.score, True) for title, key in keys.items()]
+        for row, values, count in zip(rows, scores, [*support, support.sum(), support.sum()], strict=True):
+            row |= {f"{split}_rows": int(count)}
+            row |= {key: float(value) for key, value in zip(keys.values(), values, strict=True)}
+    note = "Validation: one seed." if "validation" in parts else ""
+    if "test" in parts:
+        note += f" Test: the mean of {text.plural(len(retrained), 'fresh seed')}."
+    if most is not None and len(_names(facts)) > most and parts:
+        first = next(iter(parts))
+        kept = sorted(np.argsort(parts[first][: -len(AVERAGES), 2], kind="stable")[:most])
+        rows = [*(rows[index] for index in kept), *rows[-len(AVERAGES) :]]
+        note += f" Of {len(_names(facts))} classes, the {most} with the lowest F1 on {first}."
+    title = f"By class: {place + ', ' if place else ''}trial {record.number}"
+    return Table(title, tuple(columns), tuple(rows) if parts else (), note.strip())
+
+
+def _scores(facts: Facts, split: str, counts: Sequence[Mapping[str, Sequence[int]]]) -> np.ndarray | None:
+    """The mean over retrainings; None where there is none, or an older autopeft wrote no counts."""
+    if not counts or not all(counts) or split not in facts.header["dataset"].get("label_rows", {}):
+        return None
+    rows = _rows(facts, split)
+    each = [class_scores(rows, np.array(c["predicted"]), np.array(c["correct"])) for c in counts]
+    mean: np.ndarray = np.mean(each, axis=0)
+    return mean
+
+
+def _rows(facts: Facts, split: str) -> np.ndarray:
+    return np.array(facts.header["dataset"]["label_rows"][split])
+
+
+def _names(facts: Facts) -> list[Any]:
+    return list(facts.header["dataset"]["label_names"])

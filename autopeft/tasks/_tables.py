@@ -1,0 +1,127 @@
+"""A table from a file, its columns by name. What is written there is what is read: `007` stays text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autopeft.errors import ConfigError, Fault, did_you_mean
+
+ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+
+Table = Mapping[str, Sequence[Any]]
+
+
+def read_file(path: str | Path) -> Table:
+    """The columns of a CSV, TSV, JSON, JSON Lines or Parquet file. What is missing is None.
+
+    Raises:
+        ConfigError: Another kind of file, or a damaged one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise _fault(f"{path} is a folder: give a file, or `hub: {path.name}` if `datasets` can load the folder")
+    try:
+        if path.suffix in SEPARATORS:
+            return _separated(path, SEPARATORS[path.suffix])
+        if path.suffix == ".jsonl":
+            return _of_rows(_json_lines(path), path)
+        if path.suffix == ".json":
+            return _json(path)
+        if path.suffix == ".parquet":
+            import pandas as pd
+
+            frame = pd.read_parquet(path)
+            return {str(name): frame[name].tolist() for name in frame.columns}
+    except UnicodeDecodeError as fault:
+        wrong = f"{fault.object[fault.start]:#04x}"
+        raise _fault(f"{path} is not UTF-8: it has a byte {wrong}; save it as UTF-8") from fault
+    except (ValueError, OSError) as fault:
+        raise _fault(f"{path} cannot be read: {str(fault).splitlines()[0]}") from fault
+    raise _fault(f"{path.name}: expected one of {', '.join(ENDINGS)}")
+
+
+def read_columns(file: Path, columns: Sequence[str]) -> Table:
+    """Some columns of a file of rows without labels.
+
+    Raises:
+        ConfigError: One is not there.
+    """
+    table = read_file(file)
+    faults = [
+        Fault(column, f"no such column in {file}.{did_you_mean(column, table)} There are: {', '.join(table)}")
+        for column in columns
+        if column not in table
+    ]
+    if faults:
+        raise ConfigError(faults, str(file))
+    return {column: table[column] for column in columns}
+
+
+def _separated(path: Path, separator: str) -> Table:
+    import pandas as pd
+    from pandas.errors import ParserError
+
+    try:
+        # Without a header of pandas' own: with one, a comma too many in each row would make the first column its index.
+        frame = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""])
+    except ParserError as fault:
+        why = re.sub(r"^.*C error: ", "", str(fault).splitlines()[0])
+        hint = f"quote what holds a {'comma' if separator == ',' else 'tab'} or begins with a quote"
+        raise _fault(f"{path} cannot be read: {why}; {hint}") from fault
+    header = [str(name) for name in frame.iloc[0]]
+    if len(set(header)) < len(header):
+        twice = next(name for at, name in enumerate(header) if name in header[:at])
+        raise _fault(f"{path} has two columns {twice!r}: rename one")
+    return {name: _typed(frame[at].iloc[1:].tolist()) for at, name in enumerate(header)}
+
+
+def _typed(column: list[Any]) -> list[Any]:
+    """A column of text, as whole numbers where each entry is one."""
+    entries: list[str | None] = [value if isinstance(value, str) else None for value in column]
+    if all(entry is None or WHOLE.fullmatch(entry) for entry in entries):
+        return [None if entry is None else int(entry) for entry in entries]
+    return list(entries)
+
+
+def _json_lines(path: Path) -> list[Any]:
+    rows = []
+    with open(path, encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                try:
+                    rows.append(json.loads(line))
+                except ValueError as fault:
+                    raise _fault(f"{path}, line {number}, is no JSON ({fault}): each line is one object") from fault
+    return rows
+
+
+def _json(path: Path) -> Table:
+    """A list of objects, or a mapping of columns, as pandas writes them."""
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if isinstance(content, list):
+        return _of_rows(content, path)
+    columns = list(content.values()) if isinstance(content, dict) else []
+    if not columns or not all(isinstance(column, (list, dict)) for column in columns):
+        raise _fault(f"{path}: expected a list of objects, one a row")
+    lists = {name: list(column.values()) if isinstance(column, dict) else column for name, column in content.items()}
+    if len({len(column) for column in lists.values()}) > 1:
+        raise _fault(f"{path}: its columns have different lengths")
+    return lists
+
+
+def _of_rows(rows: list[Any], path: Path) -> Table:
+    wrong = next((number for number, row in enumerate(rows) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise _fault(f"{path}: row {wrong} is {json.dumps(rows[wrong])[:40]}; expected an object with a key a column")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _fault(message: str) -> ConfigError:
+    return ConfigError([Fault("data", message)])

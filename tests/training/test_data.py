@@ -1,0 +1,72 @@
+"""Encoded data on disk: what was encoded is what is read, rows are told, and faults of all splits are said at once."""
+
+import numpy as np
+import pytest
+from models import bert
+
+from autopeft.errors import ConfigError, Fault
+from autopeft.tasks import Ragged, Raw
+from autopeft.tasks.text_classification import TextClassification
+from autopeft.training.data import prepare
+from autopeft.training.setup import Setup
+
+
+@pytest.fixture
+def setup(tmp_path):
+    (tmp_path / "model").mkdir()
+    rows = "".join(f"word {index},{'ab'[index % 2]}\n" for index in range(20))
+    (tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
+    data = {"train": str(tmp_path / "rows.csv"), "text": "text", "label": "label", "validation_share": 0.2}
+    model = bert(tmp_path / "model")
+    return Setup(model, "text_classification", data, str(tmp_path), str(tmp_path / "cache"))
+
+
+def test_what_is_read_back_is_what_the_task_encoded(setup):
+    found = prepare(setup)
+    raw = TextClassification().read(setup.data, setup.seed)
+    assert found.label_names == ("a", "b")
+    assert set(found.splits) == {"train", "validation"}
+    for name, split in found.splits.items():
+        fresh = TextClassification().encode(raw.splits[name], setup.model, {})
+        np.testing.assert_array_equal(split.labels, fresh.labels)
+        assert set(split.columns) == set(fresh.columns)
+        for key, column in split.columns.items():
+            assert isinstance(column, Ragged)
+            assert isinstance(column.values, np.memmap)
+            np.testing.assert_array_equal(column.values, fresh.columns[key].values)
+            np.testing.assert_array_equal(column.offsets, fresh.columns[key].offsets)
+            assert column.pad == fresh.columns[key].pad
+
+
+def test_the_rows_of_carved_splits_are_told(setup):
+    found = prepare(setup)
+    assert len(found.rows["validation"]) == 4
+    assert sorted([*found.rows["train"], *found.rows["validation"]]) == list(range(20))
+    for name, rows in found.rows.items():
+        np.testing.assert_array_equal(found.splits[name].labels, rows % 2)
+
+
+def test_it_is_encoded_once_until_its_file_changes(setup, tmp_path, monkeypatch):
+    first = prepare(setup)
+    calls = []
+    read = TextClassification.read
+    monkeypatch.setattr(TextClassification, "read", lambda *given: (calls.append(1), read(*given))[1])
+    assert prepare(setup).folder == first.folder
+    assert not calls
+    with open(tmp_path / "rows.csv", "a") as file:
+        file.write("one more,a\n")
+    again = prepare(setup)
+    assert again.folder != first.folder
+    assert again.origin["digest"] != first.origin["digest"]
+    assert calls == [1]
+
+
+def test_rows_of_all_splits_that_cannot_be_encoded_are_said_at_once(setup, tmp_path, monkeypatch):
+    def refuse(self, raw: Raw, model_path, options):
+        raise ConfigError([Fault("data", f"row {raw.rows[0]}: is damaged")])
+
+    monkeypatch.setattr(TextClassification, "encode", refuse)
+    with pytest.raises(ConfigError) as caught:
+        prepare(setup)
+    assert [fault.message.split(",")[0] for fault in caught.value.faults] == ["train", "validation"]
+    assert not list((tmp_path / "cache" / "data").glob("*/"))  # nothing half encoded is left
