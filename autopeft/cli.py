@@ -316,7 +316,8 @@ def confirm(
 ) -> None:
     """Retrain the front with fresh seeds, and score the test split.
 
-    Shows mean, 95 % interval and the drop from the search's score; the baselines are retrained too.
+    Shows mean, 95 % interval and the drop from the search's score; the baselines are retrained too. One that was
+    interrupted goes on; confirmed again, a trial gets more seeds.
 
     Example: autopeft confirm runs/my-1 --seeds 5
     """
@@ -326,12 +327,11 @@ def confirm(
     from autopeft.reports.table import front_table
 
     opened = app.open_run(run)
-    if opened.history.confirmations:
-        _say("note: the test split was seen before; these seeds are added to the earlier ones")
     try:
         opened.confirm(seeds, pick or (), quiet=quiet or as_json)
     except KeyboardInterrupt:
-        _say(f"interrupted; what was confirmed is kept. Go on with: autopeft confirm {_relative(run)}")
+        same = " ".join([f"--seeds {seeds}", *(f"--pick {name}" for name in pick or ())])
+        _say(f"interrupted; what was confirmed is kept. Go on with: autopeft confirm {_relative(run)} {same}")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         _print_json({"run": str(opened.folder), **front_data(Facts(opened.history, opened.describe))})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import sys
@@ -193,6 +194,8 @@ class Run:
     def confirm(self, seeds: int = 5, which: Sequence[str] = (), *, quiet: bool = False) -> list[Record]:
         """Retrains the front and the baselines with fresh seeds, scores the test split, and fills the trackers.
 
+        One that was interrupted goes on, with the seeds that it lacks. Confirmed again, a trial gets `seeds` more.
+
         Args:
             seeds: How many each.
             which: What to confirm as `pick` takes it; empty for the whole front, the frozen head and full fine-tuning.
@@ -214,7 +217,11 @@ class Run:
         setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
         with opened(self.folder) as ledger:
             self._note_majority(ledger, setup)
-            conversation = Confirm(ledger, picked, seeds, self.config.seed, [] if quiet else [_say_confirmation])
+            conversation = Confirm(ledger, picked, seeds, self.config.seed)
+            for note in conversation.notes:  # also when quiet: what the numbers are worth depends on it
+                print(f"note: {note}", file=sys.stderr)
+            if not quiet:
+                conversation.listeners = (_say_confirmations(len(conversation)),)
             executor = plugins.load("executors", self.config.executor.name)(**executor_options(self.config))
             executor.run(conversation, Evaluator.of(setup, "test"))
             shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
@@ -362,9 +369,15 @@ class Run:
         return html.fragment(self.history, self.describe)
 
 
-def _say_confirmation(event: Mapping[str, Any]) -> None:
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "_" not in name)
-    print(f"{event['name']}: {event['status']} {metrics}", file=sys.stderr)
+def _say_confirmations(total: int) -> Callable[[Mapping[str, Any]], None]:
+    """What prints a line a retraining."""
+    told = itertools.count(1)
+
+    def say(event: Mapping[str, Any]) -> None:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "_" not in name)
+        print(f"[{next(told)}/{total}] {event['name']}: {event['status']} {metrics or event['error']}", file=sys.stderr)
+
+    return say
 
 
 def parse_count(text: str) -> float:

@@ -440,16 +440,21 @@ def test_confirm(autopeft: Autopeft, run: FakeRun) -> None:
     assert "report   runs/my-1/report.html" in out
 
 
-def test_a_second_confirm_says_that_the_test_split_was_seen(autopeft: Autopeft, run: FakeRun) -> None:
-    params = run.history.records[0].params
-    metrics = {"accuracy": 0.6, "trainable_parameters": 245.0}
-    run.history.apply({"event": "confirm", "name": "trial 0", "number": 0, "params": params, "seed": 1,
-                       "status": "COMPLETE", "metrics": metrics, "error": "", "seconds": 9.0})  # fmt: skip
-    assert "the test split was seen before" in autopeft("confirm", run.folder)[2]
+def test_an_interrupted_confirm(autopeft: Autopeft, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def confirm(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "confirm", confirm)
+    code, _, err = autopeft("confirm", "runs/my-1", "--seeds", "3", "--pick", "knee", "--pick", "best")
+    assert code == 130
+    assert err.endswith("Go on with: autopeft confirm runs/my-1 --seeds 3 --pick knee --pick best\n")
+
+
+def test_confirm_in_json(autopeft: Autopeft, run: FakeRun) -> None:
     code, out, err = autopeft("confirm", run.folder, "--json")
-    assert code == 0
-    assert "the test split was seen before" in err
+    assert (code, err) == (0, "")
     assert json.loads(out)["schema"] == 1
+    assert run.calls == [("confirm", 5, [], True)]
 
 
 def test_leaderboard(autopeft: Autopeft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

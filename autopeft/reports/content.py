@@ -92,6 +92,9 @@ def score_notes(facts: Facts) -> list[str]:
         rows = f", {facts.rows('test'):,} rows" if facts.rows("test") else ""
         notes.append(f"Confirmed scores are of the test split{rows}, retrained with {many} fresh seeds: mean ± 95 % "
                      "t interval over seeds. The choice of test rows adds to that; the leaderboard counts it in.")
+        if facts.seen_before:
+            notes.append(f"Confirmed more than once: {', '.join(facts.seen_before)}. The later seeds were asked for with "
+                         "the test scores of the earlier ones known.")
     else:
         notes.append("Nothing was confirmed yet: autopeft confirm retrains the front and scores the test split.")
     return notes
