@@ -374,6 +374,13 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="Write a CSV here instead of printing it.", show_default=False)
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub name of the base model, where it has moved.", show_default=False),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code that comes with the base model run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predict with an exported adapter.
@@ -382,7 +389,7 @@ def predict(
     """
     from autopeft import app
 
-    frame = app.predict(folder, file, output)
+    frame = app.predict(folder, file, output, base=base, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json({"predictions": _records(frame)})
     elif output is None:

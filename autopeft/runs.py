@@ -307,7 +307,7 @@ class Run:
         from autopeft.reports.card import model_card
         from autopeft.training.export import export
 
-        command = f"autopeft export {self.folder} --pick {which}"
+        command = f"autopeft export {self.folder.parent.name}/{self.name} --pick {which}"  # a card is published
         header = self.history.header
         with warnings.catch_warnings():  # transformers warns of a name that peft reads
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
@@ -318,7 +318,7 @@ class Run:
                 tensors=folder / "trained.safetensors",
                 label_names=header["dataset"]["label_names"],
                 to=to,
-                card=model_card(self.history, record, self.describe(record.params), command),
+                card=lambda about: model_card(self.history, record, self.describe, command, about),
                 facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
             )
 

@@ -485,11 +485,15 @@ def test_export(autopeft: Autopeft, run: FakeRun, tmp_path: Path) -> None:
 def test_predict(autopeft: Autopeft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame([{"label": "fine", "probability": 0.9}])
-    monkeypatch.setattr(app, "predict", lambda folder, file, output: frame)
+    asked: list[Any] = []
+    monkeypatch.setattr(app, "predict", lambda *_, **options: asked.append(options) or frame)
     assert autopeft("predict", "adapter", "new.csv")[1] == "label,probability\nfine,0.9\n"
     assert autopeft("predict", "adapter", "new.csv", "--output", "out.csv")[1] == "out.csv\n"
     said = json.loads(autopeft("predict", "adapter", "new.csv", "--json")[1])
     assert said == {"schema": 1, "predictions": [{"label": "fine", "probability": 0.9}]}
+    assert autopeft("predict", "adapter", "new.csv", "--base", "moved", "--trust-remote-code")[0] == 0
+    assert asked[0] == {"base": None, "trust_remote_code": False}
+    assert asked[-1] == {"base": "moved", "trust_remote_code": True}
 
 
 def test_list(autopeft: Autopeft) -> None:

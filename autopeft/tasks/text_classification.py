@@ -24,18 +24,22 @@ class TextClassification:
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         return read_columns(file, text_columns(data))
 
-    def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
-        """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""
+    def processor(self, model_path: str, options: Mapping[str, Any]) -> Any:
+        """The model's tokenizer."""
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
+            return AutoTokenizer.from_pretrained(
                 model_path,
                 revision=options.get("revision") or "main",
                 trust_remote_code=bool(options.get("trust_remote_code")),
             )
         except (OSError, ValueError) as fault:
             raise lacks("tokenizer", model_path, fault) from fault
+
+    def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
+        """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""
+        tokenizer = self.processor(model_path, options)
         longest = min(options.get("max_length") or 10**9, longest_input(tokenizer, model_path))
         texts = [[str(value) for value in column] for column in raw.inputs.values()]
         encoded = tokenizer(*texts, truncation=True, max_length=longest, return_attention_mask=False)

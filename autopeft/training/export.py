@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +47,7 @@ def export(
     tensors: Path,
     label_names: list[str],
     to: Path,
-    card: str,
+    card: Callable[[Mapping[str, Any]], str],
     facts: Mapping[str, Any],
 ) -> Path:
     """Writes a trial's adapter to a folder.
@@ -58,7 +58,7 @@ def export(
         tensors: Its trained tensors, as the worker wrote them.
         label_names: By label index.
         to: The folder, which must not hold anything.
-        card: The README.md, a model card.
+        card: Writes the README.md, a model card, of what autopeft.json says.
         facts: Goes into autopeft.json as it is.
     """
     to.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def export(
         _save_peft(base, params, load_file(tensors), setup, to)
     else:
         shutil.copyfile(tensors, to / TENSORS)
-    _save_processor(setup, to)
+    _save_processor(task, setup, to)
     about = {
         "schema": SCHEMA,
         "form": form,
@@ -90,7 +90,7 @@ def export(
         **facts,
     }
     (to / NAME).write_text(json.dumps(about, indent=2) + "\n")
-    (to / "README.md").write_text(card)
+    (to / "README.md").write_text(card(about), encoding="utf-8")
     return to
 
 
@@ -124,23 +124,15 @@ def _save_peft(
     (to / "README.md").unlink(missing_ok=True)  # peft's own card, which says nothing
 
 
-def _save_processor(setup: Setup, to: Path) -> None:
-    """The base's tokenizer or image processor, where it has one."""
-    from transformers import AutoImageProcessor, AutoTokenizer
-
-    loader = {
-        "AutoModelForSequenceClassification": AutoTokenizer,
-        "AutoModelForImageClassification": AutoImageProcessor,
-    }
-    auto_class = plugins.load("tasks", setup.task)().auto_class
+def _save_processor(task: Task, setup: Setup, to: Path) -> None:
+    """The tokenizer or image processor as the task uses it, where the base has one."""
     folder = Path(setup.model)
     files = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "preprocessor_config.json")
-    if auto_class in loader and (not folder.is_dir() or any((folder / file).exists() for file in files)):
-        with quiet():
-            processor = loader[auto_class].from_pretrained(
-                setup.model, revision=setup.revision or "main", trust_remote_code=setup.trust_remote_code
-            )
-        processor.save_pretrained(to)
+    if not folder.is_dir() or any((folder / file).exists() for file in files):
+        options = {"revision": setup.revision, "trust_remote_code": setup.trust_remote_code}
+        processor = task.processor(setup.model, {**options, "image_size": setup.data.get("image_size")})
+        if processor is not None:
+            processor.save_pretrained(to)
 
 
 @dataclass(frozen=True)
