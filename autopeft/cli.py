@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of what `--json` prints
 INTERRUPTED = 130
+NARROW = 110  # columns of a terminal; in fewer, a table shows no details
 # Faults of the machine that reach us as they are.
 MACHINE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
 
@@ -528,15 +530,27 @@ def _relative(path: Path) -> str:
 
 
 def _print_table(table: Any) -> None:
+    """Numbers whole, and the names in what is left of the width; in a narrow terminal without the details."""
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
+    is_narrow = console.width < NARROW
+    columns = [column for column in table.columns if not (is_narrow and column.is_detail)]
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in table.columns:
-        shown.add_column(column.title, overflow="fold", justify="right" if column.is_number else "left")
-    for cells in table.cells():
-        shown.add_row(*map(str, cells))
-    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(shown)
+    for column in columns:
+        cells = [column.show(row) for row in table.rows]
+        is_whole = is_narrow and column.key not in ("name", "why")
+        width = max(map(len, [*column.title.split(), *cells]), default=1)
+        shown.add_column(
+            textwrap.fill(column.title, width) if is_whole else column.title,
+            overflow="fold",
+            no_wrap=is_whole,
+            justify="right" if column.is_number else "left",
+        )
+    for row in table.rows:
+        shown.add_row(*(column.show(row) for column in columns))
+    console.print(shown)
     if table.note:
         print(f"\n{table.note}")
 

@@ -154,7 +154,7 @@ class Run:
         folder = folder or self.folder
         figure.front_json(self.history, folder / "front.json", self.describe)
         figure.front_csv(self.history, folder / "front.csv", self.describe)
-        figure.front_png(self.history, folder / "front.png", self.describe)
+        figure.front_png(self.history, folder / "front.png", self.describe, self.name)
         return [folder / f"front.{kind}" for kind in ("json", "csv", "png")]
 
     def report(self, folder: Path | None = None) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -424,6 +425,24 @@ def test_front_and_trials(autopeft: Autopeft, run: FakeRun) -> None:
     said = json.loads(autopeft("trials", run.folder, "--json")[1])
     assert said["trials"] == [{"number": 0, "accuracy": 0.7}, {"number": 2, "accuracy": None}]
     assert json.loads(autopeft("front", run.folder, "--json")[1])["counts"] == {"COMPLETE": 2}
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_table_fits_the_terminal(
+    autopeft: Autopeft, run: FakeRun, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Numbers and words stay whole at any width; the details go first."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    confirmation = {"event": "confirm", "name": "trial 0", "number": 0, "params": run.history.records[0].params,
+                    "status": "COMPLETE", "error": "", "seconds": 9.0}  # fmt: skip
+    for seed, score in enumerate((0.61, 0.64)):
+        run.history.apply({**confirmation, "seed": seed, "metrics": {"accuracy": score, "trainable_parameters": 245.0}})
+    out = re.sub(r"\x1b\[[\d;]*m", "", autopeft("front", run.folder)[1])
+    assert max(map(len, out.splitlines())) <= width
+    for whole in ("configuration", "validation,", "0.6250 ± 0.1906", "trainable", "head only,", "knee"):
+        assert whole in out
+    assert ("of the model" in out) == (width == 160)
 
 
 def test_report_and_track(autopeft: Autopeft, run: FakeRun) -> None:

@@ -77,7 +77,7 @@ def _usage(about: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield "Stock peft cannot hold what was trained here; autopeft loads it. In this folder:\n"
     images, texts = _columns(about)
-    columns = {name: "a text" for name in texts} if texts else {name: "picture.png" for name in images}
+    columns = dict.fromkeys(texts, "a text") if texts else dict.fromkeys(images, "picture.png")
     yield "```python"
     yield "import autopeft\n"
     trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""

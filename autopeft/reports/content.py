@@ -17,9 +17,9 @@ MOST_QUIET = 150  # curves in the background; more would be a grey wall, and a h
 
 
 def volume_series(facts: Facts) -> list[Series]:
-    """Hypervolume over told trials."""
+    """Hypervolume over told trials; nothing where it stays 0."""
     points = tuple((float(index + 1), volume) for index, volume in enumerate(facts.volumes))
-    return [Series("hypervolume", points)] if points else []
+    return [Series("hypervolume", points)] if any(facts.volumes) else []
 
 
 def learning_series(facts: Facts, metric: str) -> list[Series]:

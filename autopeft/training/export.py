@@ -29,7 +29,7 @@ from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.tasks import Raw, Split, Task
 from autopeft.training.batches import by_length, collate
 from autopeft.training.loop import SCORE_BATCH
-from autopeft.training.model import clone_shared, load_model, quiet, view
+from autopeft.training.model import clone_shared, load_model, view
 from autopeft.training.recipe import attach, load_trained, resolve
 from autopeft.training.setup import Setup
 
