@@ -7,7 +7,6 @@ import itertools
 import json
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -309,18 +308,16 @@ class Run:
 
         command = f"autopeft export {self.folder.parent.name}/{self.name} --pick {which}"  # a card is published
         header = self.history.header
-        with warnings.catch_warnings():  # transformers warns of a name that peft reads
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            export(
-                setup=setup,
-                params=record.params,
-                seed=record.trial.seed,
-                tensors=folder / "trained.safetensors",
-                label_names=header["dataset"]["label_names"],
-                to=to,
-                card=lambda about: model_card(self.history, record, self.describe, command, about),
-                facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
-            )
+        export(
+            setup=setup,
+            params=record.params,
+            seed=record.trial.seed,
+            tensors=folder / "trained.safetensors",
+            label_names=header["dataset"]["label_names"],
+            to=to,
+            card=lambda about: model_card(self.history, record, self.describe, command, about),
+            facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
+        )
 
     def _retrain(self, record: Record, setup: Setup) -> Path:
         from autopeft.training.loop import Worker

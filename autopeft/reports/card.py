@@ -96,7 +96,7 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     yield "from peft import PeftConfig, PeftModel"
     if images:
         yield "from PIL import Image"
-    yield f"from transformers import {', '.join(filter(None, [processor, about['auto_class']]))}\n"
+    yield f"from transformers import {', '.join(sorted(filter(None, [processor, about['auto_class']])))}\n"
     yield f"labels = {json.dumps(about['label_names'], ensure_ascii=False)}"
     yield 'config = PeftConfig.from_pretrained(".")  # names the base model'
     trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""

@@ -8,12 +8,14 @@ Safetensors only; `autopeft.json` says what was trained on which base.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,7 +114,9 @@ def _save_peft(
     config.modules_to_save = [head.rpartition(".")[2] for head in heads] or None
     config.base_model_name_or_path = setup.model
     config.revision = setup.revision
-    model = get_peft_model(clone_shared(base, [n for n, _ in base.named_parameters() if view(base).in_head(n)]), config)
+    own = [name for name, _ in base.named_parameters() if view(base).in_head(name)]
+    with _without_peft_warning():
+        model = get_peft_model(clone_shared(base, own), config)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -203,7 +207,8 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         trust_remote_code: Whether code that comes with the base may run. What the folder says does not decide it.
 
     Raises:
-        UsageError: The folder is no export, a newer autopeft wrote it, or its base wants to run code of its own.
+        UsageError: The folder is no export, a newer autopeft wrote it, its base is not where it was, or wants to run
+            code of its own.
     """
     folder = Path(folder)
     if not (folder / NAME).is_file():
@@ -215,6 +220,10 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         raise UsageError(f"{about['base']} runs code of its own: load(..., trust_remote_code=True) if you trust it")
     if base is not None:
         about = {**about, "base": base, "revision": None}
+    if Path(about["base"]).is_absolute() and not Path(about["base"]).is_dir():
+        raise UsageError(
+            f"the base model is not at {about['base']}: say where it is, load(..., base=…) or `autopeft predict --base …`"
+        )
     model = load_model(
         about["base"], about["auto_class"], len(about["label_names"]), revision=about["revision"],
         trust_remote_code=trust_remote_code, attention=about["attention"],
@@ -222,13 +231,22 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
     if about["form"] == "peft":
         from peft import PeftModel
 
-        return Exported(folder, about, PeftModel.from_pretrained(model, str(folder)).eval())
+        with _without_peft_warning():
+            return Exported(folder, about, PeftModel.from_pretrained(model, str(folder)).eval())
     attached = attach(model, view(model), about["params"], about["seed"])
     try:
         load_trained(attached, load_file(folder / TENSORS))
     except ValueError as fault:
         raise UsageError(f"{folder}: {fault}") from fault
     return Exported(folder, about, attached.model.eval())
+
+
+@contextlib.contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """transformers warns of a name that peft reads: nothing that a user could mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 # Run in a fresh process: stock libraries for a peft folder, `autopeft.load` for ours.

@@ -284,6 +284,8 @@ def test_the_base_may_have_moved(bases, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(bases["bert"], moved)
     assert np.array_equal(logits(load(folder, base=str(moved)).model, inputs), logits(recipe.model, inputs))
+    with pytest.raises(UsageError, match=r"the base model is not at .*base=.*--base"):
+        load(folder, base=str(tmp_path / "nowhere"))
 
 
 def test_the_base_is_not_changed_by_exporting(bases, tmp_path):
