@@ -324,8 +324,6 @@ def confirm(
     Example: autopeft confirm runs/my-1 --seeds 5
     """
     from autopeft import app
-    from autopeft.reports.facts import Facts
-    from autopeft.reports.figure import front_data
     from autopeft.reports.table import front_table
 
     opened = app.open_run(run)
@@ -336,7 +334,7 @@ def confirm(
         _say(f"interrupted; what was confirmed is kept. Go on with: autopeft confirm {_relative(run)} {same}")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        _print_json({"run": str(opened.folder), **front_data(Facts(opened.history, opened.describe))})
+        _print_json(opened.summary())
     else:
         _print_table(front_table(opened.history, opened.describe))
         print(f"\nreport   {_relative(opened.folder / 'report.html')}")

@@ -332,23 +332,11 @@ class Run:
         return trial_folder(self.folder, record.number)
 
     def summary(self) -> dict[str, Any]:
-        """What `--json` shows: counts, front, hypervolume, where things lie."""
-        volumes = self.history.hypervolumes()
-        return {
-            "schema": 1,
-            "run": str(self.folder),
-            "counts": summary(self.history),
-            "hypervolume": volumes[-1] if volumes else 0.0,
-            "front": [
-                {
-                    "trial": record.number,
-                    "name": self.describe(record.params),
-                    "params": dict(record.params),
-                    "metrics": dict(record.metrics),
-                }
-                for record in self.front
-            ],
-        }
+        """What `--json` shows: what front.json says, and where the run lies."""
+        from autopeft.reports.facts import Facts
+        from autopeft.reports.figure import front_data
+
+        return {"run": str(self.folder), **front_data(Facts(self.history, self.describe, self.name))}
 
     def open_commands(self) -> list[str]:
         """The one-line commands that open this search elsewhere: MLflow's."""
