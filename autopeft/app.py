@@ -237,15 +237,29 @@ def writable(path: str | Path) -> Path:
     return path
 
 
-def predict(folder: str | Path, file: str | Path, output: str | Path | None = None) -> pd.DataFrame:
-    """Predictions of an exported adapter for the rows of a file: label, and the probability of each."""
+def predict(
+    folder: str | Path,
+    file: str | Path,
+    output: str | Path | None = None,
+    *,
+    base: str | None = None,
+    trust_remote_code: bool = False,
+) -> pd.DataFrame:
+    """Predictions of an exported adapter for the rows of a file: label, and the probability of each.
+
+    Args:
+        folder: What `export` wrote.
+        file: Rows, their labels not needed; or a folder of pictures.
+        output: A CSV to write.
+        base, trust_remote_code: As `autopeft.load` takes them.
+    """
     import pandas as pd
 
     from autopeft.training.export import load as load_export
 
     if output is not None:
         writable(output)
-    frame = load_export(folder).predict_file(file)
+    frame = load_export(folder, base=base, trust_remote_code=trust_remote_code).predict_file(file)
     assert isinstance(frame, pd.DataFrame)
     if output is not None:
         frame.to_csv(output, index=False)

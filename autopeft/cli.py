@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of what `--json` prints
 INTERRUPTED = 130
 MOST_CLASSES = 12  # rows of a table by class at a search's end: ten classes and the averages
+NARROW = 110  # columns of a terminal; in fewer, a table shows no details
 # Faults of the machine that reach us as they are.
 MACHINE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
 
@@ -320,25 +322,23 @@ def confirm(
 ) -> None:
     """Retrain the front with fresh seeds, and score the test split.
 
-    Shows mean, 95 % interval and the drop from the search's score; the baselines are retrained too.
+    Shows mean, 95 % interval and the drop from the search's score; the baselines are retrained too. One that was
+    interrupted goes on; confirmed again, a trial gets more seeds.
 
     Example: autopeft confirm runs/my-1 --seeds 5
     """
     from autopeft import app
-    from autopeft.reports.facts import Facts
-    from autopeft.reports.figure import front_data
     from autopeft.reports.table import front_table
 
     opened = app.open_run(run)
-    if opened.history.confirmations:
-        _say("note: the test split was seen before; these seeds are added to the earlier ones")
     try:
         opened.confirm(seeds, pick or (), quiet=quiet or as_json)
     except KeyboardInterrupt:
-        _say(f"interrupted; what was confirmed is kept. Go on with: autopeft confirm {_relative(run)}")
+        same = " ".join([f"--seeds {seeds}", *(f"--pick {name}" for name in pick or ())])
+        _say(f"interrupted; what was confirmed is kept. Go on with: autopeft confirm {_relative(run)} {same}")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
-        _print_json({"run": str(opened.folder), **front_data(Facts(opened.history, opened.describe))})
+        _print_json(opened.summary())
     else:
         _print_table(front_table(opened.history, opened.describe))
         _print_classes(opened)
@@ -379,6 +379,13 @@ def predict(
     output: Annotated[
         Path | None, typer.Option(help="Write a CSV here instead of printing it.", show_default=False)
     ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub name of the base model, where it has moved.", show_default=False),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code that comes with the base model run.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Predict with an exported adapter.
@@ -387,7 +394,7 @@ def predict(
     """
     from autopeft import app
 
-    frame = app.predict(folder, file, output)
+    frame = app.predict(folder, file, output, base=base, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json({"predictions": _records(frame)})
     elif output is None:
@@ -527,15 +534,27 @@ def _relative(path: Path) -> str:
 
 
 def _print_table(table: Any) -> None:
+    """Numbers whole, and the names in what is left of the width; in a narrow terminal without the details."""
     from rich.console import Console
     from rich.table import Table
 
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False)
+    is_narrow = console.width < NARROW
+    columns = [column for column in table.columns if not (is_narrow and column.is_detail)]
     shown = Table(box=None, pad_edge=False, header_style="bold")
-    for column in table.columns:
-        shown.add_column(column.title, overflow="fold", justify="right" if column.is_number else "left")
-    for cells in table.cells():
-        shown.add_row(*map(str, cells))
-    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(shown)
+    for column in columns:
+        cells = [column.show(row) for row in table.rows]
+        is_whole = is_narrow and column.key not in ("name", "why")
+        width = max(map(len, [*column.title.split(), *cells]), default=1)
+        shown.add_column(
+            textwrap.fill(column.title, width) if is_whole else column.title,
+            overflow="fold",
+            no_wrap=is_whole,
+            justify="right" if column.is_number else "left",
+        )
+    for row in table.rows:
+        shown.add_row(*(column.show(row) for column in columns))
+    console.print(shown)
     if table.note:
         print(f"\n{table.note}")
 

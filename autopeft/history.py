@@ -116,6 +116,7 @@ class History:
         records: By number.
         told: The numbers in order of telling.
         confirmations: In order.
+        rounds: What each `confirm` set out to do: name → how many retrainings it then has in all.
         resumes: The resume events: what changed in the config, and where the run went on.
     """
 
@@ -124,6 +125,7 @@ class History:
         self.records: list[Record] = []
         self.told: list[int] = []
         self.confirmations: list[Confirmation] = []
+        self.rounds: list[Mapping[str, int]] = []
         self.resumes: list[Mapping[str, Any]] = []
         self._front, self._in_front = Front(), 0  # how many of the told it has taken
         for event in events:
@@ -183,6 +185,8 @@ class History:
             record = self._record(event)
             record.reports.clear()
             record.report_seconds.clear()
+        elif kind == "confirming":
+            self.rounds.append(event["seeds"])
         elif kind == "confirm":
             self.confirmations.append(
                 Confirmation(

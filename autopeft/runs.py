@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -167,7 +167,7 @@ class Run:
         folder = folder or self.folder
         figure.front_json(self.history, folder / "front.json", self.describe)
         figure.front_csv(self.history, folder / "front.csv", self.describe)
-        figure.front_png(self.history, folder / "front.png", self.describe)
+        figure.front_png(self.history, folder / "front.png", self.describe, self.name)
         return [folder / f"front.{kind}" for kind in ("json", "csv", "png")]
 
     def report(self, folder: Path | None = None) -> list[Path]:
@@ -211,6 +211,8 @@ class Run:
     def confirm(self, seeds: int = 5, which: Sequence[str] = (), *, quiet: bool = False) -> list[Record]:
         """Retrains the front and the baselines with fresh seeds, scores the test split, and fills the trackers.
 
+        One that was interrupted goes on, with the seeds that it lacks. Confirmed again, a trial gets `seeds` more.
+
         Args:
             seeds: How many each.
             which: What to confirm as `pick` takes it; empty for the whole front, the frozen head and full fine-tuning.
@@ -233,7 +235,11 @@ class Run:
         setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
         with opened(self.folder) as ledger:
             self._note_majority(ledger, setup)
-            conversation = Confirm(ledger, picked, seeds, self.config.seed, [] if quiet else [_say_confirmation])
+            conversation = Confirm(ledger, picked, seeds, self.config.seed)
+            for note in conversation.notes:  # also when quiet: what the numbers are worth depends on it
+                print(f"note: {note}", file=sys.stderr)
+            if not quiet:
+                conversation.listeners = (_say_confirmations(len(conversation)),)
             executor = plugins.load("executors", self.config.executor.name)(**executor_options(self.config))
             executor.run(conversation, Evaluator.of(setup, "test"))
             shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
@@ -320,20 +326,18 @@ class Run:
         from autopeft.reports.card import model_card
         from autopeft.training.export import export
 
-        command = f"autopeft export {self.folder} --pick {which}"
+        command = f"autopeft export {self.folder.parent.name}/{self.name} --pick {which}"  # a card is published
         header = self.history.header
-        with warnings.catch_warnings():  # transformers warns of a name that peft reads
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            export(
-                setup=setup,
-                params=record.params,
-                seed=record.trial.seed,
-                tensors=folder / "trained.safetensors",
-                label_names=header["dataset"]["label_names"],
-                to=to,
-                card=model_card(self.history, record, self.describe(record.params), command),
-                facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
-            )
+        export(
+            setup=setup,
+            params=record.params,
+            seed=record.trial.seed,
+            tensors=folder / "trained.safetensors",
+            label_names=header["dataset"]["label_names"],
+            to=to,
+            card=lambda about: model_card(self.history, record, self.describe, command, about),
+            facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
+        )
 
     def _retrain(self, record: Record, setup: Setup) -> Path:
         from autopeft.training.loop import Worker
@@ -348,23 +352,11 @@ class Run:
         return trial_folder(self.folder, record.number)
 
     def summary(self) -> dict[str, Any]:
-        """What `--json` shows: counts, front, hypervolume, where things lie."""
-        volumes = self.history.hypervolumes()
-        return {
-            "schema": 1,
-            "run": str(self.folder),
-            "counts": summary(self.history),
-            "hypervolume": volumes[-1] if volumes else 0.0,
-            "front": [
-                {
-                    "trial": record.number,
-                    "name": self.describe(record.params),
-                    "params": dict(record.params),
-                    "metrics": dict(record.metrics),
-                }
-                for record in self.front
-            ],
-        }
+        """What `--json` shows: what front.json says, and where the run lies."""
+        from autopeft.reports.facts import Facts
+        from autopeft.reports.figure import front_data
+
+        return {"run": str(self.folder), **front_data(Facts(self.history, self.describe, self.name))}
 
     def open_commands(self) -> list[str]:
         """The one-line commands that open this search elsewhere: MLflow's."""
@@ -382,9 +374,15 @@ class Run:
         return html.fragment(self.history, self.describe)
 
 
-def _say_confirmation(event: Mapping[str, Any]) -> None:
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "_" not in name)
-    print(f"{event['name']}: {event['status']} {metrics}", file=sys.stderr)
+def _say_confirmations(total: int) -> Callable[[Mapping[str, Any]], None]:
+    """What prints a line a retraining."""
+    told = itertools.count(1)
+
+    def say(event: Mapping[str, Any]) -> None:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "_" not in name)
+        print(f"[{next(told)}/{total}] {event['name']}: {event['status']} {metrics or event['error']}", file=sys.stderr)
+
+    return say
 
 
 def parse_count(text: str) -> float:

@@ -1,11 +1,17 @@
 """Where a search begins, and what the library says before it works for nothing."""
 
+import json
+
 import pytest
 
 from autopeft import app
 from autopeft.app import writable
 from autopeft.config import load
 from autopeft.errors import UsageError
+from autopeft.history import History
+from autopeft.reports import figure
+from autopeft.runs import Run
+from tests.reports import histories as h
 
 
 def test_where_a_file_cannot_go_is_said_first(tmp_path):
@@ -53,3 +59,20 @@ def test_of_two_that_begin_one_ledger_the_second_is_refused(tmp_path, monkeypatc
     with pytest.raises(UsageError, match="holds a run already"):
         app.search(config(tmp_path), tmp_path)
     assert path.read_text() == line
+
+
+def test_the_summary_says_what_front_json_says(tmp_path):
+    run = Run(tmp_path, History(h.confirmed(h.search(30))))
+    run.write_front()
+    said = run.summary()
+    assert said.pop("run") == str(tmp_path)
+    assert said == json.loads((tmp_path / "front.json").read_text())
+    assert all(member["confirmed"]["seeds"] == 5 for member in said["front"])
+
+
+def test_the_picture_has_the_runs_name(tmp_path):
+    run = Run(tmp_path / "my-1", History(h.search(12)))
+    run.folder.mkdir()
+    run.write_front()
+    figure.front_png(run.history, tmp_path / "named.png", run.describe, "my-1")
+    assert (run.folder / "front.png").read_bytes() == (tmp_path / "named.png").read_bytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -428,6 +429,24 @@ def test_front_and_trials(autopeft: Autopeft, run: FakeRun) -> None:
     assert json.loads(autopeft("front", run.folder, "--json")[1])["counts"] == {"COMPLETE": 2}
 
 
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_table_fits_the_terminal(
+    autopeft: Autopeft, run: FakeRun, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Numbers and words stay whole at any width; the details go first."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    confirmation = {"event": "confirm", "name": "trial 0", "number": 0, "params": run.history.records[0].params,
+                    "status": "COMPLETE", "error": "", "seconds": 9.0}  # fmt: skip
+    for seed, score in enumerate((0.61, 0.64)):
+        run.history.apply({**confirmation, "seed": seed, "metrics": {"accuracy": score, "trainable_parameters": 245.0}})
+    out = re.sub(r"\x1b\[[\d;]*m", "", autopeft("front", run.folder)[1])
+    assert max(map(len, out.splitlines())) <= width
+    for whole in ("configuration", "validation,", "0.6250 ± 0.1906", "trainable", "head only,", "knee"):
+        assert whole in out
+    assert ("of the model" in out) == (width == 160)
+
+
 def test_report_and_track(autopeft: Autopeft, run: FakeRun) -> None:
     assert autopeft("report", run.folder)[1].splitlines()[-1] == str(run.folder / "report.md")
     assert len(json.loads(autopeft("report", run.folder, "--json")[1])["files"]) == 3
@@ -442,16 +461,21 @@ def test_confirm(autopeft: Autopeft, run: FakeRun) -> None:
     assert "report   runs/my-1/report.html" in out
 
 
-def test_a_second_confirm_says_that_the_test_split_was_seen(autopeft: Autopeft, run: FakeRun) -> None:
-    params = run.history.records[0].params
-    metrics = {"accuracy": 0.6, "trainable_parameters": 245.0}
-    run.history.apply({"event": "confirm", "name": "trial 0", "number": 0, "params": params, "seed": 1,
-                       "status": "COMPLETE", "metrics": metrics, "error": "", "seconds": 9.0})  # fmt: skip
-    assert "the test split was seen before" in autopeft("confirm", run.folder)[2]
+def test_an_interrupted_confirm(autopeft: Autopeft, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def confirm(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "confirm", confirm)
+    code, _, err = autopeft("confirm", "runs/my-1", "--seeds", "3", "--pick", "knee", "--pick", "best")
+    assert code == 130
+    assert err.endswith("Go on with: autopeft confirm runs/my-1 --seeds 3 --pick knee --pick best\n")
+
+
+def test_confirm_in_json(autopeft: Autopeft, run: FakeRun) -> None:
     code, out, err = autopeft("confirm", run.folder, "--json")
-    assert code == 0
-    assert "the test split was seen before" in err
+    assert (code, err) == (0, "")
     assert json.loads(out)["schema"] == 1
+    assert run.calls == [("confirm", 5, [], True)]
 
 
 def test_leaderboard(autopeft: Autopeft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -482,11 +506,15 @@ def test_export(autopeft: Autopeft, run: FakeRun, tmp_path: Path) -> None:
 def test_predict(autopeft: Autopeft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     frame = pd.DataFrame([{"label": "fine", "probability": 0.9}])
-    monkeypatch.setattr(app, "predict", lambda folder, file, output: frame)
+    asked: list[Any] = []
+    monkeypatch.setattr(app, "predict", lambda *_, **options: asked.append(options) or frame)
     assert autopeft("predict", "adapter", "new.csv")[1] == "label,probability\nfine,0.9\n"
     assert autopeft("predict", "adapter", "new.csv", "--output", "out.csv")[1] == "out.csv\n"
     said = json.loads(autopeft("predict", "adapter", "new.csv", "--json")[1])
     assert said == {"schema": 1, "predictions": [{"label": "fine", "probability": 0.9}]}
+    assert autopeft("predict", "adapter", "new.csv", "--base", "moved", "--trust-remote-code")[0] == 0
+    assert asked[0] == {"base": None, "trust_remote_code": False}
+    assert asked[-1] == {"base": "moved", "trust_remote_code": True}
 
 
 def test_list(autopeft: Autopeft) -> None:

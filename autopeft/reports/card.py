@@ -1,38 +1,48 @@
-"""The model card of an exported adapter: what it is, what it scored and how that was measured, how it was made."""
+"""The model card of an exported adapter: what it is, what it scored and how that was measured, how to use it, how it
+was made.
+
+The code in it runs as it stands, in the exported folder: it names the base by the folder's own config.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from autopeft.history import History, Record
 from autopeft.reports import content, text
-from autopeft.reports.facts import Facts
+from autopeft.reports.facts import Describe, Facts
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
 
 
-def model_card(history: History, record: Record, description: str, command: str) -> str:
+def model_card(
+    history: History, record: Record, describe: Describe, command: str, about: Mapping[str, Any]
+) -> str:
     """A README.md with the hub's metadata on top.
 
     Args:
         history: Of the search.
         record: The complete trial that is exported.
-        description: What a person calls it.
+        describe: Params → a name for people.
         command: What made the folder.
+        about: The folder's autopeft.json.
     """
-    return "\n".join(_lines(Facts(history, lambda _: description), record, description, command)).rstrip() + "\n"
+    return "\n".join(_lines(Facts(history, describe), record, command, about)).rstrip() + "\n"
 
 
-def _lines(facts: Facts, record: Record, description: str, command: str) -> Iterator[str]:
+def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any]) -> Iterator[str]:
     model = str(facts.header.get("model", {}).get("name", "the base model"))
     yield "---"
     yield "tags: [autopeft, parameter-efficient-fine-tuning]"
+    if about["form"] == "peft":
+        yield "library_name: peft"
     if _HUB_NAME.fullmatch(model):  # the hub refuses a card whose base model is a folder's name
         yield f"base_model: {json.dumps(model)}"
     yield "---\n"
-    yield f"# {text.markdown(description)}\n"
+    yield f"# {text.markdown(facts.names[record.number])}\n"
     yield (f"An adapter for {text.code(model)}, trial {record.number} of an autopeft search. "
            f"{_sizes(facts, record)}\n")
     yield "## Scores\n"
@@ -42,6 +52,8 @@ def _lines(facts: Facts, record: Record, description: str, command: str) -> Iter
     if labels:
         yield "\n## Labels\n"
         yield ", ".join(text.code(label) for label in labels[:200])
+    yield "\n## How to use it\n"
+    yield from _usage(about)
     yield "\n## How it was made\n"
     yield f"{text.code(command)}\n"
     yield f"- seed: {text.code(record.trial.seed)}"
@@ -53,6 +65,67 @@ def _lines(facts: Facts, record: Record, description: str, command: str) -> Iter
     for name, value in content.provenance_rows(facts):
         if not name.endswith("path"):  # the card is published, the folders of this machine are not
             yield f"- {text.markdown(name)}: {text.code(value)}"
+
+
+def _usage(about: Mapping[str, Any]) -> Iterator[str]:
+    if about["form"] == "peft":
+        yield "A stock peft adapter, its head among it. In this folder:\n"
+        yield "```python"
+        yield from _stock(about)
+        yield "```\n"
+        yield "Or with autopeft:\n"
+    else:
+        yield "Stock peft cannot hold what was trained here; autopeft loads it. In this folder:\n"
+    images, texts = _columns(about)
+    columns = dict.fromkeys(texts, "a text") if texts else dict.fromkeys(images, "picture.png")
+    yield "```python"
+    yield "import autopeft\n"
+    trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""
+    yield f'adapter = autopeft.load("."{trust})  # base=… where the base model has moved'
+    rows = ", ".join(f"{json.dumps(name)}: [{json.dumps(value)}]" for name, value in columns.items())
+    yield f"print(adapter.predict({{{rows}}}))" if rows else "# adapter.predict({column: values}): labels, probabilities"
+    yield "```\n"
+    yield "Or a whole file: `autopeft predict . new.csv`, with `--base` where the base model has moved."
+
+
+def _stock(about: Mapping[str, Any]) -> Iterator[str]:
+    """Code that loads and runs the adapter with transformers and peft alone."""
+    images, texts = _columns(about)
+    processor = "AutoTokenizer" if texts else "AutoImageProcessor" if images else ""
+    yield "import torch"
+    yield "from peft import PeftConfig, PeftModel"
+    if images:
+        yield "from PIL import Image"
+    yield f"from transformers import {', '.join(sorted(filter(None, [processor, about['auto_class']])))}\n"
+    yield f"labels = {json.dumps(about['label_names'], ensure_ascii=False)}"
+    yield 'config = PeftConfig.from_pretrained(".")  # names the base model'
+    trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""
+    yield f"base = {about['auto_class']}.from_pretrained("
+    yield '    config.base_model_name_or_path, revision=config.revision or "main", num_labels=len(labels),'
+    yield f"    ignore_mismatched_sizes=True{trust},  # the adapter brings its own head"
+    yield ")"
+    yield 'model = PeftModel.from_pretrained(base, ".").eval()'
+    if texts:
+        cut = f", max_length={about['max_length']}" if about["max_length"] else ""
+        yield 'tokenizer = AutoTokenizer.from_pretrained(".")'
+        values = ", ".join('["a text"]' for _ in texts)
+        yield f'inputs = tokenizer({values}, truncation=True{cut}, padding=True, return_tensors="pt")'
+    elif images:
+        yield 'processor = AutoImageProcessor.from_pretrained(".")'
+        yield 'inputs = processor([Image.open("picture.png").convert("RGB")], return_tensors="pt")'
+    else:
+        yield "# model(pixel_values=…).logits has a column a label"
+        return
+    yield "with torch.no_grad():"
+    yield "    print([labels[index] for index in model(**inputs).logits.argmax(-1)])"
+
+
+def _columns(about: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The input columns: (of pictures, of texts); none of a task that has no processor of its own."""
+    text, image = about["data"].get("text") or "text", about["data"].get("image") or "image"
+    if about["task"] == "text_classification":
+        return [], [text] if isinstance(text, str) else list(text)
+    return ([image] if about["task"] == "image_classification" else []), []
 
 
 def _sizes(facts: Facts, record: Record) -> str:

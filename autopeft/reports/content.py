@@ -17,9 +17,9 @@ MOST_QUIET = 150  # curves in the background; more would be a grey wall, and a h
 
 
 def volume_series(facts: Facts) -> list[Series]:
-    """Hypervolume over told trials."""
+    """Hypervolume over told trials; nothing where it stays 0."""
     points = tuple((float(index + 1), volume) for index, volume in enumerate(facts.volumes))
-    return [Series("hypervolume", points)] if points else []
+    return [Series("hypervolume", points)] if any(facts.volumes) else []
 
 
 def learning_series(facts: Facts, metric: str) -> list[Series]:
@@ -92,6 +92,9 @@ def score_notes(facts: Facts) -> list[str]:
         rows = f", {facts.rows('test'):,} rows" if facts.rows("test") else ""
         notes.append(f"Confirmed scores are of the test split{rows}, retrained with {many} fresh seeds: mean ± 95 % "
                      "t interval over seeds. The choice of test rows adds to that; the leaderboard counts it in.")
+        if facts.seen_before:
+            notes.append(f"Confirmed more than once: {', '.join(facts.seen_before)}. The later seeds were asked for with "
+                         "the test scores of the earlier ones known.")
     else:
         notes.append("Nothing was confirmed yet: autopeft confirm retrains the front and scores the test split.")
     return notes

@@ -243,6 +243,15 @@ class Facts:
         return out
 
     @cached_property
+    def seen_before(self) -> list[str]:
+        """Who was confirmed again, so that its later seeds were asked for with its test scores known."""
+        rounds = self.history.rounds
+        return [
+            name for name in self.confirmed
+            if len({targets[name] for targets in rounds if name in targets}) > 1  # a round that went on has its target
+        ]
+
+    @cached_property
     def confirm_failures(self) -> list[tuple[str, str]]:
         """(name, why) of every retraining that gave no number."""
         return [

@@ -1,7 +1,10 @@
-"""The front figure: trainable parameters against score, as PNG and inline SVG, and its numbers as JSON and CSV.
+"""The front figure: trainable parameters against score, as PNG, and its numbers as JSON and CSV.
 
 All complete trials in their method's colour, the front as a staircase, its knee a star, the baselines drawn in, at
 most eight names. A stopped trial's score is not final, so it is not drawn.
+
+`plot` works out what is drawn; here matplotlib draws it, for trackers and documents, and `svg` for web pages: there it
+needs tooltips, colours that follow the reader's, and no font that is known.
 """
 
 from __future__ import annotations
@@ -42,18 +45,6 @@ def front_png(history: History, path: Path | str, describe: Describe, name: str 
     path = Path(path)
     figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": "autopeft"})
     return path
-
-
-def front_svg(history: History, describe: Describe, theme: str = "auto", name: str = "") -> str:
-    """The figure as one inline `<svg>` with tooltips, for HTML. It loads nothing.
-
-    Args:
-        theme: "auto" follows the reader's setting; "light", "dark".
-    """
-    from autopeft.reports import svg
-
-    facts = Facts(history, describe, name)
-    return svg.front(facts, front_plot(facts), theme=theme)
 
 
 def front_json(history: History, path: Path | str, describe: Describe, name: str = "") -> Path:
@@ -253,6 +244,9 @@ def _names(figure: Figure, axes: Axes, plot: Plot, texts: list[Any]) -> None:
     """Names beside their points: measured with the real font, placed where nothing is covered."""
     if not plot.labelled:
         return
+    from matplotlib.patheffects import withStroke
+
+    halo = withStroke(linewidth=2, foreground="white")  # a name that crosses a line stays readable
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     height = figure.bbox.height
     scale = figure.dpi / 72
@@ -268,7 +262,7 @@ def _names(figure: Figure, axes: Axes, plot: Plot, texts: list[Any]) -> None:
     low, high = plot.y_limits
     where = {mark.number: pixel(mark.x, low + plot.up(mark.y) * (high - low)) for mark in plot.marks}
     drawn = [figure.text(0, 0, "\n".join(map(text.plain, wrap(mark.label))), fontsize=7.5, color=_INK, va="bottom",
-                         linespacing=1.05) for mark in plot.labelled]
+                         linespacing=1.05, path_effects=[halo]) for mark in plot.labelled]
     sizes = [(box.right - box.left, box.bottom - box.top) for box in map(box_of, drawn)]
     bounds = box_of(axes.patch)
     hard = [Box.around(*where[mark.number], 6 * scale) for mark in plot.marks if mark.is_front or mark.baseline]

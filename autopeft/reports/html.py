@@ -104,7 +104,7 @@ def subtitle(facts: Facts) -> str:
         parts.append(f"{text.short_count(facts.model_parameters)} parameters")
     sizes = facts.header.get("dataset", {}).get("sizes", {})
     parts.append(", ".join(f"{count:,} {split}" for split, count in sizes.items()) + " rows" if sizes else "")
-    parts.append(str(facts.header.get("created", "")))
+    parts.append(text.moment(str(facts.header.get("created", ""))))
     return " · ".join(part for part in parts if part)
 
 

@@ -331,6 +331,7 @@ def _data_title(facts: Facts) -> str:
         task: Any = config.get("task", "data")
         name = task.get("name", "data") if isinstance(task, dict) else task
     rows = facts.rows("test")
-    return str(name).rsplit("/", 1)[-1] + (f" ({rows:,} test rows)" if rows else "")
+    # The folder, too: `test.parquet` alone names nothing.
+    return "/".join(str(name).split("/")[-2:]) + (f" ({rows:,} test rows)" if rows else "")
 
 

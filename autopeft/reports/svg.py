@@ -25,6 +25,7 @@ _DARK = {"bg": "#16181d", "ink": "#e8eaee", "quiet": "#9aa4b2", "grid": "#2c313a
 _RULES = """
 .ap-fig{display:block;width:100%;height:auto;font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 .ap-fig text{fill:var(--ap-ink)}
+.ap-name{paint-order:stroke;stroke:var(--ap-bg);stroke-width:3px;stroke-linejoin:round}
 .ap-fig .ap-q{fill:var(--ap-quiet)}
 .ap-ground{fill:var(--ap-bg)}
 .ap-grid{stroke:var(--ap-grid);stroke-width:1}
@@ -240,7 +241,8 @@ def _front_names(plot: Plot, frame: _Frame, size: float, narrow: bool) -> tuple[
                  y=box.top + 2 + size * (0.9 + 1.15 * index))
             for index, line in enumerate(lines)
         )
-        names.append(_tag("text", spans, font_size=size, text_anchor="end" if is_left else "start"))
+        anchor = "end" if is_left else "start"
+        names.append(_tag("text", spans, font_size=size, text_anchor=anchor, class_="ap-name"))
         near = (min(max(x, box.left), box.right), min(max(y, box.top), box.bottom))
         if math.dist(near, (x, y)) > 18:
             leads.append(_tag("line", x1=x, y1=y, x2=near[0], y2=near[1], class_="ap-lead"))
@@ -347,7 +349,7 @@ def curves(series: Sequence[Series], x_title: str, y_title: str, *, is_step: boo
                 frame.y((y - y_limits[0]) / (y_limits[1] - y_limits[0])))
 
     parts = []
-    values = ticks(y_limits, 5)
+    values = ticks(y_limits, 7)
     for value, label in zip(values, tick_labels(values), strict=True):
         y = at(x_limits[0], value)[1]
         parts.append(_tag("line", x1=frame.left, x2=frame.width - frame.right, y1=y, y2=y, class_="ap-grid"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -25,12 +25,14 @@ class Column:
         title: For people.
         format: A value as text; values that are absent show a dash.
         is_number: Whether it is set to the right.
+        is_detail: Whether a narrow terminal leaves it out.
     """
 
     key: str
     title: str
     format: Format = str
     is_number: bool = False
+    is_detail: bool = False
 
     def show(self, row: Mapping[str, Any]) -> str:
         value = row[self.key]
@@ -101,11 +103,6 @@ def trials_table(history: History, describe: Describe) -> Table:
     return trials(Facts(history, describe))
 
 
-def baselines_table(history: History, describe: Describe) -> Table:
-    """The trivial baselines that are known."""
-    return baselines(Facts(history, describe))
-
-
 def front(facts: Facts) -> Table:
     """The front, the best score first; confirmed numbers and the drop where there are any."""
     rows = [_front_row(facts, record) for record in facts.front]
@@ -117,7 +114,7 @@ def front(facts: Facts) -> Table:
     if facts.confirmed:
         columns += [
             Column("test", f"{text.metric_title(facts.metric)}, test, mean ± 95 % CI", str, True),
-            Column("seeds", "seeds", str, True),
+            Column("seeds", "seeds", str, True, is_detail=True),
             Column("drop", "drop", text.signed, True),
         ]
     columns += _size_columns(facts)
@@ -125,7 +122,8 @@ def front(facts: Facts) -> Table:
         Column(objective.metric, text.metric_title(objective.metric), lambda value: f"{value:,.4g}", True)
         for objective in facts.objectives[1:] if objective.metric != facts.size_metric
     ]
-    columns += [Column("gain", "over frozen head", text.signed, True)] if facts.baseline("head") else []
+    if facts.baseline("head"):
+        columns.append(Column("gain", "over frozen head", text.signed, True, is_detail=True))
     columns.append(Column("place", "", str))
     return Table("The front", tuple(columns), tuple(rows), _confirmed_note(facts))
 
@@ -135,14 +133,12 @@ def _size_columns(facts: Facts) -> list[Column]:
         return []
     columns = [Column("size", text.metric_title(facts.size_metric), text.count, True)]
     if facts.size_metric == SIZE and facts.model_parameters:
-        columns.append(Column("share", "of the model", str, True))
+        columns.append(Column("share", "of the model", str, True, is_detail=True))
     return columns
 
 
 def _front_row(facts: Facts, record: Record) -> dict[str, Any]:
     head = facts.baseline("head")
-    places = ["knee"] if facts.knee is record else []
-    places += [b.title for b in facts.baselines if b.record is record and b.kind in ("head", "full")]
     return {
         "trial": record.number,
         "name": facts.names[record.number],
@@ -152,7 +148,7 @@ def _front_row(facts: Facts, record: Record) -> dict[str, Any]:
         **_size(facts, facts.size(record)),
         **{objective.metric: record.metrics[objective.metric] for objective in facts.objectives[1:]},
         "gain": None if head is None or head.record is record else facts.better(facts.score(record), head.score),
-        "place": ", ".join(places),
+        "place": "knee" if facts.knee is record else "",
     }
 
 
@@ -225,9 +221,9 @@ def trials(facts: Facts) -> Table:
         Column("name", "configuration"),
         Column("score", text.metric_title(facts.metric), text.score, True),
         Column("size", text.metric_title(facts.size_metric or SIZE), text.count, True),
-        Column("rungs", "rungs", str, True),
-        Column("train_seconds", "training", text.duration, True),
-        Column("why", "why"),
+        Column("rungs", "rungs", str, True, is_detail=True),
+        Column("train_seconds", "training", text.duration, True, is_detail=True),
+        Column("why", "why", text.shortened),
     ]
     note = f"Scores are of {facts.validation_label}. A stopped trial has none: its last one was not final."
     return Table("All trials", tuple(columns), tuple(rows), note)
@@ -259,10 +255,3 @@ def resumes(facts: Facts) -> Table:
         rows.append({"seconds": event["seconds"], "changes": "; ".join(map(str, changes)) or "nothing"})
     columns = (Column("seconds", "after", text.duration, True), Column("changes", "changed"))
     return Table("Resumes", columns, tuple(rows))
-
-
-def rows_of(table: Table) -> Sequence[Mapping[str, Any]]:
-    """The rows with what is shown only: key → value."""
-    return [{column.key: row[column.key] for column in table.columns} for row in table.rows]
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 ABSENT = "–"
@@ -64,6 +65,21 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
+def moment(iso: str) -> str:
+    """`2026-11-24T02:00:00+00:00` → `2026-11-24 02:00 UTC`; what is no such time stays as it is."""
+    try:
+        then = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{then:%Y-%m-%d %H:%M} {then.tzname() or ''}".rstrip()
+
+
+def shortened(value: str, limit: int = 160) -> str:
+    """The beginning of a long text."""
+    line = " ".join(value.split())
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
 def plural(number: int, noun: str, many: str | None = None) -> str:
     """`1 trial`, `12 trials`."""
     return f"{number:,} {noun if number == 1 else many or noun + 's'}"
@@ -102,8 +118,7 @@ def short_name(name: str, limit: int = 44) -> str:
 
 def plain(value: object, limit: int = 60) -> str:
     """Text for matplotlib: `$` begins no formula, one line, not without end."""
-    line = " ".join(str(value).split()).replace("$", r"\$")
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return shortened(str(value), limit).replace("$", r"\$")
 
 
 def markdown(value: object) -> str:

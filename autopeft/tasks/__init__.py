@@ -107,13 +107,20 @@ class Task(Protocol):
     def read_rows(self, file: Any, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """The input columns of rows without labels, for prediction: a file, or a folder of pictures."""
 
+    def processor(self, model_path: str, options: Mapping[str, Any]) -> Any:
+        """The model's tokenizer or image processor as `encode` uses it; None for a task that needs none.
+
+        Raises:
+            autopeft.errors.ConfigError: The model has none.
+        """
+
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
         """Encodes a split with the model's own tokenizer or image processor, offline.
 
         Args:
             raw: A split.
             model_path: Local folder or hub name of the model; may hold the tokenizer or image processor.
-            options: `max_length`, `revision`, `trust_remote_code`.
+            options: `max_length`, `image_size`, `revision`, `trust_remote_code`.
         """
 
     def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -38,12 +38,15 @@ class ImageClassification:
             return {"image": sorted(str(path) for path in file.iterdir() if path.suffix.lower() in PICTURES)}
         return read_columns(file, [data.get("image") or "image"])
 
+    def processor(self, model_path: str, options: Mapping[str, Any]) -> Any:
+        return image_processor(model_path, options)
+
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
         """Pixels as the model's image processor makes them, decoded, resized and cropped once.
 
         Kept as bytes, with the processor's rescaling and normalising as `scale`, where that gives the same to 1e-5.
         """
-        processor = image_processor(model_path, options)
+        processor = self.processor(model_path, options)
         (pictures,) = raw.inputs.values()
         decoded = _decoded(pictures, raw.rows)
         first = next(decoded)

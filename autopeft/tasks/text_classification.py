@@ -25,19 +25,24 @@ class TextClassification:
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         return read_columns(file, text_columns(data))
 
-    def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
-        """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""
-        from transformers import AutoConfig, AutoTokenizer
+    def processor(self, model_path: str, options: Mapping[str, Any]) -> Any:
+        """The model's tokenizer."""
+        from transformers import AutoTokenizer
 
-        source = {
-            "revision": options.get("revision") or "main",
-            "trust_remote_code": bool(options.get("trust_remote_code")),
-        }
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model_path, **source)
-            config = AutoConfig.from_pretrained(model_path, **source)
+            return AutoTokenizer.from_pretrained(model_path, **_source(options))
         except (OSError, ValueError) as fault:
             raise lacks("tokenizer", model_path, fault) from fault
+
+    def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
+        """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""
+        from transformers import AutoConfig
+
+        tokenizer = self.processor(model_path, options)
+        try:
+            config = AutoConfig.from_pretrained(model_path, **_source(options))
+        except (OSError, ValueError) as fault:
+            raise lacks("config", model_path, fault) from fault
         longest = min(options.get("max_length") or 10**9, longest_input(tokenizer, config))
         texts = [[str(value) for value in column] for column in raw.inputs.values()]
         encoded = tokenizer(*texts, truncation=True, max_length=longest, return_attention_mask=False)
@@ -64,6 +69,14 @@ class TextClassification:
 
     def trivial(self, train_labels: np.ndarray, labels: np.ndarray, n_labels: int) -> dict[str, float]:
         return _metrics.trivial(train_labels, labels, n_labels)
+
+
+def _source(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Which revision of the model, and whether code that came with it may run."""
+    return {
+        "revision": options.get("revision") or "main",
+        "trust_remote_code": bool(options.get("trust_remote_code")),
+    }
 
 
 def text_columns(data: Mapping[str, Any]) -> list[str]:

@@ -8,12 +8,14 @@ Safetensors only; `autopeft.json` says what was trained on which base.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +31,7 @@ from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.tasks import Raw, Split, Task
 from autopeft.training.batches import by_length, collate
 from autopeft.training.loop import SCORE_BATCH
-from autopeft.training.model import clone_shared, load_model, quiet, view
+from autopeft.training.model import clone_shared, load_model, view
 from autopeft.training.recipe import attach, load_trained, resolve
 from autopeft.training.setup import Setup
 
@@ -47,7 +49,7 @@ def export(
     tensors: Path,
     label_names: list[str],
     to: Path,
-    card: str,
+    card: Callable[[Mapping[str, Any]], str],
     facts: Mapping[str, Any],
 ) -> Path:
     """Writes a trial's adapter to a folder.
@@ -58,7 +60,7 @@ def export(
         tensors: Its trained tensors, as the worker wrote them.
         label_names: By label index.
         to: The folder, which must not hold anything.
-        card: The README.md, a model card.
+        card: Writes the README.md, a model card, of what autopeft.json says.
         facts: Goes into autopeft.json as it is.
     """
     to.mkdir(parents=True, exist_ok=True)
@@ -72,7 +74,7 @@ def export(
         _save_peft(base, params, load_file(tensors), setup, to)
     else:
         shutil.copyfile(tensors, to / TENSORS)
-    _save_processor(setup, to)
+    _save_processor(task, setup, to)
     about = {
         "schema": SCHEMA,
         "form": form,
@@ -90,7 +92,7 @@ def export(
         **facts,
     }
     (to / NAME).write_text(json.dumps(about, indent=2) + "\n")
-    (to / "README.md").write_text(card)
+    (to / "README.md").write_text(card(about), encoding="utf-8")
     return to
 
 
@@ -112,7 +114,9 @@ def _save_peft(
     config.modules_to_save = [head.rpartition(".")[2] for head in heads] or None
     config.base_model_name_or_path = setup.model
     config.revision = setup.revision
-    model = get_peft_model(clone_shared(base, [n for n, _ in base.named_parameters() if view(base).in_head(n)]), config)
+    own = [name for name, _ in base.named_parameters() if view(base).in_head(name)]
+    with _without_peft_warning():
+        model = get_peft_model(clone_shared(base, own), config)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -124,23 +128,15 @@ def _save_peft(
     (to / "README.md").unlink(missing_ok=True)  # peft's own card, which says nothing
 
 
-def _save_processor(setup: Setup, to: Path) -> None:
-    """The base's tokenizer or image processor, where it has one."""
-    from transformers import AutoImageProcessor, AutoTokenizer
-
-    loader = {
-        "AutoModelForSequenceClassification": AutoTokenizer,
-        "AutoModelForImageClassification": AutoImageProcessor,
-    }
-    auto_class = plugins.load("tasks", setup.task)().auto_class
+def _save_processor(task: Task, setup: Setup, to: Path) -> None:
+    """The tokenizer or image processor as the task uses it, where the base has one."""
     folder = Path(setup.model)
     files = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "preprocessor_config.json")
-    if auto_class in loader and (not folder.is_dir() or any((folder / file).exists() for file in files)):
-        with quiet():
-            processor = loader[auto_class].from_pretrained(
-                setup.model, revision=setup.revision or "main", trust_remote_code=setup.trust_remote_code
-            )
-        processor.save_pretrained(to)
+    if not folder.is_dir() or any((folder / file).exists() for file in files):
+        options = {"revision": setup.revision, "trust_remote_code": setup.trust_remote_code}
+        processor = task.processor(setup.model, {**options, "image_size": setup.data.get("image_size")})
+        if processor is not None:
+            processor.save_pretrained(to)
 
 
 @dataclass(frozen=True)
@@ -211,7 +207,8 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         trust_remote_code: Whether code that comes with the base may run. What the folder says does not decide it.
 
     Raises:
-        UsageError: The folder is no export, a newer autopeft wrote it, or its base wants to run code of its own.
+        UsageError: The folder is no export, a newer autopeft wrote it, its base is not where it was, or wants to run
+            code of its own.
     """
     folder = Path(folder)
     if not (folder / NAME).is_file():
@@ -223,6 +220,10 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         raise UsageError(f"{about['base']} runs code of its own: load(..., trust_remote_code=True) if you trust it")
     if base is not None:
         about = {**about, "base": base, "revision": None}
+    if Path(about["base"]).is_absolute() and not Path(about["base"]).is_dir():
+        raise UsageError(
+            f"the base model is not at {about['base']}: say where it is, load(..., base=…) or `autopeft predict --base …`"
+        )
     model = load_model(
         about["base"], about["auto_class"], len(about["label_names"]), revision=about["revision"],
         trust_remote_code=trust_remote_code, attention=about["attention"],
@@ -230,13 +231,22 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
     if about["form"] == "peft":
         from peft import PeftModel
 
-        return Exported(folder, about, PeftModel.from_pretrained(model, str(folder)).eval())
+        with _without_peft_warning():
+            return Exported(folder, about, PeftModel.from_pretrained(model, str(folder)).eval())
     attached = attach(model, view(model), about["params"], about["seed"])
     try:
         load_trained(attached, load_file(folder / TENSORS))
     except ValueError as fault:
         raise UsageError(f"{folder}: {fault}") from fault
     return Exported(folder, about, attached.model.eval())
+
+
+@contextlib.contextmanager
+def _without_peft_warning() -> Iterator[None]:
+    """transformers warns of a name that peft reads: nothing that a user could mend."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield
 
 
 # Run in a fresh process: stock libraries for a peft folder, `autopeft.load` for ours.

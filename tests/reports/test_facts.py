@@ -6,6 +6,7 @@ import pytest
 
 from autopeft.errors import UsageError
 from autopeft.history import History
+from autopeft.reports import content
 from autopeft.reports.facts import Facts
 from tests.reports import histories as h
 
@@ -73,6 +74,18 @@ def test_a_seed_confirmed_twice_counts_once():
     facts = Facts(History(confirmed), h.describe)
     assert facts.confirmed["trial 1"].interval.n == 1
     assert facts.confirmed["trial 1"].label == "test, 1 seed"
+
+
+def test_who_was_confirmed_again_is_said():
+    events = h.confirmed(h.search(), seeds=2)
+    name = next(event["name"] for event in events if event["event"] == "confirm")
+    again = {"event": "confirming", "seeds": {name: 2}, "seconds": 400.0}
+    once = Facts(History([*events, again, again]), h.describe)  # one that went on is no second look
+    assert once.seen_before == []
+    assert not any("more than once" in note for note in content.score_notes(once))
+    twice = Facts(History([*events, again, {**again, "seeds": {name: 4}}]), h.describe)
+    assert twice.seen_before == [name]
+    assert f"Confirmed more than once: {name}." in " ".join(content.score_notes(twice))
 
 
 def test_drop_is_positive_when_worse_also_for_minimized_scores():

@@ -157,19 +157,24 @@ def test_every_shape_can_be_drawn(shape):
     assert svg.shape(shape, 10, 10, 5).startswith("M")
 
 
+def drawn(history, theme):
+    facts = Facts(history, h.describe)
+    return svg.front(facts, front_plot(facts), theme=theme)
+
+
 def test_themes():
     history = History(h.search(12))
-    auto, light, dark = (figure.front_svg(history, h.describe, theme) for theme in ("auto", "light", "dark"))
+    auto, light, dark = (drawn(history, theme) for theme in ("auto", "light", "dark"))
     assert "prefers-color-scheme:dark" in auto
     assert "prefers-color-scheme" not in light + dark
     assert "#16181d" in dark
     assert "#16181d" not in light
     with pytest.raises(ValueError, match="auto, light or dark"):
-        figure.front_svg(history, h.describe, "blue")
+        drawn(history, "blue")
 
 
 def test_each_point_has_a_tooltip_with_its_label():
-    root = ET.fromstring(figure.front_svg(History(h.confirmed(h.search(30))), h.describe))
+    root = ET.fromstring(drawn(History(h.confirmed(h.search(30))), "auto"))
     space = "{http://www.w3.org/2000/svg}"
     points = [group for group in root.iter(f"{space}g") if "ap-pt" in group.get("class", "")]
     assert points

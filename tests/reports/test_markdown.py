@@ -81,15 +81,28 @@ def test_short_names_lose_their_learning_rates_first():
     assert len(text.short_name("word " * 40)) <= 44
 
 
+# Of an exported folder; the code that a card has for it is run in tests/training/test_export.py.
+ABOUT = {"form": "peft", "task": "text_classification", "auto_class": "AutoModelForSequenceClassification",
+         "data": {"text": "text"}, "max_length": None, "label_names": ["no", "yes"], "trust_remote_code": False}
+
+
+def test_the_model_card_names_each_trial_by_its_own_params():
+    history = History(h.search(40, stock=[3]))  # LoRA
+    record = next(record for record in history.front() if record.params["method"] != "lora")
+    card = model_card(history, record, h.describe, "x", ABOUT)
+    assert f"# {text.markdown(h.describe(record.params))}" in card
+    assert "best stock default (LoRA" in card
+
+
 def test_the_model_card_has_numbers_labels_and_command():
     history = History(h.confirmed(h.search(40)))
     record = history.front()[0]
-    card = model_card(history, record, h.describe(record.params), "autopeft export runs/a --pick best")
+    card = model_card(history, record, h.describe, "autopeft export runs/a --pick best", ABOUT)
     assert card.startswith("---\n")
     for words in ("confirmed on test, 5 seeds", "validation, one seed", "majority class", "frozen head",
                   "`autopeft export runs/a --pick best`", "`yes`", "abc1234", f"trial {record.number}"):
         assert words in card, words
     assert "models/mini" not in card.split("## Provenance")[1]
-    assert "base_model" not in card  # a folder's name is no hub name
+    assert "base_model:" not in card  # a folder's name is no hub name
     hub = History(h.search(12, model={"name": "google/mini-v2", "n_layers": 6, "parameters": 22_700_000}))
-    assert 'base_model: "google/mini-v2"' in model_card(hub, hub.front()[0], "x", "y")
+    assert 'base_model: "google/mini-v2"' in model_card(hub, hub.front()[0], h.describe, "y", ABOUT)

@@ -7,6 +7,7 @@ import io
 
 from autopeft.history import History
 from autopeft.reports import table
+from autopeft.reports.facts import Facts
 from tests.reports import histories as h
 
 
@@ -37,8 +38,8 @@ def test_the_trials_table_has_everything_and_no_partial_score():
 
 def test_every_row_has_every_column():
     history = History(h.confirmed(h.search(60)))
-    for make in (table.front_table, table.trials_table, table.baselines_table):
-        shown = make(history, h.describe)
+    for make in (table.front, table.trials, table.baselines):
+        shown = make(Facts(history, h.describe))
         assert all(len(cells) == len(shown.columns) for cells in shown.cells())
         assert list(csv.DictReader(io.StringIO(shown.csv())))
         assert shown._repr_html_().startswith("<table>")

@@ -1,7 +1,9 @@
 """An exported adapter is the trained model: in our form, in stock peft's, and in a fresh process."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,16 +11,20 @@ import pytest
 import torch
 import transformers
 from models import bert, write_texts
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from autopeft import testing
 from autopeft.errors import AutoPEFTError, UsageError
+from autopeft.history import History
+from autopeft.reports.card import model_card
 from autopeft.training.export import NAME, TENSORS, export, load, verify
 from autopeft.training.loop import Worker
 from autopeft.training.model import load_model, view
 from autopeft.training.recipe import attach, trained_state
 from autopeft.training.setup import Setup
 from autopeft.trial import Result, Status, Trial
+from tests.reports import histories as h
 
 LABELS = ["bad", "good", "so-so"]
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -99,7 +105,7 @@ def exported(setup, recipe, params, to, tmp_path):
     save_file(trained_state(recipe), tmp_path / "trained.safetensors")
     return export(
         setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", label_names=LABELS, to=to,
-        card="# A card\n", facts={"trial": 17},
+        card=lambda about: f"# {about['form']}\n", facts={"trial": 17},
     )  # fmt: skip
 
 
@@ -107,8 +113,9 @@ def exported(setup, recipe, params, to, tmp_path):
 def test_loaded_logits_are_the_trained_ones(params, bases, tmp_path):
     setup, recipe, inputs = trained(bases["bert"], params)
     folder = exported(setup, recipe, params, tmp_path / "to", tmp_path)
-    assert json.loads((folder / NAME).read_text())["form"] == ("peft" if params in PEFT else "autopeft")
-    assert (folder / "README.md").read_text() == "# A card\n"
+    form = "peft" if params in PEFT else "autopeft"
+    assert json.loads((folder / NAME).read_text())["form"] == form
+    assert (folder / "README.md").read_text() == f"# {form}\n"
     found = load(folder)
     assert found.about["label_names"] == LABELS
     assert found.about["trial"] == 17
@@ -165,6 +172,68 @@ def test_the_processor_travels_along(bases, tmp_path):
     assert tokenizer("a fine film")["input_ids"] == [2, 5, 6, 7, 3]
 
 
+def test_the_image_processor_makes_the_pixels_that_were_trained_on(bases, tmp_path):
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(bases["vit"])
+    params = {"method": "lora"}
+    setup, recipe, _ = trained(bases["vit"], params, "image_classification")
+    setup = replace(setup, data={"image": "image", "image_size": 16})
+    folder = exported(setup, recipe, params, tmp_path / "to", tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = processor([np.zeros((40, 50, 3), dtype=np.uint8)], return_tensors="np")["pixel_values"]
+    assert pixels.shape == (1, 3, 16, 16)
+
+
+# ── the model card's own code ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def card_of(record, history):
+    return lambda about: model_card(history, record, h.describe, "autopeft export runs/a --pick best", about)
+
+
+@pytest.mark.parametrize(
+    ("params", "text"),
+    [({"method": "lora"}, "text"), ({"method": "lora"}, ["one", "two"]), ({"method": "bias"}, ["one", "two"])],
+    ids=str,
+)
+def test_code_of_the_model_card_for_texts(params, text, bases, tmp_path, monkeypatch, capsys):
+    history = History(h.search(20))
+    setup, recipe, _ = trained(bases["bert"], params)
+    setup = replace(setup, data={"text": text}, max_length=6)
+    save_file(trained_state(recipe), tmp_path / "trained.safetensors")
+    folder = export(
+        setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", label_names=LABELS,
+        to=tmp_path / "to", card=card_of(history.front()[0], history), facts={},
+    )  # fmt: skip
+    card = (folder / "README.md").read_text()
+    codes = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert len(codes) == (2 if params["method"] == "lora" else 1)
+    columns = [text] if isinstance(text, str) else text
+    expected = load(folder).predict({name: ["a text"] for name in columns})["label"][0]
+    monkeypatch.chdir(folder)
+    for code in codes:
+        assert str(bases["bert"]) not in code  # a card is published, the folders of this machine are not
+        exec(compile(code, "README.md", "exec"), {})  # noqa: S102  (our own card)
+        assert expected in capsys.readouterr().out
+
+
+def test_code_of_the_model_card_for_pictures(bases, tmp_path, monkeypatch, capsys):
+    history = History(h.search(20))
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(bases["vit"])
+    params = {"method": "lora"}
+    setup, recipe, _ = trained(bases["vit"], params, "image_classification")
+    save_file(trained_state(recipe), tmp_path / "trained.safetensors")
+    folder = export(
+        setup=replace(setup, data={"image": None}), params=params, seed=1, tensors=tmp_path / "trained.safetensors",
+        label_names=LABELS, to=tmp_path / "to", card=card_of(history.front()[0], history), facts={},
+    )  # fmt: skip
+    monkeypatch.chdir(folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save("picture.png")
+    for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
+        exec(compile(code, "README.md", "exec"), {})  # noqa: S102  (our own card)
+        assert load(folder).predict({"image": ["picture.png"]})["label"][0] in capsys.readouterr().out
+
+
 def test_only_safetensors_and_text_are_written(bases, tmp_path):
     setup, recipe, _ = trained(bases["bert"], {"method": "lora+bias"})
     folder = exported(setup, recipe, {"method": "lora+bias"}, tmp_path / "to", tmp_path)
@@ -215,6 +284,8 @@ def test_the_base_may_have_moved(bases, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(bases["bert"], moved)
     assert np.array_equal(logits(load(folder, base=str(moved)).model, inputs), logits(recipe.model, inputs))
+    with pytest.raises(UsageError, match=r"the base model is not at .*base=.*--base"):
+        load(folder, base=str(tmp_path / "nowhere"))
 
 
 def test_the_base_is_not_changed_by_exporting(bases, tmp_path):
@@ -248,7 +319,7 @@ def of_worker(worker, method, number, to):
     assert result.status is Status.COMPLETE, result.error
     tensors = f"{worker.setup.folder}/trials/{number:05d}/{TENSORS}"
     export(
-        setup=worker.setup, params=trial.params, seed=trial.seed, tensors=tensors, to=to, card="# a card\n",
+        setup=worker.setup, params=trial.params, seed=trial.seed, tensors=tensors, to=to, card=lambda about: "x",
         label_names=list(worker.data.label_names), facts={"trial": number},
     )  # fmt: skip
     return verify(to, *worker.sample(trial, tensors)), trial, tensors
