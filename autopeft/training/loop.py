@@ -30,6 +30,7 @@ from autopeft.files import trial_folder
 from autopeft.tasks import Task
 from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.data import Data, prepare
+from autopeft.training.first_token import read_first_token
 from autopeft.training.model import ModelView, clone_shared, load_model, view
 from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
@@ -136,6 +137,7 @@ class Worker:
         """A clone of the base with the trial's recipe attached, cut where its prefix is cached."""
         attached = attach(self.base, self.view, trial.params, trial.seed)
         self.precision.lower(attached.model)
+        read_first_token(attached.model, self.view)
         return Network(self, attached)
 
     def train(self, network: Network, seed: int, total: int) -> Iterator[tuple[int, float]]:

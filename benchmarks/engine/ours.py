@@ -7,6 +7,7 @@ Reads a job as JSON from the command line, prints one JSON line.
     setup: fields of Setup to override: `{"prefix_cache_bytes": 0}`
     chosen: {"precision", "attention"} as measured before; measured here where it is absent
     pool: batches a length-sorted pool; 1 turns the sorting off
+    all_tokens: true lets the last block compute what the head does not read
     base_dropout: true lets the frozen model run in training mode, its dropout too
     task: "trials" (default), "floor" (step time against arithmetic), "memory" (many trials: does the worker grow?)
     ready, begin: files; the worker makes the first when it has loaded, and starts when the second appears
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +70,14 @@ def make_setup(job: Mapping[str, Any]) -> Any:
 
 def main() -> None:
     job = json.loads(sys.argv[1])
-    from autopeft.training import batches
+    from autopeft.training import batches, first_token
     from autopeft.training.loop import Network, Worker
     from autopeft.training.measure import choose
 
     batches.POOL = job.get("pool", batches.POOL)
+    short = dict(first_token.TOKEN_BY_TOKEN)
+    if job.get("all_tokens") or job.get("task") == "floor":
+        first_token.TOKEN_BY_TOKEN.clear()
     if job.get("base_dropout"):
         Network.train = lambda network: network.model.train()  # type: ignore[method-assign]
     setup = make_setup(job)
@@ -83,7 +88,7 @@ def main() -> None:
         chosen, measured = {"precision": choice.precision, "attention": choice.attention}, list(choice.candidates)
     worker = Worker(replace(setup, **{**chosen, **job.get("setup", {})}))
     out: dict[str, Any] = {"chosen": chosen, "measured": measured, "once_cpu_seconds": cpu_seconds()}
-    task = {"trials": trials, "floor": floor, "memory": memory}[job.get("task", "trials")]
+    task = {"trials": trials, "floor": partial(floor, short=short), "memory": memory}[job.get("task", "trials")]
     print(json.dumps({**out, **task(worker, job)}))
 
 
@@ -113,18 +118,21 @@ def trials(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     return {"trials": rows, "wall_seconds": time.perf_counter() - begin}
 
 
-def floor(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
+def floor(worker: Any, job: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, Any]:
     """CPU seconds of a training step of all-layer LoRA, and of its arithmetic alone.
 
-    Operations are counted on the tokens that are real: each row of the epoch by itself, unpadded, forward and
-    backward. The rate is the best of several matrix products, in the precision that the step uses.
+    Operations are those of the model as transformers runs it, on the tokens that are real: each row of the epoch by
+    itself, unpadded, forward and backward. The rate is the best of several matrix products, in the precision that the
+    step uses. The step is the product's own, which leaves out what no head reads.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from autopeft.training import first_token
     from autopeft.trial import Trial
 
-    network = worker.network(Trial(0, CONFIGURATIONS[ALL_LAYER_LORA], SEED))
+    trial = Trial(0, CONFIGURATIONS[ALL_LAYER_LORA], SEED)
+    network = worker.network(trial)  # of all tokens
     lengths = worker.data.splits["train"].lengths
     network.train()
     operations: dict[int, int] = {}
@@ -133,7 +141,8 @@ def floor(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
             with FlopCounterMode(display=False) as counter:
                 network.backward("train", torch.tensor([row]).numpy())
             operations[int(length)] = counter.get_total_flops()
-    network.model.zero_grad(set_to_none=True)
+    first_token.TOKEN_BY_TOKEN.update(short)
+    network = worker.network(trial)
     steps = -(-len(lengths) // BATCH_SIZE)
     a_step = sum(operations[int(length)] for length in lengths) / steps
 
