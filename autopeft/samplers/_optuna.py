@@ -98,10 +98,14 @@ class OptunaSampler:
         self.ran = self.completed = 0
         self.axes = Axes(space)
         self._told: set[str] = set()
-        with _quiet():
+        self.study = self.new_study()
+
+    def new_study(self) -> optuna.Study:
+        """An empty one, in memory."""
+        with quiet():
             import optuna
 
-            self.study = optuna.create_study(directions=["minimize"] * len(self.objectives))
+            return optuna.create_study(directions=["minimize"] * len(self.objectives))
 
     def ask(self, number: int, seed: int) -> Mapping[str, Any]:
         rng = np.random.default_rng(seed)
@@ -121,7 +125,7 @@ class OptunaSampler:
         """What Optuna proposes."""
         import optuna
 
-        with _quiet():
+        with quiet():
             self.study.sampler = self.sampler(seed)
             trial = self.study.ask()
             params = self.axes.suggest(trial, seed)
@@ -134,20 +138,28 @@ class OptunaSampler:
         self.completed += record.is_complete
         if not self.space.contains(record.params):
             return  # refused for this very reason: nothing that Optuna could place
+        self._told.add(_canonical(record.params))
+        if self.looks_at(record):
+            self.study.add_trial(self.as_trial(record))
+
+    def as_trial(self, record: Record) -> optuna.trial.FrozenTrial:
+        """A record of a member of the space as Optuna is told of it."""
         from optuna.trial import TrialState, create_trial
 
-        self._told.add(_canonical(record.params))
         values, distributions = self.axes.encode(record.params)
         infeasible = bool(record.refusal) or record.status is Status.OUT_OF_MEMORY
         complete = record.is_complete
-        trial = create_trial(
+        return create_trial(
             state=TrialState.COMPLETE if complete else TrialState.PRUNED,
             values=losses(self.objectives, record.metrics).tolist() if complete else None,
             params=values,
             distributions=distributions,
             constraints={"may run": 1.0} if infeasible else None,
         )
-        self.study.add_trial(trial)
+
+    def looks_at(self, record: Record) -> bool:
+        """Whether the study holds it: all that the Optuna sampler can learn from."""
+        return True
 
     def sampler(self, seed: int) -> BaseSampler:
         """The Optuna sampler for one ask."""
@@ -173,7 +185,7 @@ def check_share(sampler: str, option: str, value: object) -> float:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without Optuna's notes on each study and its warnings that an option is experimental or leaves in version 6."""
     logger = logging.getLogger("optuna")
     level = logger.level

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autopeft.history import Record
 from autopeft.objectives import Objective
-from autopeft.samplers._optuna import OptunaSampler, check_count, check_share
+from autopeft.samplers._optuna import OptunaSampler, check_count, check_share, quiet
 from autopeft.space import Space
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.study import Study
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, TrialState
 
 
 class NSGA2Sampler(OptunaSampler):
@@ -26,7 +27,8 @@ class NSGA2Sampler(OptunaSampler):
     complete trial belongs to generation k // population_size, a function of what was told: Optuna numbers generations
     when it is asked, which a ledger does not replay. One trial at a time, the two are the same.
 
-    Refused, failed and stopped trials are never parents, and take no place in a population.
+    Refused, failed and stopped trials are never parents, and take no place in a population. The study holds the parents
+    and their generation, and nothing of those before: searches of 10,000 trials are what this sampler is for.
 
     Args:
         space: What may be proposed.
@@ -57,6 +59,24 @@ class NSGA2Sampler(OptunaSampler):
     def is_starting(self) -> bool:
         return self.completed < self.population_size
 
+    def looks_at(self, record: Record) -> bool:
+        return record.is_complete
+
+    def tell(self, record: Record) -> None:
+        super().tell(record)
+        if record.is_complete and self.completed % self.population_size == 0:
+            self._begin_generation()
+
+    def _begin_generation(self) -> None:
+        """Keeps of the generation that is whole, and its parents, those that are parents of the next one."""
+        complete = self.study.get_trials(deepcopy=False, states=_complete_states())
+        generation = len(complete) // self.population_size
+        with quiet():
+            sampler: Any = self.sampler(0)
+        parents = sampler.get_parent_population(self.study, generation) if generation > 1 else complete
+        self.study = self.new_study()
+        self.study.add_trials(parents)
+
     def sampler(self, seed: int) -> BaseSampler:
         rng = np.random.default_rng(seed)
 
@@ -86,13 +106,18 @@ def _tournament(parents: Sequence[FrozenTrial], rng: np.random.Generator) -> Fro
     return second if dominates else first
 
 
+def _complete_states() -> tuple[TrialState]:
+    from optuna.trial import TrialState
+
+    return (TrialState.COMPLETE,)
+
+
 def _sampler_class() -> Any:
     """Made here, for its base is Optuna's, which is imported when it is used."""
     from optuna.samplers import NSGAIISampler
-    from optuna.trial import TrialState
 
     def complete(study: Study) -> list[FrozenTrial]:
-        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return study.get_trials(deepcopy=False, states=_complete_states())
 
     class ByOrderOfTelling(NSGAIISampler):
         def __init__(self, axes: Mapping[str, BaseDistribution], *, population_size: int, **options: Any) -> None:

@@ -91,6 +91,24 @@ def test_parents_are_the_best_of_the_generations_before_their_own() -> None:
     assert rates <= {members[2]["head.lr"], members[3]["head.lr"]}
 
 
+def test_what_is_let_go_changes_no_parents() -> None:
+    """Against the same sampler on a study that holds every trial."""
+    size, rng = 4, np.random.default_rng(0)
+    sampler = NSGA2Sampler(SPACE, OBJECTIVES, population_size=size)
+    whole = sampler.new_study()
+    for number in range(10 * size):
+        known = {"trainable_parameters": float(10 ** rng.uniform(1, 5))}
+        record = Record(Trial(number, SPACE.draw(rng), 0), known, [], Status.COMPLETE,
+                        {**known, "accuracy": float(rng.uniform())})  # fmt: skip
+        sampler.tell(record)
+        whole.add_trial(sampler.as_trial(record))
+        if (number + 1) % size == 0 and number + 1 > size:
+            kept = {str(sorted(trial.params.items())) for trial in sampler.study.trials if trial.values}
+            parents = sampler.sampler(0).get_parent_population(whole, (number + 1) // size)
+            assert kept == {str(sorted(trial.params.items())) for trial in parents}
+        assert len([trial for trial in sampler.study.trials if trial.values]) < 2 * size
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
