@@ -64,8 +64,9 @@ class Driver:
         os.killpg(self.process.pid, signal.SIGINT)
 
     def terminate(self, *, workers: bool) -> None:
-        """SIGTERM to the driver, and to Ray's workers as well: a scheduler signals every process of a job."""
-        found = [folder for folder in self._processes() if (folder / "cmdline").read_bytes().startswith(b"ray::")]
+        """SIGTERM to the driver, and to Ray's workers as well; not to its agents, without which a Ray node dies."""
+        names = {folder: (folder / "cmdline").read_bytes().split(b"\0")[0] for folder in self._processes()}
+        found = [folder for folder, name in names.items() if name.startswith(b"ray::") and b"Agent" not in name]
         for process in [self.process.pid, *(int(folder.name) for folder in found if workers)]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)

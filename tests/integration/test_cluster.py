@@ -117,6 +117,7 @@ def test_an_address_where_nobody_listens_is_said_at_once(job, cluster):
     assert time.monotonic() - start < 60
 
 
+@pytest.mark.slow  # Ray takes a minute to call a node dead
 def test_a_node_that_dies_midway_costs_its_trial_and_no_other(job, tmp_path):
     cluster = Cluster()
     try:
@@ -170,6 +171,7 @@ class TestANodeWithoutTheDriversDisk:
         assert not (job / "runs" / "far" / ".shared").exists()
         assert set(Path(tempfile.gettempdir()).glob("autopeft-*")) == before, "the node keeps nothing"
 
+    @pytest.mark.slow
     def test_a_front_that_is_confirmed_there(self, job, far):
         split = "data={train: train.csv, text: text, label: label, test_share: 0.2}"
         assert search(job, far, "confirmed", split).returncode == 0
