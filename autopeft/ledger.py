@@ -28,8 +28,12 @@ NAME = "ledger.jsonl"
 class Ledger:
     """The one writer of a ledger file. A second process that opens it is told who has it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_search: bool = True) -> None:
         """Opens the file, or makes it. Locks it, and drops a torn last line.
+
+        Args:
+            path: The file.
+            is_search: Whether search time goes on; else the clock stands where the last event left it.
 
         Raises:
             UsageError: Another process has it open, or a line that is not the last is damaged.
@@ -48,12 +52,12 @@ class Ledger:
             self._file.close()  # and with it the lock goes
             raise
         self._offset = self.events[-1]["seconds"] if self.events else 0.0
-        self._start = time.monotonic()
+        self._start = time.monotonic() if is_search else None
 
     @property
     def seconds(self) -> float:
         """Search time so far, over all sessions."""
-        return self._offset + time.monotonic() - self._start
+        return self._offset + (0.0 if self._start is None else time.monotonic() - self._start)
 
     def append(self, event: Mapping[str, Any]) -> dict[str, Any]:
         """Writes one event, with its time. It is on the disk before this returns.

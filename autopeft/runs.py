@@ -233,7 +233,7 @@ class Run:
         prepared = reopen(self.config, self.history.header, self.folder)
         require_same_data(prepared)
         setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
-        with opened(self.folder) as ledger:
+        with opened(self.folder, is_search=False) as ledger:
             self._note_majority(ledger, setup)
             conversation = Confirm(ledger, picked, seeds, self.config.seed)
             for note in conversation.notes:  # also when quiet: what the numbers are worth depends on it
@@ -494,9 +494,9 @@ def write_config(folder: Path, resolved: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def opened(folder: Path) -> Iterator[Ledger]:
+def opened(folder: Path, *, is_search: bool = True) -> Iterator[Ledger]:
     """The ledger of a folder, for writing."""
-    ledger = Ledger(folder / ledgers.NAME)
+    ledger = Ledger(folder / ledgers.NAME, is_search=is_search)
     try:
         yield ledger
     finally:

@@ -87,6 +87,16 @@ def test_search_time_stops_while_the_search_does(tmp_path, monkeypatch):
     assert book.append({"event": "resume"})["seconds"] == 7
 
 
+def test_confirming_takes_no_search_time(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(ledger.time, "monotonic", lambda: now[0])
+    for is_search, expected in ((True, 5.0), (False, 5.0), (True, 10.0)):
+        opened = Ledger(tmp_path / ledger.NAME, is_search=is_search)
+        now[0] += 5.0
+        assert opened.append({"event": "resume"})["seconds"] == expected
+        opened.close()
+
+
 @given(cut=st.integers(1, 60))
 def test_a_torn_last_line_is_dropped_and_the_next_event_follows(cut, tmp_path_factory):
     path = written(tmp_path_factory.mktemp("torn") / "ledger.jsonl", HEADER, {"event": "note", "text": "x" * 40})
