@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +22,9 @@ from autopeft.trial import Trial
 # Largest difference of logits that a candidate may show against fp32 eager, of the largest logit: what bf16's 8 bits
 # of mantissa leave after a dozen layers.
 TOLERANCE = 0.05
-STEPS = 4
-GIVEN_UP = 1.5  # times as slow as another on the same rows: measured no further, and not chosen
+STEPS = 4  # of a cost
+CHOICE_STEPS, PASSES = 6, 2  # of a choice: each step counts as its fastest pass, as sdpa and eager lie close together
+PRODUCT = 512  # rows, inner size and columns of the product that tells whether bf16 is fast here
 SAMPLE = 512  # rows of a split that a cost is measured on
 
 
@@ -35,8 +35,8 @@ class Choice:
     Attributes:
         precision, attention: The fastest that agrees with fp32 eager.
         micro_batch_size: Rows of one forward pass.
-        candidates: Of each: how many steps were measured, seconds a step (median; on a CPU those of the CPU), and the
-            largest difference of logits, of the largest logit.
+        candidates: Of each: seconds a step (on a CPU those of the CPU), and the largest difference of logits, of the
+            largest logit. None in bf16 where products are no faster in it.
     """
 
     precision: str
@@ -56,46 +56,53 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
         precision, attention: A name, or "auto".
         params: A configuration that trains through all blocks: what most steps of the search cost.
     """
-    precisions = PRECISIONS if precision == "auto" else (precision,)
+    precisions = (PRECISIONS if is_bf16_fast(setup.device) else ("fp32",)) if precision == "auto" else (precision,)
     attentions = ("eager", "sdpa") if attention == "auto" else (attention,)
     if len(precisions) * len(attentions) == 1:
         return Choice(precisions[0], attentions[0], setup.micro_batch_size)
     exact: np.ndarray | None = None
     candidates: list[dict[str, Any]] = []
-    first = math.inf  # seconds of the fastest candidate's first step: of the same rows for each
     for name_p in ("fp32", *(p for p in precisions if p != "fp32")):
         for name_a in attentions:
             if name_p not in precisions and exact is not None:
                 continue  # fp32 runs once as the yardstick where it is no candidate
             try:
-                logits, seconds = _measure(replace(setup, precision=name_p, attention=name_a), params, GIVEN_UP * first)
+                logits, seconds = _measure(replace(setup, precision=name_p, attention=name_a), params)
             except ValueError as fault:  # transformers: this model has no such attention
                 if "attention" not in str(fault).lower() and "sdpa" not in str(fault).lower():
                     raise
                 continue
             exact = logits if exact is None else exact
             if name_p in precisions:
-                first = min(first, seconds[0])
                 candidates.append(
                     {
                         "precision": name_p,
                         "attention": name_a,
-                        "steps": len(seconds),
-                        "step_seconds": statistics.median(seconds),
+                        "step_seconds": seconds,
                         "difference": float(np.abs(logits - exact).max() / np.abs(exact).max()),
                     }
                 )
-    whole = (c for c in candidates if c["steps"] == STEPS and c["difference"] <= TOLERANCE)
-    best = min(whole, key=lambda c: float(c["step_seconds"]))
+    best = min((c for c in candidates if c["difference"] <= TOLERANCE), key=lambda c: float(c["step_seconds"]))
     return Choice(best["precision"], best["attention"], setup.micro_batch_size, tuple(candidates))
 
 
-def _measure(setup: Setup, params: Mapping[str, Any], enough: float) -> tuple[np.ndarray, list[float]]:
-    """The logits of some validation rows before any step, and the seconds of each of some steps.
+def is_bf16_fast(device: str) -> bool:
+    """Whether a product takes less time in bf16 than in fp32: CPUs without such instructions take three times as long."""
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.ones(PRODUCT, PRODUCT, dtype=dtype, device=device) for _ in range(2))
+        seconds[dtype] = min(_seconds_of(lambda a=a, b=b: (a @ b)[0, 0].item()) for _ in range(8))  # type: ignore[misc]
+    return seconds[torch.bfloat16] < seconds[torch.float32]
 
-    Of one step where that takes longer than `enough`: on a CPU without products in bf16 the four of each such candidate
-    would take longer than all the rest of the choice.
-    """
+
+def _seconds_of(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _measure(setup: Setup, params: Mapping[str, Any]) -> tuple[np.ndarray, float]:
+    """The logits of some validation rows before any step, and the mean seconds of a step, each at its fastest pass."""
     worker = Worker(replace(setup, prefix_cache_bytes=0))
     network = worker.network(Trial(0, params, setup.seed))
     rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
@@ -104,10 +111,8 @@ def _measure(setup: Setup, params: Mapping[str, Any], enough: float) -> tuple[np
         logits = network.logits("validation", rows).float().cpu().numpy()
     # CPU seconds on a CPU: what else runs on the machine must not choose.
     clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
-    seconds = step_seconds(worker, network, 1, clock)[1:]
-    if seconds[0] <= enough:
-        seconds += step_seconds(worker, network, STEPS - 1, clock)[1:]
-    return logits, seconds
+    passes = [step_seconds(worker, network, CHOICE_STEPS, clock)[1:] for _ in range(PASSES)]
+    return logits, statistics.mean(map(min, zip(*passes, strict=True)))
 
 
 def step_seconds(

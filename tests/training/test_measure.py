@@ -9,7 +9,7 @@ from models import bert, write_texts
 from autopeft.tasks import Ragged, Split
 from autopeft.training import measure
 from autopeft.training.loop import Network, Worker
-from autopeft.training.measure import STEPS, choose, some_rows
+from autopeft.training.measure import choose, some_rows
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
 
@@ -45,18 +45,23 @@ def test_waiting_for_the_cpu_does_not_count(setup, monkeypatch):
     assert all(0 < candidate["step_seconds"] < WAIT for candidate in choice.candidates)
 
 
-def test_a_slow_candidate_is_given_up_after_a_step(setup, monkeypatch):
-    def work(at):
-        until = time.process_time() + (WAIT if at.precision == "bf16" else 0.0)
-        while time.process_time() < until:
-            pass
-
-    each_step(monkeypatch, work)
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_bf16_is_a_candidate_where_its_products_are_fast(setup, monkeypatch, is_fast):
+    asked = []
+    monkeypatch.setattr(measure, "is_bf16_fast", lambda device: asked.append(device) or is_fast)
     choice = choose(setup, "auto", "eager", {"method": "lora"})
-    steps = {candidate["precision"]: candidate["steps"] for candidate in choice.candidates}
-    assert list(steps) == list(PRECISIONS)
-    assert (steps["fp32"], steps["bf16"]) == (STEPS, 1)
-    assert choice.precision != "bf16"
+    assert asked == ["cpu"]
+    if is_fast:
+        assert [candidate["precision"] for candidate in choice.candidates] == list(PRECISIONS)
+    else:
+        assert (choice.precision, choice.candidates) == ("fp32", ())
+
+
+def test_whether_bf16_is_fast_is_measured(monkeypatch):
+    seconds = iter([3.0] * 8 + [2.0] * 8 + [2.0] * 8 + [3.0] * 8)
+    monkeypatch.setattr(measure, "_seconds_of", lambda call: call() and next(seconds))
+    assert measure.is_bf16_fast("cpu")
+    assert not measure.is_bf16_fast("cpu")
 
 
 def test_a_part_of_a_split_has_whole_rows():
