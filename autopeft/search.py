@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import math
 import time
 from collections import deque
@@ -20,7 +19,7 @@ from autopeft.forecast import Forecast
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.samplers import Sampler
-from autopeft.space import Space
+from autopeft.space import Space, canonical
 from autopeft.stoppers import Stopper
 from autopeft.trial import Report, Result, Status, Trial, derive_seed
 
@@ -241,7 +240,7 @@ class Search:
         why_not = self.space.why_not(params)
         if why_not:
             raise Refused(f"not in the space: {why_not}")
-        twin = self._seen.get(_canonical(params))
+        twin = self._seen.get(canonical(params))
         if twin is not None:
             raise Refused(f"the same as trial {twin}")
         return self.check(params)
@@ -257,9 +256,9 @@ class Search:
         self.history.apply(event)
         kind = event["event"]
         if kind in ("ask", "refuse"):
-            key = _canonical(event["params"])
+            key = canonical(event["params"])
             ahead = (index for index, params in enumerate(self._ready) if params == event["params"])
-            same = next((index for index in ahead if _canonical(self._ready[index]) == key), None)  # 1 == 1.0 == True
+            same = next((index for index in ahead if canonical(self._ready[index]) == key), None)  # 1 == 1.0 == True
             if same is not None:
                 del self._ready[same]
         if kind == "suggest":
@@ -305,10 +304,6 @@ def summary(history: History) -> dict[str, int]:
         counts[name] = counts.get(name, 0) + 1
     order = [*map(str, Status), "REFUSED", "RUNNING"]
     return {name: counts[name] for name in order if name in counts}
-
-
-def _canonical(params: Mapping[str, Any]) -> str:
-    return json.dumps(params, sort_keys=True)
 
 
 __all__ = ["Check", "Record", "Search", "summary"]

@@ -8,6 +8,7 @@ is `<component>.<key>` and exists where its component is in the recipe. Two comp
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -250,6 +251,11 @@ class Space:
             return total
 
         return count([name for name in self.dimensions if name != "method"], {"method": method})
+
+
+def canonical(params: Mapping[str, Any]) -> str:
+    """One text for each configuration, whatever the order of its keys; 1, 1.0 and True are three."""
+    return json.dumps(params, sort_keys=True)
 
 
 def components(method: str) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ looks at. So a study that is filled from a ledger proposes what the live one doe
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +26,7 @@ import numpy as np
 from autopeft.errors import UsageError
 from autopeft.history import Record
 from autopeft.objectives import Objective, losses
-from autopeft.space import Choice, Domain, Float, Int, Space, Subset
+from autopeft.space import Choice, Domain, Float, Int, Space, Subset, canonical
 from autopeft.trial import Status, derive_seed
 
 if TYPE_CHECKING:
@@ -111,7 +110,7 @@ class OptunaSampler:
         rng = np.random.default_rng(seed)
         params = self.space.draw(rng) if self.is_starting else self._asked(seed)
         for _ in range(DRAWS):
-            if _canonical(params) not in self._told:
+            if canonical(params) not in self._told:
                 break
             params = self.space.draw(rng)
         return params
@@ -138,7 +137,7 @@ class OptunaSampler:
         self.completed += record.is_complete
         if not self.space.contains(record.params):
             return  # refused for this very reason: nothing that Optuna could place
-        self._told.add(_canonical(record.params))
+        self._told.add(canonical(record.params))
         if self.looks_at(record):
             self.study.add_trial(self.as_trial(record))
 
@@ -164,10 +163,6 @@ class OptunaSampler:
     def sampler(self, seed: int) -> BaseSampler:
         """The Optuna sampler for one ask."""
         raise NotImplementedError
-
-
-def _canonical(params: Mapping[str, Any]) -> str:
-    return json.dumps(params, sort_keys=True)
 
 
 def check_count(sampler: str, option: str, value: object, least: int) -> int:
