@@ -25,6 +25,7 @@ ELSEWHERE = {
 # What stands for something of the user's own, and smaller budgets.
 INSTEAD = {
     "path/to/a/model": "model",
+    "--base FOLDER": "--base model",
     "budget: {trials: 40}": "budget: {trials: 6}\nexecutor: serial",
     "budget.trials=60": "budget.trials=7",
     "resume RUN": "resume runs/my-1",
@@ -95,8 +96,9 @@ def test_the_exceptions_are_in_the_readme():
 def test_every_command_and_then_the_library_block(checkout):
     said = {text: run(adapted(text), checkout) for text in commands() if text not in ELSEWHERE}
     assert len(said) >= 9, "it found them"
-    (predict,) = (out for text, out in said.items() if " predict " in text)
-    assert predict.count("\n") >= 3, "a line for each of two rows, and names"
+    predicted = [out for text, out in said.items() if " predict " in text]
+    assert all(out.count("\n") >= 3 for out in predicted), "a line for each of two rows, and names"
+    assert len(set(predicted)) == 1, "the same base, named or found"
     assert (checkout / "my-adapter" / "README.md").exists()
     assert (checkout / "runs/my-1/ledger.jsonl").read_text().count('"event": "tell"') == 7
     (block,) = fenced("python")
