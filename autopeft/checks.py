@@ -318,7 +318,7 @@ def files_of(draft: Draft) -> None:
         draft.fault("data.hub", f"there is no folder {_named(draft, Path(hub), 'data.hub')}")
     for key in FILES:
         if isinstance(data.get(key), str):
-            _data_file(draft, key, Path(data[key]), data)
+            _data_file(draft, key, Path(data[key]), data, task)
 
 
 def _model_folder(draft: Draft, bases: Sequence[str]) -> None:
@@ -336,19 +336,22 @@ def _model_folder(draft: Draft, bases: Sequence[str]) -> None:
         draft.fault(at, f"{_relative(draft, Path(path), at)!r} has no config.json: it holds no transformers model")
 
 
-def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any]) -> None:
+def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any], task: Any) -> None:
     at = f"data.{key}"
+    takes_folders = task is None or task.reads_folders
     if path.is_dir():
-        return
-    if not path.exists():
+        if not takes_folders:
+            known = f"expected a file, one of {', '.join(ENDINGS)}, got the folder {_relative(draft, path, at)!r}"
+            draft.fault(at, f"{known}. A data set that was saved to disk is `data.hub`")
+    elif not path.exists():
         draft.fault(at, f"there is no file {_named(draft, path, at)}")
     elif path.suffix not in ENDINGS:
-        draft.fault(at, f"{path.name}: expected a folder, or one of {', '.join(ENDINGS)}")
+        draft.fault(at, f"{path.name}: expected {'a folder, or ' if takes_folders else ''}one of {', '.join(ENDINGS)}")
     else:
         columns = _header(path)
         text = data.get("text")
         named = {key: [data.get(key)] for key in ("image", "label")}
-        named["text"] = text if isinstance(text, list) else [text]
+        named["text"] = (text if len(text) == 2 else []) if isinstance(text, list) else [text]
         for column_key, names in named.items():
             for name in names:
                 if columns is not None and isinstance(name, str) and name not in columns:

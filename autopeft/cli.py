@@ -418,13 +418,18 @@ def list_(
 
     Example: autopeft list methods
     """
-    from autopeft import plugins
+    from autopeft import plugins, spaces
     from autopeft.errors import UnknownName
 
     kinds = [*plugins.KINDS, "spaces"]
     if kind is not None and kind not in kinds:
         raise UnknownName("kind", kind, kinds)
-    found = {name: _listing(name) for name in ([kind] if kind is not None else kinds)}
+    found = {
+        one: {name: spaces.about(name) for name in spaces.shipped()}
+        if one == "spaces"
+        else {name: plugins.about(one, name) for name in plugins.names(one)}
+        for one in ([kind] if kind is not None else kinds)
+    }
     if as_json:
         _print_json({name: [{"name": n, "about": about} for n, about in rows.items()] for name, rows in found.items()})
         return
@@ -488,33 +493,6 @@ def _show_search(run: Run, as_json: bool) -> None:
     print(f"\npicture  {_relative(run.folder / 'front.png')}\nreport   {_relative(run.folder / 'report.html')}")
     for command in run.open_commands():
         print(f"MLflow   {command}")
-
-
-def _listing(kind: str) -> dict[str, str]:
-    """Name → what it is, in a line: the first of its module's docstring, or of a space's comment."""
-    from autopeft import plugins, spaces
-
-    if kind == "spaces":
-        return {name: _sentence(_comment(path)) for name, path in spaces.shipped().items()}
-    found = {}
-    for name in plugins.names(kind):
-        module = sys.modules[plugins.load(kind, name).__module__]
-        found[name] = _sentence(module.__doc__ or "")
-    return found
-
-
-def _comment(path: Path) -> str:
-    """The comment that a YAML file begins with."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    length = next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    return " ".join(line.lstrip("# ") for line in lines[:length])
-
-
-def _sentence(text: str) -> str:
-    """The first paragraph on one line, up to a full stop that ends a sentence."""
-    paragraph = " ".join(text.strip().split("\n\n")[0].split())
-    end = paragraph.find(". ")
-    return paragraph[: end + 1] if end > 0 else paragraph
 
 
 def _plain(value: Any) -> str:

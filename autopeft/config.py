@@ -215,6 +215,8 @@ def _objective(value: Any) -> Any:
 
 
 def _model(value: Any) -> Any:
+    if value is None:
+        raise ValueError("expected a folder or a name on the hub, got null")
     return {"path": value} if isinstance(value, str) else value
 
 

@@ -13,7 +13,7 @@ AutoPEFTError                1   something of ours is wrong
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -93,7 +93,15 @@ class EnvironmentFault(AutoPEFTError):
 
 
 class Refused(AutoPEFTError):
-    """A configuration that may not run: over budget, empty, unsupported or a duplicate."""
+    """A configuration that may not run: over budget, empty, unsupported or a duplicate.
+
+    Attributes:
+        known: Its counts, where they are what it is refused for: another budget may let it run.
+    """
+
+    def __init__(self, reason: str, known: Mapping[str, float] | None = None) -> None:
+        super().__init__(reason)
+        self.known = dict(known or {})
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

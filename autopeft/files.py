@@ -21,6 +21,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     with locked(folder.with_name(folder.name + ".lock")):
         if folder.exists():
             return
+        for half_made in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed: the lock is ours
+            shutil.rmtree(half_made, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             build(temporary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,11 @@ class Record:
     @property
     def params(self) -> Mapping[str, Any]:
         return self.trial.params
+
+    @property
+    def standing(self) -> str:
+        """Its status's name, REFUSED or RUNNING."""
+        return "REFUSED" if self.refusal else str(self.status or "RUNNING")
 
     @property
     def is_complete(self) -> bool:
@@ -210,6 +216,11 @@ class History:
         if number >= len(self.records):
             raise UsageError(f"the ledger is damaged: a {event['event']} of number {number}, which was never asked for")
         return self.records[number]
+
+    def counts(self) -> dict[str, int]:
+        """How many records ended how: a count by `Record.standing`, zeros left out."""
+        counts = Counter(record.standing for record in self.records)
+        return {name: counts[name] for name in (*map(str, Status), "REFUSED", "RUNNING") if name in counts}
 
     def losses(self, records: Sequence[Record]) -> np.ndarray:
         """The losses of complete records: (n_records, n_objectives)."""

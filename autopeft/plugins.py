@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -61,6 +62,18 @@ def load(kind: str, name: str) -> Any:
             f"{kind.removesuffix('s')} {name!r}, which comes with {owners[0]}, cannot be loaded: "
             f"{type(fault).__name__}: {fault}. Repair or uninstall that package"
         ) from fault
+
+
+def about(kind: str, name: str) -> str:
+    """What a plugin is, in a line: the first sentence of its module's docstring."""
+    return sentence(sys.modules[load(kind, name).__module__].__doc__ or "")
+
+
+def sentence(text: str) -> str:
+    """The first paragraph on one line, up to a full stop that ends a sentence."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    end = paragraph.find(". ")
+    return paragraph[: end + 1] if end > 0 else paragraph
 
 
 def _owner(point: importlib.metadata.EntryPoint) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import numpy as np
 
 from autopeft import ledger as ledgers
 from autopeft import plugins
+from autopeft.checks import FILES
 from autopeft.config import Config, build_space, resolve
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.objectives import Objective
@@ -24,6 +26,7 @@ from autopeft.training.setup import Setup
 
 SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
 DEFAULT_RUNGS = (0.1, 0.3)
+ANY_MODEL = ("model", "models", "weights", "checkpoint", "final", "best")  # folders that many a model lies in
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Model:
         if isinstance(counts, str):
             raise Refused(counts)
         if self.most_parameters is not None and counts["trainable_parameters"] > self.most_parameters:
-            raise Refused(f"over the budget of {self.most_parameters:,} trainable parameters")
+            raise Refused(f"over the budget of {self.most_parameters:,} trainable parameters", counts)
         return counts
 
 
@@ -137,7 +140,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
             "origin": dict(data.origin),
         },
         "model": {
-            "name": Path(setup.model).name if os.path.isdir(setup.model) else setup.model,
+            "name": model_name(setup.model),
             "path": setup.model,
             "revision": setup.revision or weights_digest(setup.model),
             "n_layers": model.view.n_layers,
@@ -160,17 +163,29 @@ def _write_splits(data: Any, path: Path) -> None:
     path.write_text(json.dumps(splits), encoding="utf-8")
 
 
-def require_same_data(prepared: Prepared) -> None:
-    """Raises UsageError where the data is not what the search began with: its trials would not compare."""
+def with_its_data(prepared: Prepared) -> Prepared:
+    """The same, sure of the data that the search began with. Where its files are gone, what the run encoded of them.
+
+    Raises:
+        UsageError: The data has changed: its trials would not compare.
+    """
+    from autopeft.training.data import encoded
     from autopeft.training.data import prepare as prepare_data
 
-    known, found = prepared.header["dataset"]["origin"]["digest"], prepare_data(prepared.setup).origin["digest"]
-    if found != known:
-        source = prepared.header["dataset"]["origin"]["source"]
+    setup, origin = prepared.setup, prepared.header["dataset"]["origin"]
+    sources = [setup.data.get(key) for key in (*FILES, "hub")]
+    gone = [path for path in sources if path and os.path.isabs(path) and not os.path.exists(path)]
+    kept = encoded(setup, origin["digest"]) if gone else None
+    if kept is not None:
+        print(f"note: {', '.join(gone)}: gone; going on with what the run has encoded of it", file=sys.stderr)
+        return replace(prepared, setup=replace(setup, encoded=str(kept)))
+    found = prepare_data(setup).origin["digest"]
+    if found != origin["digest"]:
         raise UsageError(
-            f"the data of {source} has changed since this search began ({known} → {found}): put back what it was, or "
-            "start a new search"
+            f"the data of {origin['source']} has changed since this search began ({origin['digest']} → {found}): put "
+            "back what it was, or start a new search"
         )
+    return prepared
 
 
 def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
@@ -267,6 +282,17 @@ def choose_signal(config: Config, objectives: Sequence[Objective], validation_ro
     if signal == "auto":
         return objectives[0].metric if validation_rows >= SIGNAL_ROWS else "train_loss"
     return signal
+
+
+def model_name(model: str) -> str:
+    """What a person calls a model: its hub name, or its folder's, with the one above where that says nothing."""
+    if not os.path.isdir(model):
+        return model
+    *above, last = Path(model).parts
+    cached = next((part for part in above if part.startswith("models--")), None)  # the hub's cache: snapshots/<commit>
+    if cached is not None:
+        return cached.removeprefix("models--").replace("--", "/")
+    return f"{above[-1]}/{last}" if last in ANY_MODEL or last.startswith("checkpoint-") else last
 
 
 def weights_digest(model: str) -> str | None:

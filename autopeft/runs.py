@@ -24,8 +24,8 @@ from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.objectives import with_signal
 from autopeft.pareto import knee
-from autopeft.prepared import Model, Prepared, reopen, require_gpu, require_same_data
-from autopeft.search import Search, summary
+from autopeft.prepared import Model, Prepared, reopen, require_gpu, with_its_data
+from autopeft.search import Search
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
 
@@ -76,7 +76,7 @@ class Run:
         rows = [
             {
                 "number": record.number,
-                "status": str(record.status or "RUNNING"),
+                "status": record.standing,
                 "on_front": record.number in front,
                 "name": self.describe(record.params),
                 **record.known,
@@ -143,8 +143,7 @@ class Run:
         config = from_resolved(self.history.config, overrides)
         different = changes(self.history.config, resolve(config))
         require_gpu(config)
-        prepared = reopen(config, self.history.header, self.folder)
-        require_same_data(prepared)
+        prepared = with_its_data(reopen(config, self.history.header, self.folder))
         with opened(self.folder) as ledger:
             from autopeft.provenance import provenance
 
@@ -230,8 +229,7 @@ class Run:
         if not self.front:
             raise UsageError(f"{self.folder} has no complete trial to confirm")
         picked = [Candidate.of(self.pick(name)) for name in which] or self.candidates()
-        prepared = reopen(self.config, self.history.header, self.folder)
-        require_same_data(prepared)
+        prepared = with_its_data(reopen(self.config, self.history.header, self.folder))
         setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
         with opened(self.folder, is_search=False) as ledger:
             self._note_majority(ledger, setup)
@@ -302,8 +300,7 @@ class Run:
         to = Path(to) if to is not None else self.folder / "export" / f"trial-{record.number}"
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UsageError(f"{to} is no empty folder: name another one with --to")
-        prepared = reopen(self.config, self.history.header, self.folder)
-        require_same_data(prepared)
+        prepared = with_its_data(reopen(self.config, self.history.header, self.folder))
         folder = self.adapter_folder(record)
         if folder is None:
             folder = self._retrain(record, prepared.setup)
@@ -446,7 +443,7 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
             if history.front():
                 run.report()
     if not history.front():
-        counts = ", ".join(f"{count} {name}" for name, count in summary(history).items()) or "none asked"
+        counts = ", ".join(f"{count} {name}" for name, count in history.counts().items()) or "none asked"
         why = f"no trial completed ({counts}); {conversation.why_ended}. `autopeft report {folder}` shows each reason"
         raise BudgetSpent(why) if "hours" in conversation.why_ended else NothingCompleted(why)
 

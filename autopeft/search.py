@@ -6,7 +6,6 @@ sampler and the stopper were told, in the ledger's order. So resuming is replayi
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import time
@@ -21,7 +20,7 @@ from autopeft.ledger import Ledger
 from autopeft.samplers import Sampler
 from autopeft.space import Space, canonical
 from autopeft.stoppers import Stopper
-from autopeft.trial import Report, Result, Status, Trial, derive_seed
+from autopeft.trial import Report, Result, Trial, derive_seed
 
 MOST_REFUSALS_IN_A_ROW = 1000
 SLOW_SECONDS = 0.01  # a sampler that takes longer proposes ahead
@@ -110,7 +109,7 @@ class Search:
             try:
                 known = self._known(params)
             except Refused as refusal:
-                self._write({"event": "refuse", **trial.to_json(), "reason": str(refusal)})
+                self._write({"event": "refuse", **trial.to_json(), "reason": str(refusal), "known": refusal.known})
                 self._end_if_in_vain(refusal)
                 if self.why_ended:
                     return None
@@ -126,9 +125,8 @@ class Search:
         Trials may be running meanwhile, and others have been told: that is an end and no error.
         """
         if len(self._seen) + len(self._refused) >= self._members:
-            for key, params in list(self._refused.items()):  # a resume may have come with a larger budget
-                with contextlib.suppress(Refused):
-                    self._known(params)
+            for key, params in list(self._refused.items()):
+                if self._may_run(params):
                     del self._refused[key]
             if len(self._seen) + len(self._refused) >= self._members:
                 self.why_ended = f"all {self._members:,} configurations of the space were tried"
@@ -245,6 +243,14 @@ class Search:
             raise Refused(f"the same as trial {twin}")
         return self.check(params)
 
+    def _may_run(self, params: Mapping[str, Any]) -> bool:
+        """Whether what was refused would not be now: a resume may have come with a larger budget."""
+        try:
+            self._known(params)
+        except Refused:
+            return False
+        return True
+
     def _write(self, event: Mapping[str, Any]) -> None:
         event = self.ledger.append(event)
         self._apply(event)
@@ -271,7 +277,8 @@ class Search:
             self._refusals += 1
             if key not in self._seen and self.space.contains(event["params"]):
                 self._refused[key] = event["params"]
-            self.sampler.tell(self.history.records[event["number"]])
+            if not (event.get("known") and self._may_run(event["params"])):
+                self.sampler.tell(self.history.records[event["number"]])
         elif kind == "report":
             record = self.history.records[event["number"]]
             self._should_stop = self.stopper.report(record, record.reports[-1])
@@ -296,14 +303,4 @@ class Search:
         self._orphans.extend(record.trial for record in self.history.records if record.is_running)
 
 
-def summary(history: History) -> dict[str, int]:
-    """How many records ended how: a count by status name, `REFUSED` and `RUNNING` included, zeros left out."""
-    counts: dict[str, int] = {}
-    for record in history.records:
-        name = "REFUSED" if record.refusal else str(record.status or "RUNNING")
-        counts[name] = counts.get(name, 0) + 1
-    order = [*map(str, Status), "REFUSED", "RUNNING"]
-    return {name: counts[name] for name in order if name in counts}
-
-
-__all__ = ["Check", "Record", "Search", "summary"]
+__all__ = ["Check", "Record", "Search"]

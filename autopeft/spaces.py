@@ -6,6 +6,7 @@ layers that `modules` and `layers` may name. Imports no torch.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,13 @@ def folder() -> Path:
 def shipped() -> dict[str, Path]:
     """The spaces that come with autopeft, by name."""
     return {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+
+
+def about(name: str) -> str:
+    """What a shipped space is, in a line: the first sentence of the comment that its file begins with."""
+    lines = shipped()[name].read_text(encoding="utf-8").splitlines()
+    comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
+    return plugins.sentence(" ".join(line.lstrip("# ") for line in comment))
 
 
 def find(name: str, beside: Path) -> Path:

@@ -1,6 +1,7 @@
 """What is decided when a config meets its machine."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,8 @@ from models import bert
 
 from autopeft.config import load
 from autopeft.errors import EnvironmentFault, UsageError
-from autopeft.prepared import make_objective, prepare, reopen, require_gpu, require_same_data
+from autopeft.prepared import make_objective, model_name, prepare, reopen, require_gpu, with_its_data
+from autopeft.training.data import prepare as encode
 
 
 def config(gpus, device):
@@ -64,10 +66,37 @@ def test_the_rows_of_each_split_stand_in_the_run(texts, tmp_path):
 
 def test_data_that_changed_since_the_search_began_is_refused(texts, tmp_path):
     header = prepare(texts, tmp_path, measure=False).header
-    require_same_data(reopen(texts, header, tmp_path))
+    with_its_data(reopen(texts, header, tmp_path))
     rows = (tmp_path / "rows.csv").read_text()
     (tmp_path / "rows.csv").write_text(rows + "one more,a\n")
     with pytest.raises(UsageError, match=r"has changed since this search began .*put back what it was"):
-        require_same_data(reopen(texts, header, tmp_path))
+        with_its_data(reopen(texts, header, tmp_path))
     (tmp_path / "rows.csv").write_text(rows)
-    require_same_data(reopen(texts, header, tmp_path))
+    with_its_data(reopen(texts, header, tmp_path))
+
+
+def test_a_run_goes_on_where_its_files_are_gone_as_it_has_encoded_them(texts, tmp_path, capsys):
+    header = prepare(texts, tmp_path, measure=False).header
+    (tmp_path / "rows.csv").unlink()
+    kept = with_its_data(reopen(texts, header, tmp_path))
+    assert "rows.csv: gone; going on with what the run has encoded of it" in capsys.readouterr().err
+    sizes = {name: len(split) for name, split in encode(kept.setup).splits.items()}
+    assert sizes == header["dataset"]["sizes"]
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(UsageError, match=r"rows\.csv"):
+        with_its_data(reopen(texts, header, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("models/bert-tiny", "bert-tiny"),
+        ("bert-tiny/model", "bert-tiny/model"),
+        ("bert-tiny/checkpoint-500", "bert-tiny/checkpoint-500"),
+        ("hub/models--prajjwal1--bert-tiny/snapshots/6f75de8b60a9", "prajjwal1/bert-tiny"),
+    ],
+)
+def test_a_model_is_called_by_what_tells_it_from_others(tmp_path, folder, name):
+    (tmp_path / folder).mkdir(parents=True)
+    assert model_name(str(tmp_path / folder)) == name
+    assert model_name("prajjwal1/bert-tiny") == "prajjwal1/bert-tiny"

@@ -16,7 +16,7 @@ from autopeft import ledger, plugins, search
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.history import History
 from autopeft.ledger import NAME, Ledger
-from autopeft.search import Search, summary
+from autopeft.search import Search
 from autopeft.space import Choice, Dimension, Int, Space
 from autopeft.trial import Report, Result, Status, derive_seed
 from tests.executors.conversations import (
@@ -253,7 +253,7 @@ def test_a_refused_configuration_takes_a_number_and_no_budget(tmp_path):
     assert reasons[2] == "over the budget of 3,210 trainable parameters"
     assert reasons[3].startswith("not in the space: head.lr")
     assert [record.number for record in sampler.told] == [0, 1, 2, 3, 4], "the sampler hears of the refused ones too"
-    assert summary(conversation.history) == {"COMPLETE": 2, "REFUSED": 3}
+    assert conversation.history.counts() == {"COMPLETE": 2, "REFUSED": 3}
 
 
 def test_the_same_params_in_another_order_are_a_duplicate_also_after_a_resume(tmp_path):
@@ -351,7 +351,31 @@ def test_what_was_refused_for_a_budget_that_has_grown_since_is_untried(tmp_path,
     larger = begin_finite(tmp_path, check=check)
     assert len(complete_all(larger)) == 9
     assert larger.why_ended == "all 30 configurations of the space were tried"
-    assert summary(larger.history)["COMPLETE"] == 30
+    assert larger.history.counts()["COMPLETE"] == 30
+
+
+@pytest.mark.parametrize("larger", [False, True])
+def test_a_sampler_is_not_told_of_a_refusal_that_a_larger_budget_takes_back(tmp_path, larger):
+    def dear(params):
+        known = check(params)
+        if params.get("lora.rank", 0) > 32:
+            raise Refused("over the budget of 3,210 trainable parameters", known)
+        if params["head.lr"] == 2e-3:
+            raise Refused("empty: whatever the budget")
+        return known
+
+    large = {"method": "lora", "lora.rank": 64, "head.lr": 1e-3}
+    proposals = [large, {"method": "head", "head.lr": 2e-3}, HEAD]
+    conversation = make_search(tmp_path, trials=1, sampler=Listed(proposals), first=(), check=dear)
+    complete(conversation)
+    conversation.ledger.close()
+    assert [record.number for record in conversation.sampler.told] == [0, 1, 2]
+    assert conversation.history.records[0].known == check(large)
+
+    again = make_search(tmp_path, trials=2, sampler=Listed([large]), first=(), check=check if larger else dear)
+    assert [record.number for record in again.sampler.told] == ([1, 2] if larger else [0, 1, 2])
+    if larger:
+        assert again.ask().params == large
 
 
 def test_one_and_true_proposed_ahead_are_two_configurations(tmp_path, monkeypatch):
@@ -551,7 +575,7 @@ def whole(tmp_path_factory):
     """An uninterrupted search: its folder, and its ledger's bytes."""
     folder = tmp_path_factory.mktemp("whole")
     finish(make_search(folder, trials=12), Toy(folder))
-    statuses = summary(History.read(folder / NAME))
+    statuses = History.read(folder / NAME).counts()
     assert set(statuses) == {"COMPLETE", "STOPPED"}, f"a search that exercises too little: {statuses}"
     return folder, (folder / NAME).read_bytes()
 
@@ -610,7 +634,7 @@ def test_any_prefix_of_a_parallel_search_resumes_with_each_trial_told_once(data)
             conversation.ledger.close()
         assert sorted(told_numbers(folder)) == sorted(set(told_numbers(folder)))
         history = History.read(Path(folder) / NAME)
-        assert summary(history).get("RUNNING", 0) == 0
+        assert history.counts().get("RUNNING", 0) == 0
         assert len(history.trials) == 9
         for record in history.records:
             assert record.trial.seed == derive_seed(0, record.number)

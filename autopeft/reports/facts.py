@@ -171,9 +171,7 @@ class Facts:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """How many records ended how, refused and running ones too; zeros left out."""
-        found = [status(record) for record in self.history.records]
-        return {name: found.count(name) for name in (*map(str, Status), "REFUSED", "RUNNING") if name in found}
+        return self.history.counts()
 
     @cached_property
     def failures(self) -> list[Record]:
@@ -370,8 +368,3 @@ def best_by_score(facts: Facts, records: Sequence[Record]) -> Record:
     """The best score; of equal ones the smallest, then the first."""
     sign = -1 if facts.is_maximized else 1
     return min(records, key=lambda record: (sign * facts.score(record), facts.size(record) or 0.0, record.number))
-
-
-def status(record: Record) -> str:
-    """How a record stands: a status's name, REFUSED or RUNNING."""
-    return "REFUSED" if record.refusal else str(record.status or "RUNNING")

@@ -221,7 +221,10 @@ def _board_data(board: Board) -> dict[str, Any]:
 
 def _board(group: Sequence[Facts], by: By) -> Board:
     first = group[0]
-    rows = _once([row for facts in group for row in _rows(facts, by)])
+    models = _model_names(group)
+    rows = _once(
+        [replace(row, model=model) for facts, model in zip(group, models, strict=True) for row in _rows(facts, by)]
+    )
     sign = -1 if first.is_maximized else 1
     confirmed = [row for row in rows if row.confirmed is not None]
     samples = [row.confirmed.sample for row in confirmed if row.confirmed is not None]
@@ -231,6 +234,20 @@ def _board(group: Sequence[Facts], by: By) -> Board:
     rest = sorted((row for row in rows if row.confirmed is None), key=lambda row: sign * row.score)
     notes = _notes(first, placed, rest)
     return Board(first.metric, first.score_objective.goal, _data_title(first), (*placed, *rest), tuple(notes))
+
+
+def _model_names(group: Sequence[Facts]) -> list[str]:
+    """The name of each search's model; with the folder above it, where two models are called the same."""
+    models = [facts.header.get("model", {}) for facts in group]
+    weights: dict[str | None, set[Any]] = {}
+    for facts, model in zip(group, models, strict=True):
+        weights.setdefault(facts.model_name, set()).add(model.get("revision"))
+    return [
+        (facts.model_name or "")
+        if len(weights[facts.model_name]) == 1
+        else "/".join(str(model.get("path")).split("/")[-2:])
+        for facts, model in zip(group, models, strict=True)
+    ]
 
 
 def _rows(facts: Facts, by: By) -> list[Row]:

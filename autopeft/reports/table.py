@@ -11,7 +11,7 @@ from typing import Any
 
 from autopeft.history import History, Record
 from autopeft.reports import text
-from autopeft.reports.facts import SIZE, Baseline, Confirmed, Describe, Facts, status
+from autopeft.reports.facts import SIZE, Baseline, Confirmed, Describe, Facts
 
 Format = Callable[[Any], str]
 
@@ -204,7 +204,7 @@ def trials(facts: Facts) -> Table:
         seconds = record.metrics.get("train_seconds")
         rows.append({
             "trial": record.number,
-            "status": status(record),
+            "status": record.standing,
             "place": "knee" if facts.knee is record else "front" if record.number in facts.front_numbers else "",
             "method": record.params["method"],
             "name": facts.names[record.number],
@@ -232,7 +232,7 @@ def trials(facts: Facts) -> Table:
 def failures(facts: Facts) -> Table:
     """Trials that failed or ran out of memory, each with its reason, and retrainings that gave no number."""
     rows = [
-        {"trial": record.number, "status": status(record), "name": facts.names[record.number], "why": record.error}
+        {"trial": record.number, "status": record.standing, "name": facts.names[record.number], "why": record.error}
         for record in facts.failures
     ]
     rows += [{"trial": None, "status": "confirming", "name": name, "why": why} for name, why in facts.confirm_failures]

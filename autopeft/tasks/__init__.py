@@ -92,10 +92,12 @@ class Task(Protocol):
     """Attributes:
     auto_class: Name of the transformers class to load: "AutoModelForSequenceClassification".
     metrics: Names of the metrics it computes, the first one its default.
+    reads_folders: Whether `data.train` may be a folder.
     """
 
     auto_class: str
     metrics: tuple[str, ...]
+    reads_folders: bool
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         """Reads all splits. `data` is the config's section, paths resolved.

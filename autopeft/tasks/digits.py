@@ -39,6 +39,7 @@ class Digits:
 
     auto_class = "AutoModelForImageClassification"
     metrics = _metrics.METRICS
+    reads_folders = False
     bases = ("digits",)
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:

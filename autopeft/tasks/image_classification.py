@@ -26,6 +26,7 @@ class ImageClassification:
 
     auto_class = "AutoModelForImageClassification"
     metrics = _metrics.METRICS
+    reads_folders = True
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         if data.get("train") and Path(data["train"]).is_dir():

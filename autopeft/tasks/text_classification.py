@@ -18,6 +18,7 @@ class TextClassification:
 
     auto_class = "AutoModelForSequenceClassification"
     metrics = _metrics.METRICS
+    reads_folders = False
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         return read_table(data, dict.fromkeys(text_columns(data), "text"), seed)

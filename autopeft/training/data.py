@@ -53,6 +53,15 @@ def prepare(setup: Setup) -> Data:
     return Data(folder, splits, rows, tuple(meta["label_names"]), meta["origin"])
 
 
+def encoded(setup: Setup, digest: str) -> Path | None:
+    """The folder in the setup's cache that has the data of this digest; None where none has."""
+    for file in sorted((Path(setup.cache) / "data").glob("*/meta.json")):
+        meta = json.loads(file.read_text())
+        if meta.get("format") == FORMAT and meta["origin"].get("digest") == digest:
+            return file.parent
+    return None
+
+
 def _key(setup: Setup) -> str:
     """Changes with everything that the encoded arrays depend on; files count by size and time of change."""
     stamps = {}
@@ -82,6 +91,7 @@ def _encode(task: Task, setup: Setup, folder: Path) -> None:
     if faults:
         raise ConfigError(faults, "data")
     meta = {
+        "format": FORMAT,
         "splits": list(dataset.splits),
         "label_names": list(dataset.label_names),
         "origin": dict(dataset.origin),

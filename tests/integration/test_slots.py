@@ -5,7 +5,6 @@ import math
 import pytest
 
 from autopeft import plugins
-from autopeft.search import summary
 from benchmarks.driver_overhead.run import OBJECTIVES, SPACE, make_evaluate, make_search, seconds_of
 from benchmarks.driver_overhead.simulated import Simulated
 
@@ -21,7 +20,7 @@ def test_every_slot_trains_until_the_budget_is_handed_out(tmp_path, monkeypatch,
     executor.run(search, make_evaluate)
     assert running == [*range(1, 101), *[100] * 500], "a slot that is free is given a trial at once"
     assert sorted(search.history.told) == sorted(record.number for record in search.history.trials)
-    assert ("STOPPED" in summary(search.history)) == (stopper == "dominated")
+    assert ("STOPPED" in search.history.counts()) == (stopper == "dominated")
     trained = [
         seconds_of(record.trial, None if record.is_complete else record.reports[-1].step, 50.0)
         for record in search.history.trials

@@ -73,6 +73,17 @@ def test_other_data_or_metric_stands_apart(entries):
     assert [board.metric for board in found] == ["accuracy", "accuracy", "f1"]
 
 
+def test_two_models_of_one_name_are_told_apart_by_the_folder_above():
+    model = h.header()["model"]
+    other = {**model, "path": "elsewhere/mini", "revision": "sha256:2233"}
+    runs = [Entry("a", History(h.search(8)), h.describe), Entry("b", History(h.search(8, model=other)), h.describe)]
+    (board,) = boards(runs)
+    assert {row.model for row in board.rows if row.trial is not None} == {"models/mini", "elsewhere/mini"}
+    same = {**model, "path": "a copy of it/mini"}
+    (board,) = boards([runs[0], Entry("c", History(h.search(8, model=same)), h.describe)])
+    assert {row.model for row in board.rows} == {"mini"}
+
+
 def test_one_seed_is_in_no_group():
     history = History(h.confirmed(h.search(20), seeds=1))
     (board,) = boards([Entry("a", history, h.describe)])
