@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from autopeft.trial import Trial
 # of mantissa leave after a dozen layers.
 TOLERANCE = 0.05
 STEPS = 4  # of a cost
-CHOICE_STEPS, PASSES = 6, 2  # of a choice: each step counts as its fastest pass, as sdpa and eager lie close together
+CHOICE_STEPS, ROUNDS = 3, 2  # of a choice: all candidates in each round, and each step counts as its fastest
 PRODUCT = 512  # rows, inner size and columns of the product that tells whether bf16 is fast here
 SAMPLE = 512  # rows of a split that a cost is measured on
 
@@ -35,8 +36,8 @@ class Choice:
     Attributes:
         precision, attention: The fastest that agrees with fp32 eager.
         micro_batch_size: Rows of one forward pass.
-        candidates: Of each: seconds a step (on a CPU those of the CPU), and the largest difference of logits, of the
-            largest logit. None in bf16 where products are no faster in it.
+        candidates: Of each: seconds a step (on a CPU those of the CPU; None where it does not agree), and the largest
+            difference of logits, of the largest logit. None in bf16 where products are no faster in it.
     """
 
     precision: str
@@ -61,29 +62,59 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
     if len(precisions) * len(attentions) == 1:
         return Choice(precisions[0], attentions[0], setup.micro_batch_size)
     exact: np.ndarray | None = None
-    candidates: list[dict[str, Any]] = []
-    for name_p in ("fp32", *(p for p in precisions if p != "fp32")):
-        for name_a in attentions:
-            if name_p not in precisions and exact is not None:
-                continue  # fp32 runs once as the yardstick where it is no candidate
-            try:
-                logits, seconds = _measure(replace(setup, precision=name_p, attention=name_a), params)
-            except ValueError as fault:  # transformers: this model has no such attention
-                if "attention" not in str(fault).lower() and "sdpa" not in str(fault).lower():
-                    raise
-                continue
-            exact = logits if exact is None else exact
-            if name_p in precisions:
-                candidates.append(
-                    {
-                        "precision": name_p,
-                        "attention": name_a,
-                        "step_seconds": seconds,
-                        "difference": float(np.abs(logits - exact).max() / np.abs(exact).max()),
-                    }
-                )
-    best = min((c for c in candidates if c["difference"] <= TOLERANCE), key=lambda c: float(c["step_seconds"]))
-    return Choice(best["precision"], best["attention"], setup.micro_batch_size, tuple(candidates))
+    differences: dict[tuple[str, str], float] = {}
+    for name in itertools.product(dict.fromkeys(("fp32", *precisions)), attentions):
+        if name[0] not in precisions and exact is not None:
+            continue  # fp32 runs once as the yardstick where it is no candidate
+        try:
+            logits = _logits(_with(setup, name), params)
+        except ValueError as fault:  # transformers: this model has no such attention
+            if "attention" not in str(fault).lower() and "sdpa" not in str(fault).lower():
+                raise
+            continue
+        exact = logits if exact is None else exact
+        if name[0] in precisions:
+            differences[name] = float(np.abs(logits - exact).max() / np.abs(exact).max())
+    agree = [name for name, difference in differences.items() if difference <= TOLERANCE]
+    agree = agree or list(differences)  # the user fixed a precision that differs more: it is what was asked for
+    seconds = _fastest_steps(setup, params, agree)
+    best = min(agree, key=seconds.__getitem__)
+    candidates = tuple(
+        {"precision": name[0], "attention": name[1], "step_seconds": seconds.get(name), "difference": difference}
+        for name, difference in differences.items()
+    )
+    return Choice(*best, setup.micro_batch_size, candidates)
+
+
+def _fastest_steps(
+    setup: Setup, params: Mapping[str, Any], names: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], float]:
+    """Mean seconds of a step of each candidate, each step at its fastest. Candidates take turns, so that what slows the
+    machine for some seconds decides nothing: its speed was seen to change twofold within a minute."""
+    found: dict[tuple[str, str], list[list[float]]] = {name: [] for name in names}
+    for _ in range(ROUNDS):
+        for name in names:
+            worker = Worker(replace(_with(setup, name), prefix_cache_bytes=0))
+            network = worker.network(Trial(0, params, setup.seed))
+            # CPU seconds on a CPU: what else runs on the machine must not choose.
+            clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
+            found[name].append(step_seconds(worker, network, CHOICE_STEPS, clock)[1:])
+    return {name: statistics.mean(map(min, zip(*rounds, strict=True))) for name, rounds in found.items()}
+
+
+def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
+    """Of some validation rows, before any step."""
+    worker = Worker(replace(setup, prefix_cache_bytes=0))
+    network = worker.network(Trial(0, params, setup.seed))
+    network.eval()
+    rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
+    with torch.no_grad():
+        logits: np.ndarray = network.logits("validation", rows).float().cpu().numpy()
+    return logits
+
+
+def _with(setup: Setup, name: tuple[str, str]) -> Setup:
+    return replace(setup, precision=name[0], attention=name[1])
 
 
 def is_bf16_fast(device: str) -> bool:
@@ -99,20 +130,6 @@ def _seconds_of(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def _measure(setup: Setup, params: Mapping[str, Any]) -> tuple[np.ndarray, float]:
-    """The logits of some validation rows before any step, and the mean seconds of a step, each at its fastest pass."""
-    worker = Worker(replace(setup, prefix_cache_bytes=0))
-    network = worker.network(Trial(0, params, setup.seed))
-    rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
-    network.eval()
-    with torch.no_grad():
-        logits = network.logits("validation", rows).float().cpu().numpy()
-    # CPU seconds on a CPU: what else runs on the machine must not choose.
-    clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
-    passes = [step_seconds(worker, network, CHOICE_STEPS, clock)[1:] for _ in range(PASSES)]
-    return logits, statistics.mean(map(min, zip(*passes, strict=True)))
 
 
 def step_seconds(

@@ -33,6 +33,7 @@ from configurations import (  # noqa: E402
     QUICK_ROWS,
     SEED,
     TRAIN_ROWS,
+    TWO_WORKERS,
 )
 from shared import minilm, shared  # noqa: E402
 
@@ -46,7 +47,7 @@ BARS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="4 of the 12 configurations, fewer rows; ablation on 2")
+    parser.add_argument("--quick", action="store_true", help="4 of the 12 configurations, fewer rows; ablation on one")
     parser.add_argument("--report", type=Path, help="where it goes; REPORT.md here, for --quick the screen only")
     options = parser.parse_args()
     names, ablated, rows = (
@@ -82,7 +83,7 @@ def measure(job: dict[str, Any], folder: str, ablated: list[str]) -> dict[str, A
     say("arithmetic floor")
     floor = run("ours.py", {**job, "folder": f"{folder}/floor", "task": "floor"})
     say("two workers")
-    pair = two_workers({**job, "names": list(QUICK_ABLATION)}, folder)
+    pair = two_workers({**job, "names": list(TWO_WORKERS)}, folder)
     say("memory")
     tiny = {"train": job["tiny"], "validation": job["tiny"]}
     memory = run("ours.py", {**job, **tiny, "folder": f"{folder}/memory", "task": "memory"})

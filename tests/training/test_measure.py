@@ -45,6 +45,27 @@ def test_waiting_for_the_cpu_does_not_count(setup, monkeypatch):
     assert all(0 < candidate["step_seconds"] < WAIT for candidate in choice.candidates)
 
 
+def test_what_slows_the_machine_for_a_while_does_not_count(setup, monkeypatch):
+    left = iter(range(measure.CHOICE_STEPS + 1))  # the first candidate's first round
+
+    def burn(_):
+        end = time.process_time() + (WAIT if next(left, None) is not None else 0.0)
+        while time.process_time() < end:
+            pass
+
+    each_step(monkeypatch, burn)
+    choice = choose(setup, "fp32", "auto", {"method": "lora"})
+    assert next(left, None) is None
+    assert all(candidate["step_seconds"] < WAIT for candidate in choice.candidates)
+
+
+def test_a_precision_that_the_user_fixed_is_kept_however_much_it_differs(setup, monkeypatch):
+    monkeypatch.setattr(measure, "TOLERANCE", -1.0)
+    choice = choose(setup, "bf16", "auto", {"method": "lora"})
+    assert choice.precision == "bf16"
+    assert choice.attention in ("eager", "sdpa")
+
+
 @pytest.mark.parametrize("is_fast", [True, False])
 def test_bf16_is_a_candidate_where_its_products_are_fast(setup, monkeypatch, is_fast):
     asked = []
