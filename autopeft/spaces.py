@@ -66,11 +66,11 @@ def read(
     Args:
         spec: As `space.parse` takes it. `{subset: layers}` has one item a block. `{subset: modules}` has the module
             kinds that the model has; those of its default that the model lacks fall away (`query`, `key` and `value`
-            become `qkv` where they are one matrix), and where none is left the default is all of them.
+            become `qkv` where they are one matrix), and where none is left the default is all of them. A key of a kind
+            that the model lacks, `rank.query`, falls away.
         n_layers: Blocks of the model.
         kinds: Module kinds of the model.
     """
-    kinds = [kind for kind in kinds if kind != FEW_TAKE]
     faults = _recipe_faults(spec)
     if faults:
         return None, faults
@@ -81,7 +81,7 @@ def read(
     for fault in misshapen:
         component, _, key = fault.path.partition(".")
         del fitted[component][key]
-    space, faults = parse(fitted, {"layers": range(n_layers), "modules": kinds}, known)
+    space, faults = parse(fitted, {"layers": range(n_layers), "modules": _meant(kinds)}, known)
     wrong = {fault.path for fault in faults}
     for component, keys in fitted.items():
         if component != "method" and isinstance(keys, Mapping) and component in known:
@@ -135,15 +135,23 @@ def _shape_faults(spec: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
+def _meant(kinds: Sequence[str]) -> list[str]:
+    """The kinds that `modules` stands for."""
+    return [kind for kind in kinds if kind != FEW_TAKE]
+
+
 def _fitted(component: str, keys: Any, kinds: Sequence[str]) -> Any:
     """The keys of one component with switches as booleans, defaults in their items' order, modules of this model."""
     if component == "method" or not isinstance(keys, Mapping):
         return keys
     fitted = {}
     for key, value in keys.items():
+        kind = key.partition(".")[2]
+        if kind in MODULE_KINDS and kind not in kinds:
+            continue
         if isinstance(value, Mapping) and isinstance(value.get("log"), str):
             value = {**value, "log": _switched(value["log"])}
-        fitted[key] = _fitted_value(_stock(component, key), value, kinds)
+        fitted[key] = _fitted_value(_stock(component, key), value, _meant(kinds))
         if isinstance(value, Mapping) and isinstance(value.get("when"), Mapping):
             when = {k: _switched(v) if isinstance(_stock(component, k), bool) else v for k, v in value["when"].items()}
             fitted[key] = {**fitted[key], "when": when}

@@ -90,8 +90,15 @@ def test_lora_searches_what_it_promises() -> None:
     space = shipped("lora")
     searched = {name for name, dimension in space.dimensions.items() if dimension.domain.size > 1}
     assert {"lora.alpha", "lora.layers", "lora.rslora", "lora.dora", "lora.lr"} <= searched
-    assert {f"lora.rank.{kind}" for kind in BERT} <= searched
+    assert {name for name in searched if ".rank." in name} == {f"lora.rank.{kind}" for kind in BERT}
     assert space.defaults()[0]["lora.dora"] is False  # `off` is False, not text
+
+
+def test_lora_has_stock_ranks_where_query_key_and_value_are_one_matrix() -> None:
+    defaults = shipped("lora", kinds=GPT2).defaults()[0]
+    assert {key: value for key, value in defaults.items() if ".rank." in key} == {
+        "lora.rank.qkv": 8, "lora.rank.output": 0, "lora.rank.up": 0, "lora.rank.down": 0
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

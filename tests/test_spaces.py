@@ -56,6 +56,16 @@ def test_a_rank_for_a_module_kind_is_a_key() -> None:
     assert domain({"rank.query": {"choice": [0, 4], "default": 4}}, "rank.query").default == 4
 
 
+def test_a_rank_for_a_kind_that_the_model_lacks_falls_away() -> None:
+    ranks = {f"rank.{kind}": {"choice": [0, 4], "default": 4} for kind in ("query", "qkv")}
+    spec = {"method": ["lora"], "lora": {**ranks, "lr": 1e-3}, "head": {"lr": 1e-3}}
+    for kinds, left in ((("query", "value"), "query"), (("qkv", "output"), "qkv")):
+        space, faults = spaces.read(spec, 4, kinds)
+        assert not faults
+        assert space is not None
+        assert [name for name in space.dimensions if ".rank." in name] == [f"lora.rank.{left}"]
+
+
 @pytest.mark.parametrize(
     ("lora", "message"),
     [

@@ -7,7 +7,7 @@ from typing import Any
 
 TRAIN_ROWS = 1500  # of SST-2, stratified, by SEED; its whole validation split (872 rows) scores
 EPOCHS = 2
-QUICK_ROWS = 600
+QUICK_ROWS, QUICK_VALIDATION_ROWS = 1200, 436
 BATCH_SIZE = 32
 MAX_LENGTH = 128
 WARMUP = 0.06
@@ -41,5 +41,5 @@ QUICK = ("lora all", "lora upper half", "biases", "head")
 QUICK_ABLATION = ("lora upper half",)
 TWO_WORKERS = ("lora all", "lora upper half")  # each worker runs both
 ALL_LAYER_LORA = "lora all"
-FLOOR_PASSES = 3  # over the same steps; each counts as its fastest, and the rate is the best of all passes
-MEMORY_TRIALS, MEMORY_ROWS, MEMORY_STEPS = 200, 16, 2  # tiny trials of all-layer LoRA: does the worker grow?
+PRODUCTS = ((768, 384, 384), (768, 384, 1536), (1024, 1024, 1024))  # rows, inner size, columns: the floor's rate
+MEMORY_TRIALS, MEMORY_ROWS, MEMORY_STEPS = 200, 8, 1  # tiny trials of all-layer LoRA: does the worker grow?

@@ -29,10 +29,10 @@ from configurations import (
     ALL_LAYER_LORA,
     BATCH_SIZE,
     CONFIGURATIONS,
-    FLOOR_PASSES,
     MAX_LENGTH,
     MEMORY_STEPS,
     MEMORY_TRIALS,
+    PRODUCTS,
     SEED,
     WARMUP,
     WEIGHT_DECAY,
@@ -123,15 +123,15 @@ def floor(worker: Any, job: Mapping[str, Any], short: Mapping[str, str]) -> dict
     """CPU seconds of a training step of all-layer LoRA, and of its arithmetic alone.
 
     Operations are those of the model as transformers runs it, on the tokens that are real: each row of the epoch by
-    itself, unpadded, forward and backward. The rate is the best of several matrix products, in the precision that the
-    step uses. The step is the product's own, which leaves out what no head reads. Products and steps take turns, and
-    both count as at their fastest: on a shared machine the rate changes twofold within a minute.
+    itself, unpadded, forward and backward. The rate is that of the fastest of several matrix products, in the precision
+    that the step uses. The step is the product's own, which leaves out what no head reads. Each step is followed by as
+    much arithmetic in bare products, and the sums are compared: on a shared machine the rate changes twofold from one
+    second to the next.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from autopeft.training import first_token
-    from autopeft.training.measure import step_seconds
     from autopeft.trial import Trial
 
     trial = Trial(0, CONFIGURATIONS[ALL_LAYER_LORA], SEED)
@@ -149,40 +149,52 @@ def floor(worker: Any, job: Mapping[str, Any], short: Mapping[str, str]) -> dict
     steps = -(-len(lengths) // BATCH_SIZE)
     a_step = sum(operations[int(length)] for length in lengths) / steps
 
-    rates: dict[str, float] = {}
-    fastest = [float("inf")] * steps
-    for _ in range(FLOOR_PASSES):
-        for shape, rate in product_rates(worker.setup.precision).items():
-            rates[shape] = max(rate, rates.get(shape, 0.0))
-        fastest = list(map(min, fastest, step_seconds(worker, network, steps, time.process_time)[1:]))
-    step, rate = sum(fastest) / steps, max(rates.values())
+    products = [Product(shape, worker.setup.precision) for shape in PRODUCTS]
+    rates = {product.name: product.best_rate() for product in products}
+    fastest = max(products, key=lambda product: rates[product.name])
+    run = worker.train(network, SEED, steps + 1)
+    next(run)  # warms up
+    step = bare = 0.0
+    for _ in range(steps):
+        start = time.process_time()
+        next(run)
+        middle = time.process_time()
+        fastest.run(a_step)
+        step, bare = step + middle - start, bare + time.process_time() - middle
     return {
-        "step_cpu_seconds": step,
-        "floor_seconds": a_step / rate,
+        "step_cpu_seconds": step / steps,
+        "floor_seconds": bare / steps,
         "gflop_a_step": a_step / 1e9,
         "tokens_a_step": float(lengths.sum()) / steps,
         "gflop_a_second": {shape: value / 1e9 for shape, value in rates.items()},
-        "ratio": step / (a_step / rate),
+        "ratio": step / bare,
     }
 
 
-def product_rates(precision: str) -> dict[str, float]:
-    """Operations a second of some matrix products, each at its fastest of 20."""
-    import torch
+class Product:
+    """A matrix product of (rows, inner) by (inner, columns), to be timed."""
 
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    rates = {}
-    for shape in ((768, 384, 384), (768, 384, 1536), (1024, 1024, 1024), (2048, 2048, 2048)):
+    def __init__(self, shape: tuple[int, int, int], precision: str) -> None:
+        import torch
+
         rows, inner, columns = shape
-        a, b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
-        a @ b
-        best = float("inf")
+        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        self.a, self.b = torch.randn(rows, inner).to(dtype), torch.randn(inner, columns).to(dtype)
+        self.name, self.operations = f"{rows}x{inner}x{columns}", 2 * rows * inner * columns
+
+    def best_rate(self) -> float:
+        """Operations a second, the fastest of 20."""
+        seconds = []
         for _ in range(20):
             start = time.perf_counter()
-            a @ b
-            best = min(best, time.perf_counter() - start)
-        rates[f"{rows}x{inner}x{columns}"] = 2 * rows * inner * columns / best
-    return rates
+            self.a @ self.b
+            seconds.append(time.perf_counter() - start)
+        return self.operations / min(seconds)
+
+    def run(self, operations: float) -> None:
+        """So many operations, to the nearest product; at least one."""
+        for _ in range(max(1, round(operations / self.operations))):
+            self.a @ self.b
 
 
 def memory(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
