@@ -233,7 +233,9 @@ def writable(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
-        raise UsageError(f"cannot write to {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
+        raise UsageError(
+            f"cannot write to {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}")
+        )
     return path
 
 

@@ -126,9 +126,7 @@ def plugins_of(draft: Draft, space: Space | None) -> None:
             _try(draft, kind, path, plugin, options, space)
 
 
-def _options(
-    draft: Draft, kind: str, path: str, name: str, plugin: Any, entry: Mapping[str, Any]
-) -> dict[str, Any]:
+def _options(draft: Draft, kind: str, path: str, name: str, plugin: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the plugin's constructor declares them."""
     parameters = {key: value for key, value in inspect.signature(plugin).parameters.items() if key not in GIVEN}
     hints = _hints(plugin)
@@ -276,7 +274,9 @@ def _judges(stopper: Any, metric: str) -> bool:
     report = Report(1, {"score": 0.5})
     record = Record(Trial(0, {}, 0), known=dict.fromkeys(SIZES, 1.0), reports=[report])
     try:
-        judge = plugins.load("stoppers", name)((Objective("score", "maximize", 0.0), Objective(metric, "maximize", 0.0)))
+        judge = plugins.load("stoppers", name)(
+            (Objective("score", "maximize", 0.0), Objective(metric, "maximize", 0.0))
+        )
     except (TypeError, ValueError, UsageError):
         return True
     try:

@@ -283,5 +283,3 @@ def _when_faults(space: Space) -> list[Fault]:
 
 def _shown(value: Any) -> str:
     return repr(dict(value)) if isinstance(value, Mapping) else repr(value)
-
-

@@ -243,9 +243,7 @@ def test_shells_complete_its_commands() -> None:
         (KeyboardInterrupt(), 130),
     ],
 )
-def test_exit_codes(
-    autopeft: Autopeft, monkeypatch: pytest.MonkeyPatch, fault: BaseException, code: int
-) -> None:
+def test_exit_codes(autopeft: Autopeft, monkeypatch: pytest.MonkeyPatch, fault: BaseException, code: int) -> None:
     def fail(folder: Path) -> None:
         raise fault
 

@@ -80,9 +80,7 @@ def test_paths_are_relative_to_the_file(folder: Path, monkeypatch: pytest.Monkey
     assert config.stem == "my"
 
 
-def test_a_path_of_an_override_is_relative_to_the_working_folder(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_of_an_override_is_relative_to_the_working_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "here").mkdir()
     (folder / "here" / "more.csv").write_text("text,label\nfine,1\n")
     monkeypatch.chdir(folder / "here")

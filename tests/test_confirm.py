@@ -61,9 +61,7 @@ def test_it_goes_seed_by_seed(path):
 def test_an_interrupted_one_goes_on_to_the_same_seeds(path, tell, tmp_path):
     confirm(path, 3, tell=tell)  # whatever the order in which slots told
     again = confirm(path, 3)
-    assert again.notes == [
-        f"going on with the confirmation that was interrupted: {9 - len(tell)} retrainings are left"
-    ]
+    assert again.notes == [f"going on with the confirmation that was interrupted: {9 - len(tell)} retrainings are left"]
     whole = tmp_path / "whole.jsonl"
     confirm(whole, 3)
     assert {name: sorted(seeds) for name, seeds in told(path).items()} == {

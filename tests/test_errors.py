@@ -13,7 +13,9 @@ from autopeft.errors import AutoPEFTError, ConfigError, Fault, Refused, UnknownN
 
 def test_each_error_is_in_the_tree_with_its_exit_code() -> None:
     drawn = dict(re.findall(r"(\w+) +([0-9–])  ", errors.__doc__ or ""))
-    kinds = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+    kinds = {
+        name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
+    }
     assert set(drawn) == set(kinds)
     for name, code in drawn.items():
         assert code == "–" or kinds[name].exit_code == int(code), name
@@ -39,8 +41,6 @@ def test_faults_name_line_and_path() -> None:
     assert text == "my.yaml: 2 faults\n  line 3: a.b: is missing\n  c: is empty"
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("tpee", " Did you mean 'tpe'?"), ("zzz", ""), (3, ""), (None, "")]
-)
+@pytest.mark.parametrize(("name", "expected"), [("tpee", " Did you mean 'tpe'?"), ("zzz", ""), (3, ""), (None, "")])
 def test_the_nearest_name_is_offered_where_one_is_near(name: object, expected: str) -> None:
     assert did_you_mean(name, ["tpe", "random"]) == expected

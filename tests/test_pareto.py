@@ -11,7 +11,9 @@ from autopeft.pareto import hypervolume, knee, non_dominated
 
 # Few distinct values, so that ties and duplicates are common.
 POINTS = st.integers(2, 3).flatmap(
-    lambda width: arrays(np.float64, st.tuples(st.integers(1, 25), st.just(width)), elements=st.integers(0, 8).map(float))
+    lambda width: arrays(
+        np.float64, st.tuples(st.integers(1, 25), st.just(width)), elements=st.integers(0, 8).map(float)
+    )
 )
 
 

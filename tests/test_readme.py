@@ -39,7 +39,9 @@ def test_each_command_exists():
     from autopeft.cli import cli
 
     commands = get_command(cli).commands
-    for name in re.findall(r"autopeft (check|plan|search|resume|confirm|export|predict|track|leaderboard|report)", README):
+    for name in re.findall(
+        r"autopeft (check|plan|search|resume|confirm|export|predict|track|leaderboard|report)", README
+    ):
         assert name in commands
     for verb in re.findall(r"\./dev (\w+)", README):
         assert re.search(rf"^ +(\S+\|)*{verb}(\|\S+)*\)", (PROJECT / "dev").read_text(), re.MULTILINE), verb

@@ -18,9 +18,7 @@ from autopeft.reports.facts import Describe, Facts
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
 
 
-def model_card(
-    history: History, record: Record, describe: Describe, command: str, about: Mapping[str, Any]
-) -> str:
+def model_card(history: History, record: Record, describe: Describe, command: str, about: Mapping[str, Any]) -> str:
     """A README.md with the hub's metadata on top.
 
     Args:
@@ -43,8 +41,7 @@ def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any])
         yield f"base_model: {json.dumps(model)}"
     yield "---\n"
     yield f"# {text.markdown(facts.names[record.number])}\n"
-    yield (f"An adapter for {text.code(model)}, trial {record.number} of an autopeft search. "
-           f"{_sizes(facts, record)}\n")
+    yield (f"An adapter for {text.code(model)}, trial {record.number} of an autopeft search. {_sizes(facts, record)}\n")
     yield "## Scores\n"
     yield "| score | value | what it is |\n|---|---:|---|"
     yield from _scores(facts, record)
@@ -59,8 +56,9 @@ def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any])
     yield f"- seed: {text.code(record.trial.seed)}"
     yield from (f"- {text.markdown(key)}: {text.code(text.param(value))}" for key, value in record.params.items())
     training = facts.history.config.get("training") or {}
-    yield from (f"- training {text.markdown(key)}: {text.code(value)}" for key, value in training.items()
-                if value is not None)
+    yield from (
+        f"- training {text.markdown(key)}: {text.code(value)}" for key, value in training.items() if value is not None
+    )
     yield "\n## Provenance\n"
     for name, value in content.provenance_rows(facts):
         if not name.endswith("path"):  # the card is published, the folders of this machine are not
@@ -83,7 +81,9 @@ def _usage(about: Mapping[str, Any]) -> Iterator[str]:
     trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""
     yield f'adapter = autopeft.load("."{trust})  # base=… where the base model has moved'
     rows = ", ".join(f"{json.dumps(name)}: [{json.dumps(value)}]" for name, value in columns.items())
-    yield f"print(adapter.predict({{{rows}}}))" if rows else "# adapter.predict({column: values}): labels, probabilities"
+    yield (
+        f"print(adapter.predict({{{rows}}}))" if rows else "# adapter.predict({column: values}): labels, probabilities"
+    )
     yield "```\n"
     yield "Or a whole file: `autopeft predict . new.csv`, with `--base` where the base model has moved."
 
@@ -147,5 +147,6 @@ def _scores(facts: Facts, record: Record) -> Iterator[str]:
         yield f"| {metric} | {mean} | {confirmed.label}: of its retrainings, this one is of the search's seed |"
     yield f"| {metric} | {text.score(facts.score(record))} | {facts.validation_label}, the best of many: flattered |"
     for baseline in facts.baselines:
-        yield (f"| {metric}: {text.markdown(baseline.title)} | {text.score(baseline.score)} | "
-               "validation, for comparison |")
+        yield (
+            f"| {metric}: {text.markdown(baseline.title)} | {text.score(baseline.score)} | validation, for comparison |"
+        )

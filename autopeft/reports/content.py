@@ -45,19 +45,27 @@ def reported_metrics(facts: Facts) -> list[str]:
 
 
 def methods_table(found: Importances) -> Table:
-    rows = tuple({"method": m.method, "n": m.n, "best": m.best, "median": m.median, "worst": m.worst}
-                 for m in found.methods)
-    columns = (Column("method", "method"), Column("n", "complete trials", str, True),
-               Column("best", "best", text.score, True), Column("median", "median", text.score, True),
-               Column("worst", "worst", text.score, True))
+    rows = tuple(
+        {"method": m.method, "n": m.n, "best": m.best, "median": m.median, "worst": m.worst} for m in found.methods
+    )
+    columns = (
+        Column("method", "method"),
+        Column("n", "complete trials", str, True),
+        Column("best", "best", text.score, True),
+        Column("median", "median", text.score, True),
+        Column("worst", "worst", text.score, True),
+    )
     return Table("Scores by method", columns, rows)
 
 
 def importance_table(found: Importances, most: int = 12) -> Table:
     shown = [p for p in found.parameters if p.share >= 0.005][:most]
     rows = tuple({"name": p.name, "share": p.share, "n": p.n} for p in shown)
-    columns = (Column("name", "parameter"), Column("share", "share of variance", lambda value: f"{value:.0%}", True),
-               Column("n", "trials", str, True))
+    columns = (
+        Column("name", "parameter"),
+        Column("share", "share of variance", lambda value: f"{value:.0%}", True),
+        Column("n", "trials", str, True),
+    )
     return Table("Parameters", columns, rows)
 
 
@@ -83,18 +91,24 @@ def importance_notes(found: Importances) -> list[str]:
 
 def score_notes(facts: Facts) -> list[str]:
     """What the reader must know before believing a number."""
-    notes = [f"Search scores are of {facts.validation_label}"
-             + (f", {facts.rows('validation'):,} rows" if facts.rows("validation") else "")
-             + ": the best of many is flattered by chance."]
+    notes = [
+        f"Search scores are of {facts.validation_label}"
+        + (f", {facts.rows('validation'):,} rows" if facts.rows("validation") else "")
+        + ": the best of many is flattered by chance."
+    ]
     if facts.confirmed:
         seeds = sorted({entry.interval.n for entry in facts.confirmed.values() if not entry.sample.is_fixed})
         many = " to ".join(map(str, sorted({seeds[0], seeds[-1]}))) if seeds else "no"
         rows = f", {facts.rows('test'):,} rows" if facts.rows("test") else ""
-        notes.append(f"Confirmed scores are of the test split{rows}, retrained with {many} fresh seeds: mean ± 95 % "
-                     "t interval over seeds. The choice of test rows adds to that; the leaderboard counts it in.")
+        notes.append(
+            f"Confirmed scores are of the test split{rows}, retrained with {many} fresh seeds: mean ± 95 % "
+            "t interval over seeds. The choice of test rows adds to that; the leaderboard counts it in."
+        )
         if facts.seen_before:
-            notes.append(f"Confirmed more than once: {', '.join(facts.seen_before)}. The later seeds were asked for with "
-                         "the test scores of the earlier ones known.")
+            notes.append(
+                f"Confirmed more than once: {', '.join(facts.seen_before)}. The later seeds were asked for with "
+                "the test scores of the earlier ones known."
+            )
     else:
         notes.append("Nothing was confirmed yet: autopeft confirm retrains the front and scores the test split.")
     return notes
@@ -106,8 +120,12 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
     rows = [("search id", str(header.get("id", text.ABSENT))), ("begun", str(header.get("created", text.ABSENT)))]
     for section in ("model", "dataset", "chosen", "provenance"):
         rows += [(f"{section} {name}", value) for name, value in _flat(header.get(section, {}))]
-    rows += [("objectives", "; ".join(
-        f"{o.goal} {o.metric} ({o.scale}, reference {o.reference:g})" for o in facts.objectives))]
+    rows += [
+        (
+            "objectives",
+            "; ".join(f"{o.goal} {o.metric} ({o.scale}, reference {o.reference:g})" for o in facts.objectives),
+        )
+    ]
     return rows
 
 

@@ -230,13 +230,17 @@ class Facts:
             sample = Sample({seed: metrics[self.metric] for seed, metrics in by_seed.items()}, rows, name == "majority")
             record = self.history.records[entry.number] if entry.number is not None else None
             common = set.intersection(*(set(metrics) for metrics in by_seed.values()))
-            means = {
-                key: sum(metrics[key] for metrics in by_seed.values()) / len(by_seed) for key in sorted(common)
-            }
+            means = {key: sum(metrics[key] for metrics in by_seed.values()) / len(by_seed) for key in sorted(common)}
             drop = self.better(self.score(record), sample.mean) if record is not None and record.is_complete else None
             out[name] = Confirmed(
-                name, entry.number, entry.params, sample, interval(list(sample.values.values())), means,
-                tuple(failures.get(name, ())), drop,
+                name,
+                entry.number,
+                entry.params,
+                sample,
+                interval(list(sample.values.values())),
+                means,
+                tuple(failures.get(name, ())),
+                drop,
             )
         return out
 
@@ -245,7 +249,8 @@ class Facts:
         """Who was confirmed again, so that its later seeds were asked for with its test scores known."""
         rounds = self.history.rounds
         return [
-            name for name in self.confirmed
+            name
+            for name in self.confirmed
             if len({targets[name] for targets in rounds if name in targets}) > 1  # a round that went on has its target
         ]
 

@@ -33,8 +33,16 @@ SCHEMA = 1
 MOST_METHODS = 18  # in the legend
 PIXELS = (1760, 1080)  # drawn at 200 dots an inch: sharp at the 880 px that a web page gives it
 _DPI = 200
-_MARKERS = {"circle": "o", "square": "s", "diamond": "D", "up": "^", "down": "v", "cross": "X", "plus": "P",
-            "pentagon": "p"}
+_MARKERS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "up": "^",
+    "down": "v",
+    "cross": "X",
+    "plus": "P",
+    "pentagon": "p",
+}
 _INK, _QUIET, _GRID = "#25292f", "#6b7280", "#e6e8eb"
 
 
@@ -99,9 +107,11 @@ def front_csv_text(facts: Facts) -> str:
     writer.writerow([text.cell(key) for key in ("trial", "name", "is_knee", "method", *metrics, *test, *keys)])
     for record in facts.front:
         confirmed = facts.confirmation(record)
-        found = [None] * 3 if confirmed is None else [
-            confirmed.interval.mean, confirmed.interval.half_width, confirmed.interval.n
-        ]
+        found = (
+            [None] * 3
+            if confirmed is None
+            else [confirmed.interval.mean, confirmed.interval.half_width, confirmed.interval.n]
+        )
         row = [record.number, facts.names[record.number], facts.knee is record, record.params["method"]]
         row += [record.metrics.get(key) for key in metrics] + found
         row += [_flat(record.params.get(key)) for key in keys]
@@ -188,18 +198,28 @@ def _point(axes: Axes, plot: Plot, mark: Mark) -> None:
     low, high = plot.y_limits
     y = low + plot.up(mark.y) * (high - low)
     if mark.is_knee:
-        axes.plot(mark.x, y, "*", color=style.light, markersize=16, markeredgecolor="white",
-                  markeredgewidth=0.9, zorder=7)
+        axes.plot(
+            mark.x, y, "*", color=style.light, markersize=16, markeredgecolor="white", markeredgewidth=0.9, zorder=7
+        )
     elif mark.is_front:
         size = 9.5 if style.shape in ("plus", "cross") else 7.5
-        axes.plot(mark.x, y, _MARKERS[style.shape], color=style.light, markersize=size, markeredgecolor="white",
-                  markeredgewidth=0.9, zorder=6)
+        axes.plot(
+            mark.x,
+            y,
+            _MARKERS[style.shape],
+            color=style.light,
+            markersize=size,
+            markeredgecolor="white",
+            markeredgewidth=0.9,
+            zorder=6,
+        )
     else:
         marker = ("v" if plot.is_maximized else "^") if mark.is_beyond else _MARKERS[style.shape]
         axes.plot(mark.x, y, marker, color=style.light, markersize=4.6, markeredgewidth=0, alpha=0.42, zorder=4)
     if mark.baseline:
-        axes.plot(mark.x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=_QUIET, markeredgewidth=0.9,
-                  zorder=5)
+        axes.plot(
+            mark.x, y, "o", markersize=14, markerfacecolor="none", markeredgecolor=_QUIET, markeredgewidth=0.9, zorder=5
+        )
 
 
 def _interval(axes: Axes, mark: Mark) -> None:
@@ -209,8 +229,16 @@ def _interval(axes: Axes, mark: Mark) -> None:
     color = look(mark.method).light
     if mark.low is not None and mark.high is not None:
         axes.plot([mark.x, mark.x], [mark.low, mark.high], color=color, linewidth=1.1, zorder=4.5)
-    axes.plot(mark.x, mark.confirmed, "o", markersize=4.6, markerfacecolor="white", markeredgecolor=color,
-              markeredgewidth=1.1, zorder=5.5)
+    axes.plot(
+        mark.x,
+        mark.confirmed,
+        "o",
+        markersize=4.6,
+        markerfacecolor="white",
+        markeredgecolor=color,
+        markeredgewidth=1.1,
+        zorder=5.5,
+    )
 
 
 def _baselines(axes: Axes, plot: Plot) -> list[Any]:
@@ -220,23 +248,44 @@ def _baselines(axes: Axes, plot: Plot) -> list[Any]:
         axes.axhline(plot.head, color=_QUIET, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
     if plot.majority is not None and plot.majority_is_shown:
         axes.axhline(plot.majority, color=_QUIET, linewidth=0.9, linestyle=(0, (5, 3)), zorder=2)
-        texts.append(axes.annotate(
-            f"majority class {text.score(plot.majority, 3)}", (1, plot.majority), xycoords=("axes fraction", "data"),
-            xytext=(-3, 3), textcoords="offset points", ha="right", fontsize=7.5, color=_QUIET,
-        ))
+        texts.append(
+            axes.annotate(
+                f"majority class {text.score(plot.majority, 3)}",
+                (1, plot.majority),
+                xycoords=("axes fraction", "data"),
+                xytext=(-3, 3),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7.5,
+                color=_QUIET,
+            )
+        )
     elif plot.majority is not None:
         arrow = "↓" if plot.is_maximized else "↑"
         edge = 0.004 if plot.is_maximized else 0.996  # at the edge: the line itself lies beyond
-        axes.axhline(plot.y_limits[0] + edge * (plot.y_limits[1] - plot.y_limits[0]), color=_QUIET, linewidth=0.9,
-                     linestyle=(0, (5, 3)), zorder=2)
-        texts.append(axes.annotate(
-            f"majority class {text.score(plot.majority, 3)} {arrow}", (1, 0 if plot.is_maximized else 1),
-            xycoords="axes fraction", xytext=(-3, 4 if plot.is_maximized else -10), textcoords="offset points",
-            ha="right", fontsize=7.5, color=_QUIET,
-        ))
+        axes.axhline(
+            plot.y_limits[0] + edge * (plot.y_limits[1] - plot.y_limits[0]),
+            color=_QUIET,
+            linewidth=0.9,
+            linestyle=(0, (5, 3)),
+            zorder=2,
+        )
+        texts.append(
+            axes.annotate(
+                f"majority class {text.score(plot.majority, 3)} {arrow}",
+                (1, 0 if plot.is_maximized else 1),
+                xycoords="axes fraction",
+                xytext=(-3, 4 if plot.is_maximized else -10),
+                textcoords="offset points",
+                ha="right",
+                fontsize=7.5,
+                color=_QUIET,
+            )
+        )
     if plot.note:
-        texts.append(axes.annotate(plot.note, (0.01, 0.97), xycoords="axes fraction", va="top", fontsize=7.5,
-                                   color=_QUIET))
+        texts.append(
+            axes.annotate(plot.note, (0.01, 0.97), xycoords="axes fraction", va="top", fontsize=7.5, color=_QUIET)
+        )
     return texts
 
 
@@ -261,15 +310,32 @@ def _names(figure: Figure, axes: Axes, plot: Plot, texts: list[Any]) -> None:
 
     low, high = plot.y_limits
     where = {mark.number: pixel(mark.x, low + plot.up(mark.y) * (high - low)) for mark in plot.marks}
-    drawn = [figure.text(0, 0, "\n".join(map(text.plain, wrap(mark.label))), fontsize=7.5, color=_INK, va="bottom",
-                         linespacing=1.05, path_effects=[halo]) for mark in plot.labelled]
+    drawn = [
+        figure.text(
+            0,
+            0,
+            "\n".join(map(text.plain, wrap(mark.label))),
+            fontsize=7.5,
+            color=_INK,
+            va="bottom",
+            linespacing=1.05,
+            path_effects=[halo],
+        )
+        for mark in plot.labelled
+    ]
     sizes = [(box.right - box.left, box.bottom - box.top) for box in map(box_of, drawn)]
     bounds = box_of(axes.patch)
     hard = [Box.around(*where[mark.number], 6 * scale) for mark in plot.marks if mark.is_front or mark.baseline]
     soft = [Box.around(*where[mark.number], 3 * scale) for mark in plot.marks]
     soft += segments([pixel(*corner) for corner in plot.steps], 2 * scale)
-    places = labels.place([where[mark.number] for mark in plot.labelled], sizes, bounds=bounds,
-                          hard=hard + [box_of(artist) for artist in texts], soft=soft, unit=scale)
+    places = labels.place(
+        [where[mark.number] for mark in plot.labelled],
+        sizes,
+        bounds=bounds,
+        hard=hard + [box_of(artist) for artist in texts],
+        soft=soft,
+        unit=scale,
+    )
     for mark, artist, box in zip(plot.labelled, drawn, places, strict=True):
         if box is None:
             artist.remove()
@@ -278,9 +344,15 @@ def _names(figure: Figure, axes: Axes, plot: Plot, texts: list[Any]) -> None:
         x, y = where[mark.number]
         nearest = (min(max(x, box.left), box.right), min(max(y, box.top), box.bottom))
         if (nearest[0] - x) ** 2 + (nearest[1] - y) ** 2 > (14 * scale) ** 2:
-            axes.annotate("", (nearest[0], height - nearest[1]), xytext=(x, height - y), xycoords="figure pixels",
-                          textcoords="figure pixels", arrowprops={"arrowstyle": "-", "color": "#b3b9c2", "lw": 0.6},
-                          zorder=2.5)
+            axes.annotate(
+                "",
+                (nearest[0], height - nearest[1]),
+                xytext=(x, height - y),
+                xycoords="figure pixels",
+                textcoords="figure pixels",
+                arrowprops={"arrowstyle": "-", "color": "#b3b9c2", "lw": 0.6},
+                zorder=2.5,
+            )
 
 
 def segments(corners: list[tuple[float, float]], half: float) -> list[Box]:
@@ -307,8 +379,19 @@ def _frame(figure: Figure, facts: Facts, plot: Plot) -> None:
     if plot.steps:
         items.append(("front", {"color": _INK, "linestyle": "-", "linewidth": 1.3}))
     if any(mark.shows_test for mark in plot.marks):
-        items.append(("test, mean ± 95 % CI", {"marker": "o", "color": _QUIET, "markerfacecolor": "white",
-                                               "linestyle": "-", "linewidth": 1.1, "markersize": 4.6}))
+        items.append(
+            (
+                "test, mean ± 95 % CI",
+                {
+                    "marker": "o",
+                    "color": _QUIET,
+                    "markerfacecolor": "white",
+                    "linestyle": "-",
+                    "linewidth": 1.1,
+                    "markersize": 4.6,
+                },
+            )
+        )
     if plot.head is not None:
         items.append(("frozen head", {"color": _QUIET, "linestyle": (0, (1, 2)), "linewidth": 1.1}))
     _legend(figure, items)
@@ -327,8 +410,12 @@ def _legend(figure: Figure, items: list[tuple[str, dict[str, Any]]]) -> None:
             x, y = left, y - 0.029
         key = 0.5 * size / width
         ends = [x - key, x + key] if "marker" not in look_of_line else [x - key, x, x + key]
-        line = Line2D(ends, [y] * len(ends), transform=figure.transFigure,
-                      **{"linestyle": "none", "markevery": [1] if len(ends) == 3 else None, **look_of_line})
+        line = Line2D(
+            ends,
+            [y] * len(ends),
+            transform=figure.transFigure,
+            **{"linestyle": "none", "markevery": [1] if len(ends) == 3 else None, **look_of_line},
+        )
         figure.add_artist(line)
         figure.text(x + 1.0 * size / width, y, name, fontsize=7, color=_INK, va="center_baseline")
         x += needed

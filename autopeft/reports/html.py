@@ -92,7 +92,7 @@ def fragment(history: History, describe: Describe) -> str:
     """The front as a picture and a table, for a notebook: no script, no page around it."""
     facts = Facts(history, describe)
     picture = svg.front(facts, front_plot(facts), theme="light")
-    return f'<div>{picture}{table.front(facts).html()}</div>'
+    return f"<div>{picture}{table.front(facts).html()}</div>"
 
 
 def subtitle(facts: Facts) -> str:
@@ -113,8 +113,10 @@ def page(template: str, methods: list[str], values: dict[str, Any]) -> str:
     script = _read("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     style = svg.style(methods) + _read("page.css")
-    return _environment().get_template(template).render(
-        **values, style=style, script=script, script_hash=f"sha256-{digest}"
+    return (
+        _environment()
+        .get_template(template)
+        .render(**values, style=style, script=script, script_hash=f"sha256-{digest}")
     )
 
 
@@ -147,13 +149,23 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
         size = facts.size(record)
         if title == "knee" and size is not None and facts.size_metric == SIZE:
             whole = facts.model_parameters
-            tiles.append({"value": text.short_count(size), "title": "trainable parameters of the knee",
-                          "detail": f"{text.share(size, whole)} of the model" if whole else ""})
+            tiles.append(
+                {
+                    "value": text.short_count(size),
+                    "title": "trainable parameters of the knee",
+                    "detail": f"{text.share(size, whole)} of the model" if whole else "",
+                }
+            )
     if facts.volumes:
         tiles.append({"value": f"{facts.volumes[-1]:.3f}", "title": "hypervolume", "detail": _volume_unit(facts)})
     total = len(facts.history.trials)
-    tiles.append({"value": f"{total:,}", "title": "trials",
-                  "detail": f"{facts.counts.get('COMPLETE', 0)} complete, {len(facts.front)} on the front"})
+    tiles.append(
+        {
+            "value": f"{total:,}",
+            "title": "trials",
+            "detail": f"{facts.counts.get('COMPLETE', 0)} complete, {len(facts.front)} on the front",
+        }
+    )
     return tiles
 
 
@@ -172,9 +184,12 @@ def _charts(facts: Facts) -> list[dict[str, str]]:
         drawn = svg.curves(content.learning_series(facts, metric), "optimiser steps", text.metric_title(metric))
         if drawn:
             what = "training loss, smoothed" if metric == "train_loss" else f"{text.metric_title(metric)} on validation"
-            charts.append({"title": f"Learning curves: {text.metric_title(metric)}", "svg": drawn,
-                           "caption": f"{what[0].upper()}{what[1:]}, at each rung. Coloured: the front. A bar ends a "
-                                      "stopped trial."})
+            charts.append(
+                {
+                    "title": f"Learning curves: {text.metric_title(metric)}",
+                    "svg": drawn,
+                    "caption": f"{what[0].upper()}{what[1:]}, at each rung. Coloured: the front. A bar ends a "
+                    "stopped trial.",
+                }
+            )
     return charts
-
-

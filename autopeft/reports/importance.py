@@ -171,8 +171,12 @@ def encode(records: Sequence[Record], n_layers: int) -> tuple[np.ndarray, list[s
     columns: list[np.ndarray] = []
     owners: list[str] = []
     for name in names:
-        values = [_layers(record.params[name], n_layers) if name.endswith(".layers") and name in record.params
-                  else record.params.get(name) for record in records]
+        values = [
+            _layers(record.params[name], n_layers)
+            if name.endswith(".layers") and name in record.params
+            else record.params.get(name)
+            for record in records
+        ]
         for column in _columns(values):
             columns.append(column)
             owners.append(name)

@@ -28,8 +28,10 @@ class Box:
 
     def lies_in(self, other: Box) -> bool:
         return (
-            self.left >= other.left and self.right <= other.right
-            and self.top >= other.top and self.bottom <= other.bottom
+            self.left >= other.left
+            and self.right <= other.right
+            and self.top >= other.top
+            and self.bottom <= other.bottom
         )
 
 
@@ -91,5 +93,7 @@ def text_width(text: str, size: float) -> float:
 
 
 _WIDTHS = {
-    **dict.fromkeys("ijl.,:;'|!()[]", 0.3), **dict.fromkeys("frt /-–", 0.36), **dict.fromkeys("mwMW—%@", 0.9),
+    **dict.fromkeys("ijl.,:;'|!()[]", 0.3),
+    **dict.fromkeys("frt /-–", 0.36),
+    **dict.fromkeys("mwMW—%@", 0.9),
 }

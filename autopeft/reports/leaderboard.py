@@ -176,18 +176,39 @@ def html(found: Sequence[Board]) -> str:
 
 def csv(found: Sequence[Board]) -> str:
     """All boards in one table; no cell can be read as a formula."""
-    keys = ("metric", "goal", "data", "rank", "group", "search", "model", "method", "trial", "name", "role", "standing",
-            "test_mean", "test_half_width_95", "test_seeds", "validation", "drop", "trainable_parameters")
+    keys = (
+        "metric",
+        "goal",
+        "data",
+        "rank",
+        "group",
+        "search",
+        "model",
+        "method",
+        "trial",
+        "name",
+        "role",
+        "standing",
+        "test_mean",
+        "test_half_width_95",
+        "test_seeds",
+        "validation",
+        "drop",
+        "trainable_parameters",
+    )
     rows = []
     for board in data(found)["boards"]:
         for row in board["rows"]:
             test = row["test"] or {}
-            rows.append({
-                **{key: board[key] for key in ("metric", "goal", "data")},
-                **{key: row[key] for key in keys if key in row},
-                "test_mean": test.get("mean"), "test_half_width_95": test.get("half_width_95"),
-                "test_seeds": test.get("seeds"),
-            })
+            rows.append(
+                {
+                    **{key: board[key] for key in ("metric", "goal", "data")},
+                    **{key: row[key] for key in keys if key in row},
+                    "test_mean": test.get("mean"),
+                    "test_half_width_95": test.get("half_width_95"),
+                    "test_seeds": test.get("seeds"),
+                }
+            )
     return Table("leaderboard", tuple(Column(key, key) for key in keys), tuple(rows)).csv()
 
 
@@ -200,19 +221,30 @@ def _board_data(board: Board) -> dict[str, Any]:
     rows = []
     for rank, row in enumerate(board.rows, start=1):
         found = row.confirmed
-        rows.append({
-            "rank": rank if found is not None else None,
-            "group": row.group,
-            "search": row.search, "model": row.model, "method": row.method, "trial": row.trial,
-            "name": row.name, "role": row.role, "standing": row.standing,
-            "test": None if found is None else {
-                "mean": found.interval.mean, "half_width_95": found.interval.half_width, "seeds": found.interval.n,
-                "values": {str(seed): value for seed, value in found.sample.values.items()},
-            },
-            "validation": row.score,
-            "drop": None if found is None else found.drop,
-            "trainable_parameters": row.size,
-        })
+        rows.append(
+            {
+                "rank": rank if found is not None else None,
+                "group": row.group,
+                "search": row.search,
+                "model": row.model,
+                "method": row.method,
+                "trial": row.trial,
+                "name": row.name,
+                "role": row.role,
+                "standing": row.standing,
+                "test": None
+                if found is None
+                else {
+                    "mean": found.interval.mean,
+                    "half_width_95": found.interval.half_width,
+                    "seeds": found.interval.n,
+                    "values": {str(seed): value for seed, value in found.sample.values.items()},
+                },
+                "validation": row.score,
+                "drop": None if found is None else found.drop,
+                "trainable_parameters": row.size,
+            }
+        )
     return {"metric": board.metric, "goal": board.goal, "data": board.data, "rows": rows, "notes": list(board.notes)}
 
 
@@ -285,13 +317,31 @@ def _once(rows: Sequence[Row]) -> list[Row]:
 
 
 def _row(facts: Facts, record: Record, role: str) -> Row:
-    return Row(facts.name, record.number, facts.names[record.number], role, str(record.params["method"]),
-               facts.model_name or "", facts.score(record), facts.size(record), facts.confirmation(record))
+    return Row(
+        facts.name,
+        record.number,
+        facts.names[record.number],
+        role,
+        str(record.params["method"]),
+        facts.model_name or "",
+        facts.score(record),
+        facts.size(record),
+        facts.confirmation(record),
+    )
 
 
 def _majority(facts: Facts, baseline: Baseline) -> Row:
-    return Row(facts.name, None, "always the most frequent class", baseline.title, "", facts.model_name or "",
-               baseline.score, 0.0, baseline.confirmed)
+    return Row(
+        facts.name,
+        None,
+        "always the most frequent class",
+        baseline.title,
+        "",
+        facts.model_name or "",
+        baseline.score,
+        0.0,
+        baseline.confirmed,
+    )
 
 
 def _cells(row: Row) -> dict[str, Any]:
@@ -321,13 +371,17 @@ def _notes(facts: Facts, placed: Sequence[Row], rest: Sequence[Row]) -> list[str
             f"same), p values adjusted by Holm, counting {placed[0].confirmed.sample.sources}. "
             "Tied does not mean equal."
         )
-        notes.append("Each search's trials were chosen by validation. The first of many test means is a little "
-                     "flattered itself: read the group, not the order within it.")
+        notes.append(
+            "Each search's trials were chosen by validation. The first of many test means is a little "
+            "flattered itself: read the group, not the order within it."
+        )
     if any(row.group == 0 for row in placed):
         notes.append("No group: confirmed with one seed, so nothing can be said of chance. Confirm with more seeds.")
     if rest:
-        notes.append("Unconfirmed: the score is of validation, one seed, the best of many, so flattered by chance; it "
-                     "is not ranked against confirmed ones until autopeft confirm was run.")
+        notes.append(
+            "Unconfirmed: the score is of validation, one seed, the best of many, so flattered by chance; it "
+            "is not ranked against confirmed ones until autopeft confirm was run."
+        )
     return notes
 
 
@@ -335,8 +389,14 @@ def _data_key(facts: Facts) -> str:
     """What must be equal for two scores to be compared: metric, labels, and the rows that were scored."""
     dataset = facts.header.get("dataset", {})
     sizes = dataset.get("sizes", {})
-    same = [facts.metric, facts.score_objective.goal, dataset.get("label_names"), sizes.get("validation"),
-            sizes.get("test"), dataset.get("origin", {}).get("digest")]
+    same = [
+        facts.metric,
+        facts.score_objective.goal,
+        dataset.get("label_names"),
+        sizes.get("validation"),
+        sizes.get("test"),
+        dataset.get("origin", {}).get("digest"),
+    ]
     return json.dumps(same, default=str)
 
 
@@ -350,5 +410,3 @@ def _data_title(facts: Facts) -> str:
     rows = facts.rows("test")
     # The folder, too: `test.parquet` alone names nothing.
     return "/".join(str(name).split("/")[-2:]) + (f" ({rows:,} test rows)" if rows else "")
-
-

@@ -97,8 +97,12 @@ def _curves(facts: Facts) -> Table:
     metrics = content.reported_metrics(facts)
     rows = tuple(
         {"trial": record.number, "step": report.step, **{metric: report.metrics.get(metric) for metric in metrics}}
-        for record in facts.front for report in record.reports
+        for record in facts.front
+        for report in record.reports
     )
-    columns = (Column("trial", "trial", str, True), Column("step", "step", str, True),
-               *(Column(metric, text.metric_title(metric), text.score, True) for metric in metrics))
+    columns = (
+        Column("trial", "trial", str, True),
+        Column("step", "step", str, True),
+        *(Column(metric, text.metric_title(metric), text.score, True) for metric in metrics),
+    )
     return Table("Learning curves of the front", columns, rows if metrics else ())

@@ -113,8 +113,8 @@ def front_plot(facts: Facts) -> Plot:
     x_limits = _x_limits([mark.x for mark in marks], facts.has_log_sizes)
     front = [mark for mark in marks if mark.is_front]
     sizes = {objective.metric: objective for objective in facts.objectives[1:]}
-    is_staircase = len(facts.objectives) == 2 and facts.size_metric in sizes and (
-        sizes[facts.size_metric].goal == "minimize"
+    is_staircase = (
+        len(facts.objectives) == 2 and facts.size_metric in sizes and (sizes[facts.size_metric].goal == "minimize")
     )
     if not marks:
         note = "no complete trial"

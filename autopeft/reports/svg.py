@@ -80,7 +80,8 @@ def _tag(name: str, content: str = "", **attributes: object) -> str:
     """An element. Attribute values are escaped; `content` is markup that is already safe."""
     named = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value), quote=True)}"'
-        for key, value in attributes.items() if value is not None
+        for key, value in attributes.items()
+        if value is not None
     )
     return f"<{name}{named}>{content}</{name}>" if content else f"<{name}{named}/>"
 
@@ -92,8 +93,9 @@ def _number(value: object) -> str:
 def _label(
     x: float, y: float, content: str, size: float, anchor: str = "start", quiet: bool = False, **more: object
 ) -> str:
-    return _tag("text", escape(content), x=x, y=y, font_size=size, text_anchor=anchor,
-                class_="ap-q" if quiet else None, **more)
+    return _tag(
+        "text", escape(content), x=x, y=y, font_size=size, text_anchor=anchor, class_="ap-q" if quiet else None, **more
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +155,15 @@ def front(facts: Facts, plot: Plot, *, theme: str = "auto", narrow: bool = False
     parts += [_point(facts, plot, frame, mark, narrow) for mark in plot.marks]
     parts += names
     inner = _tag("g", "".join(parts), class_="ap")
-    return _tag("svg", inner, class_="ap-fig ap-front", viewBox=f"0 0 {frame.width:g} {frame.height:g}", role="group",
-                aria_label=f"front of {text.metric_title(facts.metric)}", xmlns="http://www.w3.org/2000/svg")
+    return _tag(
+        "svg",
+        inner,
+        class_="ap-fig ap-front",
+        viewBox=f"0 0 {frame.width:g} {frame.height:g}",
+        role="group",
+        aria_label=f"front of {text.metric_title(facts.metric)}",
+        xmlns="http://www.w3.org/2000/svg",
+    )
 
 
 def _front_axes(plot: Plot, frame: _Frame, size: float) -> list[str]:
@@ -222,8 +231,10 @@ def _front_names(plot: Plot, frame: _Frame, size: float, narrow: bool) -> tuple[
     sizes = [(width, len(lines) * size * 1.15 + 4) for width, lines in zip(widths, texts, strict=True)]
     steps = [(frame.x(plot.across(x)), frame.y((y - low) / (high - low))) for x, y in plot.steps]
     soft = [Box.around(*where[mark.number], 4) for mark in plot.marks]
-    soft += [Box(min(a[0], b[0]) - 3, min(a[1], b[1]) - 3, max(a[0], b[0]) + 3, max(a[1], b[1]) + 3)
-             for a, b in pairwise(steps)]
+    soft += [
+        Box(min(a[0], b[0]) - 3, min(a[1], b[1]) - 3, max(a[0], b[0]) + 3, max(a[1], b[1]) + 3)
+        for a, b in pairwise(steps)
+    ]
     hard = [Box.around(*where[mark.number], 8) for mark in plot.marks if mark.is_front or mark.baseline]
     if plot.majority is not None:
         bottom = frame.height - frame.bottom
@@ -237,8 +248,12 @@ def _front_names(plot: Plot, frame: _Frame, size: float, narrow: bool) -> tuple[
         x, y = where[mark.number]
         is_left = box.right < x  # set towards its point, whatever the reader's font
         spans = "".join(
-            _tag("tspan", escape(line), x=box.right - 3 if is_left else box.left + 3,
-                 y=box.top + 2 + size * (0.9 + 1.15 * index))
+            _tag(
+                "tspan",
+                escape(line),
+                x=box.right - 3 if is_left else box.left + 3,
+                y=box.top + 2 + size * (0.9 + 1.15 * index),
+            )
             for index, line in enumerate(lines)
         )
         anchor = "end" if is_left else "start"
@@ -255,8 +270,16 @@ def _point(facts: Facts, plot: Plot, frame: _Frame, mark: Mark, narrow: bool) ->
     parts = [_tag("title", escape("\n".join(lines)))]
     if mark.shows_test and mark.confirmed is not None:
         if mark.low is not None and mark.high is not None:
-            parts.append(_tag("line", x1=x, x2=x, y1=frame.y(plot.up(mark.low)), y2=frame.y(plot.up(mark.high)),
-                              class_="ap-whisker"))
+            parts.append(
+                _tag(
+                    "line",
+                    x1=x,
+                    x2=x,
+                    y1=frame.y(plot.up(mark.low)),
+                    y2=frame.y(plot.up(mark.high)),
+                    class_="ap-whisker",
+                )
+            )
         parts.append(_tag("circle", cx=x, cy=frame.y(plot.up(mark.confirmed)), r=3.5, class_="ap-test"))
     if mark.baseline:
         parts.append(_tag("circle", cx=x, cy=y, r=11, class_="ap-ring"))
@@ -269,8 +292,15 @@ def _point(facts: Facts, plot: Plot, frame: _Frame, mark: Mark, narrow: bool) ->
         parts.append(_tag("path", d=shape(name, x, y, 6.2 if mark.is_front else 4.2), class_="ap-s"))
     parts.append(_tag("circle", cx=x, cy=y, r=9 if mark.is_front else 6, class_="ap-hit"))
     classes = f"ap-pt {'ap-on' if mark.is_front else 'ap-other'} {method_class(mark.method)}"
-    return _tag("g", "".join(parts), class_=classes, tabindex="0" if mark.is_front and not narrow else None, role="img",
-                aria_label="; ".join(lines), data_trial=mark.number)
+    return _tag(
+        "g",
+        "".join(parts),
+        class_=classes,
+        tabindex="0" if mark.is_front and not narrow else None,
+        role="img",
+        aria_label="; ".join(lines),
+        data_trial=mark.number,
+    )
 
 
 def shape(name: str, x: float, y: float, r: float) -> str:
@@ -289,8 +319,11 @@ def shape(name: str, x: float, y: float, r: float) -> str:
         points = [(a * math.cos(turn) - b * math.sin(turn), a * math.sin(turn) + b * math.cos(turn)) for a, b in corner]
         return _polygon([(x + 1.12 * r * a, y + 1.12 * r * b) for a, b in points])
     sides, turn, grow = {
-        "square": (4, math.pi / 4, 1.25), "diamond": (4, 0.0, 1.2), "up": (3, -math.pi / 2, 1.3),
-        "down": (3, math.pi / 2, 1.3), "pentagon": (5, -math.pi / 2, 1.15),
+        "square": (4, math.pi / 4, 1.25),
+        "diamond": (4, 0.0, 1.2),
+        "up": (3, -math.pi / 2, 1.3),
+        "down": (3, math.pi / 2, 1.3),
+        "pentagon": (5, -math.pi / 2, 1.15),
     }[name]
     turns = [turn + 2 * math.pi * k / sides for k in range(sides)]
     return _polygon([(x + grow * r * math.cos(angle), y + grow * r * math.sin(angle)) for angle in turns])
@@ -309,8 +342,7 @@ def key(method: str) -> str:
     """A method's marker alone, for a legend."""
     parts = _tag("path", d=shape(look(method).shape, 8, 8, 5), class_="ap-s")
     group = _tag("g", parts, class_=f"ap-pt ap-on {method_class(method)}")
-    return _tag("svg", group, class_="ap-key", viewBox="0 0 16 16", width=16, height=16,
-                aria_hidden="true")
+    return _tag("svg", group, class_="ap-key", viewBox="0 0 16 16", width=16, height=16, aria_hidden="true")
 
 
 # ── curves ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -345,8 +377,10 @@ def curves(series: Sequence[Series], x_title: str, y_title: str, *, is_step: boo
     y_limits = _widened([y for _, y in points], 0.06)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        return (frame.x((x - x_limits[0]) / (x_limits[1] - x_limits[0])),
-                frame.y((y - y_limits[0]) / (y_limits[1] - y_limits[0])))
+        return (
+            frame.x((x - x_limits[0]) / (x_limits[1] - x_limits[0])),
+            frame.y((y - y_limits[0]) / (y_limits[1] - y_limits[0])),
+        )
 
     parts = []
     values = ticks(y_limits, 7)
@@ -364,8 +398,15 @@ def curves(series: Sequence[Series], x_title: str, y_title: str, *, is_step: boo
     for line in sorted(series, key=lambda line: not line.is_quiet):
         parts.append(_line(line, [at(x, y) for x, y in line.points], is_step))
     inner = _tag("g", "".join(parts), class_="ap")
-    return _tag("svg", inner, class_="ap-fig", viewBox=f"0 0 {frame.width:g} {frame.height:g}", role="img",
-                aria_label=f"{y_title} over {x_title}", xmlns="http://www.w3.org/2000/svg")
+    return _tag(
+        "svg",
+        inner,
+        class_="ap-fig",
+        viewBox=f"0 0 {frame.width:g} {frame.height:g}",
+        role="img",
+        aria_label=f"{y_title} over {x_title}",
+        xmlns="http://www.w3.org/2000/svg",
+    )
 
 
 def _line(line: Series, places: Sequence[tuple[float, float]], is_step: bool) -> str:

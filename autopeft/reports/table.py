@@ -82,10 +82,12 @@ class Table:
         """As a plain `<table>`, for a notebook."""
         head = "".join(f"<th>{escape(column.title)}</th>" for column in self.columns)
         body = "".join(
-            "<tr>" + "".join(
-                f'<td{" align=right" if column.is_number else ""}>{escape(value)}</td>'
+            "<tr>"
+            + "".join(
+                f"<td{' align=right' if column.is_number else ''}>{escape(value)}</td>"
                 for column, value in zip(self.columns, cells, strict=True)
-            ) + "</tr>"
+            )
+            + "</tr>"
             for cells in self.cells()
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -120,7 +122,8 @@ def front(facts: Facts) -> Table:
     columns += _size_columns(facts)
     columns += [
         Column(objective.metric, text.metric_title(objective.metric), lambda value: f"{value:,.4g}", True)
-        for objective in facts.objectives[1:] if objective.metric != facts.size_metric
+        for objective in facts.objectives[1:]
+        if objective.metric != facts.size_metric
     ]
     if facts.baseline("head"):
         columns.append(Column("gain", "over frozen head", text.signed, True, is_detail=True))
@@ -202,18 +205,20 @@ def trials(facts: Facts) -> Table:
     rows = []
     for record in facts.history.records:
         seconds = record.metrics.get("train_seconds")
-        rows.append({
-            "trial": record.number,
-            "status": record.standing,
-            "place": "knee" if facts.knee is record else "front" if record.number in facts.front_numbers else "",
-            "method": record.params["method"],
-            "name": facts.names[record.number],
-            "score": facts.score(record) if record.is_complete else None,
-            "size": {**record.known, **record.metrics}.get(facts.size_metric or ""),
-            "rungs": len(record.reports) or None,
-            "train_seconds": seconds,
-            "why": record.error or record.refusal,
-        })
+        rows.append(
+            {
+                "trial": record.number,
+                "status": record.standing,
+                "place": "knee" if facts.knee is record else "front" if record.number in facts.front_numbers else "",
+                "method": record.params["method"],
+                "name": facts.names[record.number],
+                "score": facts.score(record) if record.is_complete else None,
+                "size": {**record.known, **record.metrics}.get(facts.size_metric or ""),
+                "rungs": len(record.reports) or None,
+                "train_seconds": seconds,
+                "why": record.error or record.refusal,
+            }
+        )
     columns = [
         Column("trial", "trial", str, True),
         Column("status", "status"),
@@ -236,8 +241,12 @@ def failures(facts: Facts) -> Table:
         for record in facts.failures
     ]
     rows += [{"trial": None, "status": "confirming", "name": name, "why": why} for name, why in facts.confirm_failures]
-    columns = (Column("trial", "trial", str, True), Column("status", "status"), Column("name", "configuration"),
-               Column("why", "why"))
+    columns = (
+        Column("trial", "trial", str, True),
+        Column("status", "status"),
+        Column("name", "configuration"),
+        Column("why", "why"),
+    )
     return Table("Failures", columns, tuple(rows))
 
 

@@ -191,7 +191,11 @@ def as_picture(value: Any) -> Any:
         return _rgb(value)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as fault:  # PIL: a broken PNG is bad syntax
         which = f"a picture of {len(value):,} bytes" if isinstance(value, bytes) else str(value)
-        why = "is no picture, or a damaged one" if isinstance(fault, UnidentifiedImageError) else f"cannot be read: {fault}"
+        why = (
+            "is no picture, or a damaged one"
+            if isinstance(fault, UnidentifiedImageError)
+            else f"cannot be read: {fault}"
+        )
         raise ConfigError([Fault("data", f"{which} {why}: mend it, or take it out")]) from fault
 
 

@@ -206,7 +206,9 @@ def main() -> None:
     print(f"{len(curves)} runs, {WORKERS} workers, {arguments.orders} orders of arrival. Share of the full hypervolume")
     print("kept in the mean and in the worst order; compute (steps) saved.")
     for name, rungs in RUNGS.items():
-        print(f"\n| rungs at steps {name} | validation accuracy: mean worst saving | training loss: mean worst saving |")
+        print(
+            f"\n| rungs at steps {name} | validation accuracy: mean worst saving | training loss: mean worst saving |"
+        )
         print("|---|---|---|")
         figures["rungs"][name] = {}
         for stopper, make in STOPPERS.items():

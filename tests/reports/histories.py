@@ -14,8 +14,17 @@ OBJECTIVES = (
     {"metric": "accuracy", "goal": "maximize", "reference": 0.25, "scale": "linear"},
     {"metric": "trainable_parameters", "goal": "minimize", "reference": 22_700_000.0, "scale": "log10"},
 )
-SIZES = {"lora": 3072, "vera": 120, "ia3": 900, "serial_adapter": 768, "bias": 20_000, "norm": 9_000,
-         "last_layers": 1_770_000, "full": 22_700_000, "prefix": 1500}
+SIZES = {
+    "lora": 3072,
+    "vera": 120,
+    "ia3": 900,
+    "serial_adapter": 768,
+    "bias": 20_000,
+    "norm": 9_000,
+    "last_layers": 1_770_000,
+    "full": 22_700_000,
+    "prefix": 1500,
+}
 HEAD = 1540
 METHODS = ("head", "bias", "norm", "lora", "ia3", "vera", "serial_adapter", "prefix", "last_layers", "full")
 
@@ -28,15 +37,29 @@ def header(**changes: Any) -> dict[str, Any]:
         "schema": 1,
         "id": "0123456789abcdef",
         "created": "2026-11-24T02:00:00+00:00",
-        "config": {"model": {"path": "models/mini"}, "task": {"name": "text_classification"}, "seed": 0,
-                   "sampler": {"name": "tpe"}, "stopper": {"name": "dominated"}, "budget": {"trials": 40},
-                   "data": {"train": "train.csv"}},
+        "config": {
+            "model": {"path": "models/mini"},
+            "task": {"name": "text_classification"},
+            "seed": 0,
+            "sampler": {"name": "tpe"},
+            "stopper": {"name": "dominated"},
+            "budget": {"trials": 40},
+            "data": {"train": "train.csv"},
+        },
         "objectives": [dict(objective) for objective in OBJECTIVES],
         "signal": "train_loss",
-        "dataset": {"label_names": ["no", "yes", "maybe", "other"],
-                    "sizes": {"train": 4000, "validation": 400, "test": 872}, "origin": {"train": "train.csv"}},
-        "model": {"name": "mini", "path": "models/mini", "revision": "sha256:0011", "n_layers": 6,
-                  "parameters": 22_700_000},
+        "dataset": {
+            "label_names": ["no", "yes", "maybe", "other"],
+            "sizes": {"train": 4000, "validation": 400, "test": 872},
+            "origin": {"train": "train.csv"},
+        },
+        "model": {
+            "name": "mini",
+            "path": "models/mini",
+            "revision": "sha256:0011",
+            "n_layers": 6,
+            "parameters": 22_700_000,
+        },
         "baselines": {"majority": {"accuracy": 0.26, "f1": 0.1}},
         "chosen": {"precision": "fp32", "attention": "eager", "micro_batch_size": 32, "candidates": []},
         "provenance": {"autopeft": "0.1.0", "commit": "abc1234", "dirty": False, "versions": {"torch": "2.13.0"}},
@@ -45,21 +68,41 @@ def header(**changes: Any) -> dict[str, Any]:
 
 
 def ask(number: int, params: Mapping[str, Any], size: float | None = None) -> dict[str, Any]:
-    known = {} if size is None else {
-        "trainable_parameters": size, "adapter_parameters": max(size - HEAD, 0), "head_parameters": HEAD
+    known = (
+        {}
+        if size is None
+        else {"trainable_parameters": size, "adapter_parameters": max(size - HEAD, 0), "head_parameters": HEAD}
+    )
+    return {
+        "event": "ask",
+        "number": number,
+        "params": dict(params),
+        "seed": 1000 + number,
+        "known": known,
+        "seconds": float(number),
     }
-    return {"event": "ask", "number": number, "params": dict(params), "seed": 1000 + number, "known": known,
-            "seconds": float(number)}
 
 
 def refuse(number: int, params: Mapping[str, Any], reason: str) -> dict[str, Any]:
-    return {"event": "refuse", "number": number, "params": dict(params), "seed": 1000 + number, "reason": reason,
-            "seconds": float(number)}
+    return {
+        "event": "refuse",
+        "number": number,
+        "params": dict(params),
+        "seed": 1000 + number,
+        "reason": reason,
+        "seconds": float(number),
+    }
 
 
 def tell(number: int, metrics: Mapping[str, float], status: str = "COMPLETE", error: str = "") -> dict[str, Any]:
-    return {"event": "tell", "number": number, "status": status, "metrics": dict(metrics), "error": error,
-            "seconds": number + 0.9}
+    return {
+        "event": "tell",
+        "number": number,
+        "status": status,
+        "metrics": dict(metrics),
+        "error": error,
+        "seconds": number + 0.9,
+    }
 
 
 def report(number: int, step: int, **metrics: float) -> dict[str, Any]:
@@ -67,9 +110,17 @@ def report(number: int, step: int, **metrics: float) -> dict[str, Any]:
 
 
 def confirm(name: str, number: int | None, params: Mapping[str, Any], seed: int, accuracy: float) -> dict[str, Any]:
-    return {"event": "confirm", "name": name, "number": number, "params": dict(params), "seed": seed,
-            "status": "COMPLETE", "metrics": {"accuracy": accuracy, "trainable_parameters": 1000.0}, "error": "",
-            "seconds": 500.0}
+    return {
+        "event": "confirm",
+        "name": name,
+        "number": number,
+        "params": dict(params),
+        "seed": seed,
+        "status": "COMPLETE",
+        "metrics": {"accuracy": accuracy, "trainable_parameters": 1000.0},
+        "error": "",
+        "seconds": 500.0,
+    }
 
 
 def draw(rng: np.random.Generator, method: str) -> dict[str, Any]:
@@ -117,9 +168,15 @@ def search(trials: int = 40, seed: int = 0, methods: Sequence[str] = METHODS, **
             continue  # still running
         events.append(report(number, 40, train_loss=1.4 - accuracy / 2, accuracy=accuracy - 0.15))
         events.append(report(number, 120, train_loss=1.2 - accuracy / 1.5, accuracy=accuracy - 0.05))
-        metrics = {"accuracy": accuracy, "f1": accuracy - 0.02, "train_loss": 1.1 - accuracy / 1.4,
-                   "trainable_parameters": size, "head_parameters": HEAD, "adapter_parameters": max(size - HEAD, 0),
-                   "train_seconds": 8.0 + number % 5}
+        metrics = {
+            "accuracy": accuracy,
+            "f1": accuracy - 0.02,
+            "train_loss": 1.1 - accuracy / 1.4,
+            "trainable_parameters": size,
+            "head_parameters": HEAD,
+            "adapter_parameters": max(size - HEAD, 0),
+            "train_seconds": 8.0 + number % 5,
+        }
         if number > len(methods) and number % 13 == 0:
             events.append(tell(number, {"trainable_parameters": size}, "FAILED", "the training loss is nan at step 33"))
         elif number > len(methods) and number % 17 == 0:
@@ -149,9 +206,18 @@ def confirmed(events: Sequence[Mapping[str, Any]], seeds: int = 5, seed: int = 0
 def describe(params: Mapping[str, Any]) -> str:
     """A stand-in for `naming.describe`, of about its length."""
     method = params["method"]
-    labels = {"lora": "LoRA", "ia3": "(IA)³", "vera": "VeRA", "bias": "biases", "norm": "norms", "head": "head only",
-              "full": "full fine-tuning", "prefix": "prefix", "serial_adapter": "serial adapter",
-              "last_layers": "last layers"}
+    labels = {
+        "lora": "LoRA",
+        "ia3": "(IA)³",
+        "vera": "VeRA",
+        "bias": "biases",
+        "norm": "norms",
+        "head": "head only",
+        "full": "full fine-tuning",
+        "prefix": "prefix",
+        "serial_adapter": "serial adapter",
+        "last_layers": "last layers",
+    }
     parts = [labels.get(method, method)]
     for key in ("rank", "size"):
         if f"{method}.{key}" in params:

@@ -33,7 +33,8 @@ def test_against_scikit_learn(seed, n_labels):
         labels, logits.argmax(axis=1), labels=range(n_labels), target_names=names, zero_division=0, output_dict=True
     )
     expected = [
-        [theirs[name][key] for key in ("precision", "recall", "f1-score")] for name in (*names, "macro avg", "weighted avg")
+        [theirs[name][key] for key in ("precision", "recall", "f1-score")]
+        for name in (*names, "macro avg", "weighted avg")
     ]
     np.testing.assert_allclose(scores_of(logits, labels), expected, atol=1e-12)
 

@@ -18,12 +18,18 @@ FULL = {"method": "full", "full.lr": 1e-4}
 def events(**changes):
     return [
         h.header(**changes),
-        h.ask(0, HEAD, 1540), h.tell(0, {"accuracy": 0.70, "trainable_parameters": 1540}),
-        h.ask(1, LORA, 20_000), h.tell(1, {"accuracy": 0.85, "trainable_parameters": 20_000}),
-        h.ask(2, FULL, 22_700_000), h.tell(2, {"accuracy": 0.88, "trainable_parameters": 22_700_000}),
-        h.ask(3, {**LORA, "lora.rank": 4}, 10_000), h.tell(3, {"accuracy": 0.99}, "STOPPED"),
-        h.refuse(4, LORA, "the same as trial 1"), h.refuse(5, HEAD, "the same as trial 0"),
-        h.ask(6, {**LORA, "lora.rank": 2}, 6000), h.tell(6, {}, "FAILED", "the training loss is nan at step 3 of 9"),
+        h.ask(0, HEAD, 1540),
+        h.tell(0, {"accuracy": 0.70, "trainable_parameters": 1540}),
+        h.ask(1, LORA, 20_000),
+        h.tell(1, {"accuracy": 0.85, "trainable_parameters": 20_000}),
+        h.ask(2, FULL, 22_700_000),
+        h.tell(2, {"accuracy": 0.88, "trainable_parameters": 22_700_000}),
+        h.ask(3, {**LORA, "lora.rank": 4}, 10_000),
+        h.tell(3, {"accuracy": 0.99}, "STOPPED"),
+        h.refuse(4, LORA, "the same as trial 1"),
+        h.refuse(5, HEAD, "the same as trial 0"),
+        h.ask(6, {**LORA, "lora.rank": 2}, 6000),
+        h.tell(6, {}, "FAILED", "the training loss is nan at step 3 of 9"),
     ]
 
 
@@ -39,8 +45,12 @@ def test_front_knee_counts_and_refusals():
 def test_baselines_are_those_that_are_known():
     facts = Facts(History(events(stock=[0, 1, 2])), h.describe)
     found = {baseline.kind: (baseline.score, baseline.size) for baseline in facts.baselines}
-    assert found == {"majority": (0.26, 0.0), "head": (0.70, 1540), "stock": (0.88, 22_700_000),
-                     "full": (0.88, 22_700_000)}
+    assert found == {
+        "majority": (0.26, 0.0),
+        "head": (0.70, 1540),
+        "stock": (0.88, 22_700_000),
+        "full": (0.88, 22_700_000),
+    }
     without = Facts(History(events(baselines={"majority": {"f1": 0.1}})[:1]), h.describe)
     assert without.baselines == []
 
@@ -55,8 +65,11 @@ def test_the_verdict_names_best_knee_size_gain_and_label():
 def test_confirmed_numbers_take_over_with_their_label():
     confirmed = events()
     for seed, (full, lora, head) in enumerate([(0.87, 0.83, 0.69), (0.86, 0.84, 0.70), (0.88, 0.85, 0.71)]):
-        confirmed += [h.confirm("trial 2", 2, FULL, seed, full), h.confirm("trial 1", 1, LORA, seed, lora),
-                      h.confirm("trial 0", 0, HEAD, seed, head)]
+        confirmed += [
+            h.confirm("trial 2", 2, FULL, seed, full),
+            h.confirm("trial 1", 1, LORA, seed, lora),
+            h.confirm("trial 0", 0, HEAD, seed, head),
+        ]
     confirmed.append({**h.confirm("trial 1", 1, LORA, 9, 0.0), "status": "FAILED", "metrics": {}, "error": "nan"})
     facts = Facts(History(confirmed), h.describe)
     found = facts.confirmation(facts.history.records[1])
@@ -90,10 +103,14 @@ def test_who_was_confirmed_again_is_said():
 
 def test_drop_is_positive_when_worse_also_for_minimized_scores():
     objectives = [{"metric": "error", "goal": "minimize", "reference": 0.75, "scale": "linear"}, h.OBJECTIVES[1]]
-    changed = [h.header(objectives=objectives, baselines={"majority": {"error": 0.74}}),
-               h.ask(0, HEAD, 1540), h.tell(0, {"error": 0.30, "trainable_parameters": 1540}),
-               h.ask(1, LORA, 20_000), h.tell(1, {"error": 0.15, "trainable_parameters": 20_000}),
-               {**h.confirm("trial 1", 1, LORA, 0, 0), "metrics": {"error": 0.18}}]
+    changed = [
+        h.header(objectives=objectives, baselines={"majority": {"error": 0.74}}),
+        h.ask(0, HEAD, 1540),
+        h.tell(0, {"error": 0.30, "trainable_parameters": 1540}),
+        h.ask(1, LORA, 20_000),
+        h.tell(1, {"error": 0.15, "trainable_parameters": 20_000}),
+        {**h.confirm("trial 1", 1, LORA, 0, 0), "metrics": {"error": 0.18}},
+    ]
     facts = Facts(History(changed), h.describe)
     assert facts.confirmed["trial 1"].drop == pytest.approx(0.03)
     assert facts.confirmed["trial 1"].sample.rows is None

@@ -29,8 +29,10 @@ def plot_of(events):
 def small(*scores_and_sizes, **changes):
     events = [h.header(**changes)]
     for number, (score, size) in enumerate(scores_and_sizes):
-        events += [h.ask(number, {"method": "lora", "lora.rank": number + 1}, size),
-                   h.tell(number, {"accuracy": score, "trainable_parameters": size})]
+        events += [
+            h.ask(number, {"method": "lora", "lora.rank": number + 1}, size),
+            h.tell(number, {"accuracy": score, "trainable_parameters": size}),
+        ]
     return events
 
 
@@ -41,10 +43,18 @@ CASES = {
     "equal scores": small((0.8, 5000), (0.8, 9000), (0.8, 7000)),
     "no majority": small((0.8, 5000), (0.9, 9000), baselines={}),
     "one objective": h.search(20, objectives=[h.OBJECTIVES[0]]),
-    "three objectives": h.search(20, objectives=[*h.OBJECTIVES, {"metric": "train_seconds", "goal": "minimize",
-                                                               "reference": 60.0, "scale": "linear"}]),
-    "minimized": h.search(20, objectives=[{"metric": "train_loss", "goal": "minimize", "reference": 2.0,
-                                           "scale": "linear"}, h.OBJECTIVES[1]], baselines={}),
+    "three objectives": h.search(
+        20,
+        objectives=[
+            *h.OBJECTIVES,
+            {"metric": "train_seconds", "goal": "minimize", "reference": 60.0, "scale": "linear"},
+        ],
+    ),
+    "minimized": h.search(
+        20,
+        objectives=[{"metric": "train_loss", "goal": "minimize", "reference": 2.0, "scale": "linear"}, h.OBJECTIVES[1]],
+        baselines={},
+    ),
     "linear size": h.search(20, objectives=[h.OBJECTIVES[0], {**h.OBJECTIVES[1], "scale": "linear"}]),
     "all kinds": h.confirmed(h.search(60)),
     "only failed": [h.header(), h.ask(0, {"method": "lora"}), h.tell(0, {}, "FAILED", "nan")],
@@ -66,8 +76,10 @@ def test_every_history_has_a_figure(name, tmp_path):
 def test_the_same_history_gives_the_same_bytes(tmp_path):
     history = History(h.search(20))
     for write in (figure.front_png, figure.front_json, figure.front_csv):
-        assert write(history, tmp_path / "a", h.describe).read_bytes() == write(
-            history, tmp_path / "b", h.describe).read_bytes()
+        assert (
+            write(history, tmp_path / "a", h.describe).read_bytes()
+            == write(history, tmp_path / "b", h.describe).read_bytes()
+        )
 
 
 def test_stopped_trials_are_not_drawn():
@@ -83,8 +95,14 @@ def test_the_staircase_says_what_is_reached_with_at_most_so_many_parameters():
     plot = plot_of(small((0.7, 1000), (0.9, 100_000), (0.8, 10_000), (0.75, 50_000)))
     corners = plot.steps
     assert corners[0][0] == 1000
-    assert corners[1:] == ((1000, 0.7), (10_000, 0.7), (10_000, 0.8), (100_000, 0.8), (100_000, 0.9),
-                           (plot.x_limits[1], 0.9))
+    assert corners[1:] == (
+        (1000, 0.7),
+        (10_000, 0.7),
+        (10_000, 0.8),
+        (100_000, 0.8),
+        (100_000, 0.9),
+        (plot.x_limits[1], 0.9),
+    )
 
 
 def test_baselines_are_drawn_in():
@@ -129,8 +147,19 @@ def test_a_lone_name_is_placed():
 
 
 def test_a_method_looks_the_same_everywhere():
-    known = ("head", "full", "last_layers", "bias", "norm", "lora", "ia3", "vera", "serial_adapter", "parallel_adapter",
-             "prefix")
+    known = (
+        "head",
+        "full",
+        "last_layers",
+        "bias",
+        "norm",
+        "lora",
+        "ia3",
+        "vera",
+        "serial_adapter",
+        "parallel_adapter",
+        "prefix",
+    )
     looks = [look(method) for method in known]
     assert len({(found.light, found.shape) for found in looks}) == len(known)
     assert look("lora+bias") == look("lora+bias")
@@ -143,8 +172,23 @@ def _luminance(colour):
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize("method", ["head", "full", "last_layers", "bias", "norm", "lora", "ia3", "vera",
-                                    "serial_adapter", "parallel_adapter", "prefix", *map(str, range(60))])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "head",
+        "full",
+        "last_layers",
+        "bias",
+        "norm",
+        "lora",
+        "ia3",
+        "vera",
+        "serial_adapter",
+        "parallel_adapter",
+        "prefix",
+        *map(str, range(60)),
+    ],
+)
 def test_colours_can_be_seen_on_both_grounds(method):
     """Contrast of at least 3 to 1, as WCAG 2 asks of graphics."""
     found = look(method)
@@ -195,9 +239,12 @@ def test_json_holds_the_front_with_its_schema(tmp_path):
 
 
 def test_csv_has_a_row_a_member_and_no_formula(tmp_path):
-    evil = "=HYPERLINK(\"http://x\",\"y\")"
-    events = [h.header(), h.ask(0, {"method": "lora", "lora.modules": [evil], "+lora.lr": -0.5}, 5000),
-              h.tell(0, {"accuracy": 0.8, "trainable_parameters": 5000, "loss": -1.5})]
+    evil = '=HYPERLINK("http://x","y")'
+    events = [
+        h.header(),
+        h.ask(0, {"method": "lora", "lora.modules": [evil], "+lora.lr": -0.5}, 5000),
+        h.tell(0, {"accuracy": 0.8, "trainable_parameters": 5000, "loss": -1.5}),
+    ]
     path = figure.front_csv(History(events), tmp_path / "front.csv", lambda params: "@" + params["method"])
     (row,) = csv.DictReader(io.StringIO(path.read_text()))
     assert row["name"] == "'@lora"

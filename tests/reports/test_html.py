@@ -76,17 +76,41 @@ def test_every_history_has_a_report(name):
 
 def test_a_full_report_has_every_section():
     events = h.confirmed(h.search(60))
-    events.insert(40, {"event": "resume", "seconds": 700.0, "config": h.header()["config"],
-                       "changes": ["budget: 40 → 60"]})
+    events.insert(
+        40, {"event": "resume", "seconds": 700.0, "config": h.header()["config"], "changes": ["budget: 40 → 60"]}
+    )
     source = html.render(History(events), h.describe, name="sst2-1")
     page = Page(source)
     sections = [attributes["id"] for attributes in page.of("section")]
-    assert sections == ["front", "baselines", "curves", "importance", "trials", "failures", "refusals", "resumes",
-                        "provenance"]
-    for words in ("Hypervolume over trials", "Learning curves: accuracy", "validation, one seed", "mean ± 95 % CI",
-                  "the training loss is nan at step 33", "OutOfMemoryError", "over the budget of 100,000",
-                  "budget: 40 → 60", "abc1234", "majority class", "frozen head", "full fine-tuning", "random forest",
-                  "Limits:", "drop", "12 min"):
+    assert sections == [
+        "front",
+        "baselines",
+        "curves",
+        "importance",
+        "trials",
+        "failures",
+        "refusals",
+        "resumes",
+        "provenance",
+    ]
+    for words in (
+        "Hypervolume over trials",
+        "Learning curves: accuracy",
+        "validation, one seed",
+        "mean ± 95 % CI",
+        "the training loss is nan at step 33",
+        "OutOfMemoryError",
+        "over the budget of 100,000",
+        "budget: 40 → 60",
+        "abc1234",
+        "majority class",
+        "frozen head",
+        "full fine-tuning",
+        "random forest",
+        "Limits:",
+        "drop",
+        "12 min",
+    ):
         assert words in page.text, words
     rows = re.findall(r'<tr[^>]*data-status="(\w+)"[^>]*>', source)
     assert len(rows) >= 60
@@ -106,11 +130,20 @@ def test_the_front_alone_begins_with_the_verdict_and_the_figure():
 
 
 def test_hostile_names_stay_text():
-    events = [h.header(id=EVIL, model={"name": EVIL, "n_layers": 2, "parameters": 10_000},
-                       provenance={EVIL: EVIL}, config={"task": EVIL, "note": EVIL}),
-              h.ask(0, {"method": EVIL, "x.modules": [EVIL]}, 500), h.report(0, 1, train_loss=1.0),
-              h.tell(0, {"accuracy": 0.5, "trainable_parameters": 500}),
-              h.ask(1, {"method": "lora"}), h.tell(1, {}, "FAILED", EVIL), h.refuse(2, {"method": "lora"}, EVIL)]
+    events = [
+        h.header(
+            id=EVIL,
+            model={"name": EVIL, "n_layers": 2, "parameters": 10_000},
+            provenance={EVIL: EVIL},
+            config={"task": EVIL, "note": EVIL},
+        ),
+        h.ask(0, {"method": EVIL, "x.modules": [EVIL]}, 500),
+        h.report(0, 1, train_loss=1.0),
+        h.tell(0, {"accuracy": 0.5, "trainable_parameters": 500}),
+        h.ask(1, {"method": "lora"}),
+        h.tell(1, {}, "FAILED", EVIL),
+        h.refuse(2, {"method": "lora"}, EVIL),
+    ]
     history = History(events)
     source = html.render(history, lambda params: EVIL + params["method"], name=EVIL)
     assert_loads_nothing(source)

@@ -62,13 +62,31 @@ def test_noise_and_few_trials_claim_nothing():
 
 
 def test_encoding():
-    records = facts_of([
-        ({"method": "lora", "lora.layers": "last_2", "lora.modules": ["query"], "lora.rslora": True,
-          "lora.rank": 4}, 0.5),
-        ({"method": "lora", "lora.layers": [0], "lora.modules": ["query", "value"], "lora.rslora": False,
-          "lora.rank": 8}, 0.6),
-        ({"method": "head"}, 0.4),
-    ]).complete
+    records = facts_of(
+        [
+            (
+                {
+                    "method": "lora",
+                    "lora.layers": "last_2",
+                    "lora.modules": ["query"],
+                    "lora.rslora": True,
+                    "lora.rank": 4,
+                },
+                0.5,
+            ),
+            (
+                {
+                    "method": "lora",
+                    "lora.layers": [0],
+                    "lora.modules": ["query", "value"],
+                    "lora.rslora": False,
+                    "lora.rank": 8,
+                },
+                0.6,
+            ),
+            ({"method": "head"}, 0.4),
+        ]
+    ).complete
     columns, owners = encode(records, 6)
     by_owner = {name: columns[:, [owner == name for owner in owners]].tolist() for name in dict.fromkeys(owners)}
     assert by_owner["lora.rank"] == [[4.0], [8.0], [-1.0]]

@@ -22,9 +22,19 @@ def test_every_history_has_a_report(name):
 def test_a_full_report_has_every_section():
     source = markdown.render(History(h.confirmed(h.search(60))), h.describe, name="sst2")
     headings = [line for line in source.splitlines() if line.startswith("#")]
-    assert headings == ["# sst2", "## The front", "## Baselines", "## Hypervolume over trials",
-                        "## Learning curves of the front", "## What mattered", "## All trials", "## Failures",
-                        "## Refused", "## Provenance", "### Resolved config"]
+    assert headings == [
+        "# sst2",
+        "## The front",
+        "## Baselines",
+        "## Hypervolume over trials",
+        "## Learning curves of the front",
+        "## What mattered",
+        "## All trials",
+        "## Failures",
+        "## Refused",
+        "## Provenance",
+        "### Resolved config",
+    ]
     assert "validation, one seed" in source
     assert "mean ± 95 % CI" in source
 
@@ -47,10 +57,18 @@ def test_the_picture_is_shown_where_it_is(tmp_path):
     assert "(front.png)" in markdown.write(history, tmp_path / "report.md", h.describe).read_text()
 
 
-@pytest.mark.parametrize(("value", "expected"), [
-    ("serial_adapter", "serial_adapter"), ("_x_", r"\_x\_"), ("a|b", r"a\|b"), ("https://x", r"https\://x"),
-    ("**b**", r"\*\*b\*\*"), ("line\nbreak", "line break"), ("<script>", r"\<script\>"),
-])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("serial_adapter", "serial_adapter"),
+        ("_x_", r"\_x\_"),
+        ("a|b", r"a\|b"),
+        ("https://x", r"https\://x"),
+        ("**b**", r"\*\*b\*\*"),
+        ("line\nbreak", "line break"),
+        ("<script>", r"\<script\>"),
+    ],
+)
 def test_markdown_text(value, expected):
     assert text.markdown(value) == expected
 
@@ -60,10 +78,17 @@ def test_code_survives_backticks():
     assert text.code("plain") == "`plain`"
 
 
-@pytest.mark.parametrize(("part", "whole", "expected"), [
-    (24_578, 22_700_000, "0.11 %"), (0, 10, "0 %"), (10, 10, "100 %"), (2_361_540, 22_700_000, "10 %"),
-    (591_540, 22_700_000, "2.6 %"), (2000, 22_700_000, "0.0088 %"),
-])
+@pytest.mark.parametrize(
+    ("part", "whole", "expected"),
+    [
+        (24_578, 22_700_000, "0.11 %"),
+        (0, 10, "0 %"),
+        (10, 10, "100 %"),
+        (2_361_540, 22_700_000, "10 %"),
+        (591_540, 22_700_000, "2.6 %"),
+        (2000, 22_700_000, "0.0088 %"),
+    ],
+)
 def test_share(part, whole, expected):
     assert text.share(part, whole) == expected
 
@@ -82,8 +107,15 @@ def test_short_names_lose_their_learning_rates_first():
 
 
 # Of an exported folder; the code that a card has for it is run in tests/training/test_export.py.
-ABOUT = {"form": "peft", "task": "text_classification", "auto_class": "AutoModelForSequenceClassification",
-         "data": {"text": "text"}, "max_length": None, "label_names": ["no", "yes"], "trust_remote_code": False}
+ABOUT = {
+    "form": "peft",
+    "task": "text_classification",
+    "auto_class": "AutoModelForSequenceClassification",
+    "data": {"text": "text"},
+    "max_length": None,
+    "label_names": ["no", "yes"],
+    "trust_remote_code": False,
+}
 
 
 def test_the_model_card_names_each_trial_by_its_own_params():
@@ -99,8 +131,16 @@ def test_the_model_card_has_numbers_labels_and_command():
     record = history.front()[0]
     card = model_card(history, record, h.describe, "autopeft export runs/a --pick best", ABOUT)
     assert card.startswith("---\n")
-    for words in ("confirmed on test, 5 seeds", "validation, one seed", "majority class", "frozen head",
-                  "`autopeft export runs/a --pick best`", "`yes`", "abc1234", f"trial {record.number}"):
+    for words in (
+        "confirmed on test, 5 seeds",
+        "validation, one seed",
+        "majority class",
+        "frozen head",
+        "`autopeft export runs/a --pick best`",
+        "`yes`",
+        "abc1234",
+        f"trial {record.number}",
+    ):
         assert words in card, words
     assert "models/mini" not in card.split("## Provenance")[1]
     assert "base_model:" not in card  # a folder's name is no hub name

@@ -101,8 +101,10 @@ def test_holm_lies_between_the_raw_p_value_and_bonferroni(p_values):
 
 
 def test_groups_follow_the_means():
-    tight = [sample(*(center + offset for offset in (-0.001, 0.0, 0.001)), first_seed=10 * index)
-             for index, center in enumerate((0.80, 0.9005, 0.90, 0.70))]
+    tight = [
+        sample(*(center + offset for offset in (-0.001, 0.0, 0.001)), first_seed=10 * index)
+        for index, center in enumerate((0.80, 0.9005, 0.90, 0.70))
+    ]
     assert tied_groups(tight) == [2, 1, 1, 3]
     assert tied_groups(tight, maximize=False) == [2, 3, 3, 1]
 

@@ -54,7 +54,7 @@ def test_each_kind_of_file_gives_the_same_rows(tmp_path, ending):
 def test_what_stands_in_a_csv_is_what_is_read(tmp_path):
     """Leading zeros, true and NA are text; quoted line breaks and a byte order mark are no part of the table's shape."""
     (tmp_path / "rows.csv").write_bytes(
-        b'\xef\xbb\xbftext,label\n007,true\nNA,false\n"two\nlines, \"\"quoted\"\"",true\n\xe4\xb8\xad\xe6\x96\x87,false\n'
+        b'\xef\xbb\xbftext,label\n007,true\nNA,false\n"two\nlines, ""quoted""",true\n\xe4\xb8\xad\xe6\x96\x87,false\n'
     )
     table = read_file(tmp_path / "rows.csv")
     assert table == {"text": ["007", "NA", 'two\nlines, "quoted"', "中文"], "label": ["true", "false"] * 2}
@@ -181,9 +181,15 @@ def test_all_faults_of_rows_at_once(tmp_path):
         (b"text,label\ncaf\xe9,yes\n", r"not UTF-8: it has a byte 0xe9; save it as UTF-8"),
         (b"text,label\na,yes\nb,no\n", r"validation would have no row, of 2 in all"),
         (b"", r"cannot be read"),
-        (b"text,label\nhello, world,yes\nhello, you,no\n", r"Expected 2 fields in line 2, saw 3; quote what holds a comma"),
+        (
+            b"text,label\nhello, world,yes\nhello, you,no\n",
+            r"Expected 2 fields in line 2, saw 3; quote what holds a comma",
+        ),
         (b"text,label\na,id1\nb,id2\nc,id3\n", r"each of the 3 rows of train has a label of its own"),
-        (b"text,label\n" + b"".join(b"t,%.2f\n" % (i / 40) for i in range(30)) * 2, r"30 different numbers such as 0\.03"),
+        (
+            b"text,label\n" + b"".join(b"t,%.2f\n" % (i / 40) for i in range(30)) * 2,
+            r"30 different numbers such as 0\.03",
+        ),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path, content, message):

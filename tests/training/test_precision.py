@@ -120,7 +120,9 @@ def test_the_base_stays_fp32(loaded):
         precision, attached = lowered(base, recipe(base), name)
         logits(precision, attached.model, inputs)
     after = base.state_dict()
-    assert all(torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items())
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items()
+    )
 
 
 @pytest.mark.parametrize("name", PRECISIONS[1:])
