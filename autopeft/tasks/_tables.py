@@ -25,7 +25,7 @@ def read_file(path: str | Path) -> Table:
     """
     path = Path(path)
     if path.is_dir():
-        raise _fault(f"{path} is a folder: give a file, or `hub: {path.name}` if `datasets` can load the folder")
+        raise _fault(f"{path} is a folder: expected a file, one of {', '.join(ENDINGS)}")
     try:
         if path.suffix in SEPARATORS:
             return _separated(path, SEPARATORS[path.suffix])
@@ -50,9 +50,12 @@ def read_columns(file: Path, columns: Sequence[str]) -> Table:
     """Some columns of a file of rows without labels.
 
     Raises:
-        ConfigError: One is not there.
+        ConfigError: One is not there, or the file cannot be read.
     """
-    table = read_file(file)
+    try:
+        table = read_file(file)
+    except ConfigError as fault:
+        raise ConfigError([Fault("", inner.message) for inner in fault.faults], str(file)) from fault
     faults = [
         Fault(column, f"no such column in {file}.{did_you_mean(column, table)} There are: {', '.join(table)}")
         for column in columns

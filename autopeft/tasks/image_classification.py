@@ -36,7 +36,10 @@ class ImageClassification:
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         if file.is_dir():
-            return {"image": sorted(str(path) for path in file.iterdir() if path.suffix.lower() in PICTURES)}
+            pictures = sorted(str(path) for path in file.iterdir() if path.suffix.lower() in PICTURES)
+            if not pictures:
+                raise ConfigError([Fault("", f"holds no picture: expected {', '.join(PICTURES)}")], str(file))
+            return {"image": pictures}
         return read_columns(file, [data.get("image") or "image"])
 
     def processor(self, model_path: str, options: Mapping[str, Any]) -> Any:

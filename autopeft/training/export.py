@@ -172,11 +172,18 @@ class Exported:
 
         Args:
             rows: Input column → values, the columns that it was trained on.
+
+        Raises:
+            UsageError: There are none, or more of one column than of another.
         """
         import pandas as pd
 
         inputs = {name: list(values) for name, values in rows.items()}
-        count = len(next(iter(inputs.values())))
+        lengths = {name: len(values) for name, values in inputs.items()}
+        count = max(lengths.values(), default=0)
+        if not count or min(lengths.values()) < count:
+            found = ", ".join(f"{length} of {name}" for name, length in lengths.items()) or "no column"
+            raise UsageError(f"expected a row or more to predict, as many of each column; got {found}")
         raw = Raw(inputs, np.zeros(count, dtype=np.int64), np.arange(count))
         options = {
             "max_length": self.about["max_length"],
@@ -194,8 +201,12 @@ class Exported:
         return frame
 
     def predict_file(self, file: str | Path) -> Any:
-        """The same for the rows of a file."""
-        return self.predict(self.task.read_rows(Path(file), self.about["data"]))
+        """The same for the rows of a file, or the files of a folder, their names first."""
+        rows = self.task.read_rows(Path(file), self.about["data"])
+        frame = self.predict(rows)
+        if Path(file).is_dir():
+            frame.insert(0, "file", [Path(name).name for name in next(iter(rows.values()))])
+        return frame
 
 
 def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool = False) -> Exported:

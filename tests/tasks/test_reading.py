@@ -207,7 +207,7 @@ def test_files_that_cannot_be_used(tmp_path, content, message):
         ("a.json", '{"text": ["a"], "label": [1, 2]}', r"different lengths"),
         ("a.jsonl", '{"text": "a", "label": [0, 2]}\n', r"\[0, 2\] in row 0; expected one label a row"),
         ("a.jsonl", '{"text": ["a", "b"], "label": 0}\n{"text": "c", "label": 1}\n', r"a list in row 0 of 'text'"),
-        ("set", None, r"is a folder: give a file, or `hub: set`"),
+        ("set", None, r"is a folder: expected a file, one of \.csv"),
     ],
 )
 def test_files_of_another_shape(tmp_path, name, content, message):

@@ -232,6 +232,15 @@ def test_code_of_the_model_card_for_pictures(bases, tmp_path, monkeypatch, capsy
     for code in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102  (our own card)
         assert load(folder).predict({"image": ["picture.png"]})["label"][0] in capsys.readouterr().out
+    (tmp_path / "to" / "more").mkdir()
+    for name in ("b.png", "a.png"):
+        Image.fromarray(pixels).save(tmp_path / "to" / "more" / name)
+    frame = load(folder).predict_file("more")
+    (tmp_path / "to" / "none").mkdir()
+    with pytest.raises(UsageError, match=r"none: 1 fault\n  holds no picture: expected \.png"):
+        load(folder).predict_file("none")
+    assert frame["file"].tolist() == ["a.png", "b.png"]
+    assert list(frame)[1:] == list(load(folder).predict({"image": ["picture.png"]}))
 
 
 def test_only_safetensors_and_text_are_written(bases, tmp_path):
@@ -251,6 +260,11 @@ def test_predict(bases, tmp_path):
     assert list(frame["label"]) == [LABELS[index] for index in expected.argmax(axis=1)]
     (tmp_path / "rows.csv").write_text("text\na fine film\nbad\n")
     pd.testing.assert_frame_equal(load(folder).predict_file(tmp_path / "rows.csv"), frame)
+    (tmp_path / "none.csv").write_text("text\n")
+    with pytest.raises(UsageError, match="expected a row or more to predict, as many of each column; got 0 of text"):
+        load(folder).predict_file(tmp_path / "none.csv")
+    with pytest.raises(UsageError, match="got 2 of text, 1 of other"):
+        load(folder).predict({"text": ["a", "b"], "other": ["c"]})
 
 
 def test_load_says_what_is_wrong(bases, tmp_path):
