@@ -18,7 +18,8 @@ import numpy as np
 
 from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
-from autopeft.tasks import Dataset, Raw, Split, _metrics
+from autopeft.tasks import Dataset, Raw, Split
+from autopeft.tasks._classification import Classification
 from autopeft.tasks._splits import carve
 from autopeft.tasks._tables import read_file
 from autopeft.trial import derive_seed
@@ -34,11 +35,10 @@ ARCHITECTURE = ("image_size", "patch_size", "num_channels", "hidden_size", "num_
 MULTIPLY, ADD = np.array([1 / 8], dtype=np.float32), np.array([-1.0], dtype=np.float32)  # 0 … 16 → -1 … 1
 
 
-class Digits:
+class Digits(Classification):
     """The target task: 5, 6, 7, 8 or 9."""
 
     auto_class = "AutoModelForImageClassification"
-    metrics = _metrics.METRICS
     reads_folders = False
     bases = ("digits",)
 
@@ -62,7 +62,7 @@ class Digits:
         """Rows of 64 pixels from 0 to 16, as scikit-learn has them."""
         table = read_file(file)
         pixels = np.array(list(table.values()), dtype=np.float64).T
-        if pixels.shape[1] != 64 or pixels.min() < 0 or pixels.max() > 16:
+        if pixels.shape[1] != 64 or np.any((pixels < 0) | (pixels > 16)):
             raise ConfigError(
                 [Fault("", f"expected 64 columns of pixels from 0 to 16, got {pixels.shape[1]}")], str(file)
             )
@@ -75,21 +75,6 @@ class Digits:
     def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
         pixels = np.asarray(raw.inputs["image"], dtype=np.uint8)[:, None]
         return Split({"pixel_values": pixels}, raw.labels, {"pixel_values": (MULTIPLY, ADD)})
-
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        return _metrics.score(logits, labels)
-
-    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, list[int]]:
-        return _metrics.by_class(logits, labels)
-
-    def loss(self, logits: Any, labels: Any) -> Any:
-        """Cross entropy."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits, labels)
-
-    def trivial(self, train_labels: np.ndarray, labels: np.ndarray, n_labels: int) -> dict[str, float]:
-        return _metrics.trivial(train_labels, labels, n_labels)
 
     def base(self, name: str) -> Path:
         """The folder of the pretrained base: from the cache, or trained now (about ten seconds on one core)."""

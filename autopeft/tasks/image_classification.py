@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from autopeft.errors import ConfigError, Fault
-from autopeft.tasks import Dataset, Raw, Split, _metrics
+from autopeft.tasks import Dataset, Raw, Split
+from autopeft.tasks._classification import Classification
 from autopeft.tasks._reading import lacks, read_table
 from autopeft.tasks._splits import complete
 from autopeft.tasks._tables import read_columns
@@ -21,11 +22,10 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 MOST_DAMAGED = 20  # named at once
 
 
-class ImageClassification:
+class ImageClassification(Classification):
     """Pictures from a folder of class folders, Parquet, or a Hugging Face data set on disk or on the hub."""
 
     auto_class = "AutoModelForImageClassification"
-    metrics = _metrics.METRICS
     reads_folders = True
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
@@ -65,21 +65,6 @@ class ImageClassification:
             pixels[at : at + len(images)] = chunk.round().clip(0, 255) if agrees else chunk
             at += len(images)
         return Split({"pixel_values": pixels}, raw.labels, {"pixel_values": scale} if agrees else {})
-
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        return _metrics.score(logits, labels)
-
-    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, list[int]]:
-        return _metrics.by_class(logits, labels)
-
-    def loss(self, logits: Any, labels: Any) -> Any:
-        """Cross entropy."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits, labels)
-
-    def trivial(self, train_labels: np.ndarray, labels: np.ndarray, n_labels: int) -> dict[str, float]:
-        return _metrics.trivial(train_labels, labels, n_labels)
 
 
 def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:

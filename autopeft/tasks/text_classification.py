@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from autopeft.tasks import Dataset, Ragged, Raw, Split, _metrics
+from autopeft.tasks import Dataset, Ragged, Raw, Split
+from autopeft.tasks._classification import Classification
 from autopeft.tasks._reading import lacks, read_table
 from autopeft.tasks._tables import read_columns
 
 
-class TextClassification:
+class TextClassification(Classification):
     """Rows from CSV, TSV, JSON, JSON Lines, Parquet, or a Hugging Face data set on disk or on the hub."""
 
     auto_class = "AutoModelForSequenceClassification"
-    metrics = _metrics.METRICS
     reads_folders = False
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
@@ -55,21 +55,6 @@ class TextClassification:
                 values = np.fromiter((token for row in encoded[name] for token in row), np.int32, sum(lengths))
                 columns[name] = Ragged(values, np.concatenate([[0], np.cumsum(lengths)]), pads[name])
         return Split(columns, raw.labels)
-
-    def score(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        return _metrics.score(logits, labels)
-
-    def by_class(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, list[int]]:
-        return _metrics.by_class(logits, labels)
-
-    def loss(self, logits: Any, labels: Any) -> Any:
-        """Cross entropy."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits, labels)
-
-    def trivial(self, train_labels: np.ndarray, labels: np.ndarray, n_labels: int) -> dict[str, float]:
-        return _metrics.trivial(train_labels, labels, n_labels)
 
 
 def _source(options: Mapping[str, Any]) -> dict[str, Any]:

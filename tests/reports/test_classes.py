@@ -10,7 +10,7 @@ from autopeft.history import History
 from autopeft.reports import html, markdown
 from autopeft.reports.classes import class_scores, class_table, class_tables
 from autopeft.reports.facts import Facts
-from autopeft.tasks._metrics import by_class
+from autopeft.tasks._classification import Classification
 from autopeft.trial import Result, Status, Trial
 from tests.reports.histories import ask, confirm, header, tell
 
@@ -18,7 +18,7 @@ LABELS = ["no", "yes", "maybe", "other"]
 
 
 def scores_of(logits, labels):
-    counts = by_class(logits, labels)
+    counts = Classification().by_class(logits, labels)
     rows = np.bincount(labels, minlength=logits.shape[1])
     return class_scores(rows, np.array(counts["predicted"]), np.array(counts["correct"]))
 
