@@ -101,10 +101,13 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     from autopeft.provenance import provenance
     from autopeft.training.data import prepare as prepare_data
     from autopeft.training.measure import Choice, choose
+    from autopeft.training.model import commit
 
     require_gpu(config)
     task = plugins.load("tasks", config.task.name)(**config.task.options)
     setup = make_setup(config, folder)
+    # `main` may be another model tomorrow: the search, its resumes and its exports are of one commit.
+    setup = replace(setup, revision=commit(setup.model, setup.revision))
     data = prepare_data(setup)
     _write_splits(data, folder / "splits.json")
     model = Model(setup, len(data.label_names), config.budget.parameters)
@@ -163,16 +166,23 @@ def _write_splits(data: Any, path: Path) -> None:
     path.write_text(json.dumps(splits), encoding="utf-8")
 
 
-def with_its_data(prepared: Prepared) -> Prepared:
-    """The same, sure of the data that the search began with. Where its files are gone, what the run encoded of them.
+def as_it_began(prepared: Prepared) -> Prepared:
+    """The same, sure that model and data are those that the search began with. Where the data's files are gone, with
+    what the run encoded of them.
 
     Raises:
-        UsageError: The data has changed: its trials would not compare.
+        UsageError: Either has changed: trials would not compare.
     """
     from autopeft.training.data import encoded
     from autopeft.training.data import prepare as prepare_data
 
     setup, origin = prepared.setup, prepared.header["dataset"]["origin"]
+    was, now = prepared.header["model"]["revision"], weights_digest(setup.model)
+    if now is not None and now != was:
+        raise UsageError(
+            f"the model at {setup.model} has changed since this search began ({was} → {now}): put back what it was, or "
+            "start a new search"
+        )
     sources = [setup.data.get(key) for key in (*FILES, "hub")]
     gone = [path for path in sources if path and os.path.isabs(path) and not os.path.exists(path)]
     kept = encoded(setup, origin["digest"]) if gone else None
@@ -192,6 +202,8 @@ def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
     """The same from a ledger's first event: nothing is measured again."""
     setup = with_choice(make_setup(config, folder), header["chosen"])
     setup = replace(setup, score_rungs=header["signal"] != "train_loss")
+    if not os.path.isdir(setup.model):
+        setup = replace(setup, revision=header["model"]["revision"])
     objectives = tuple(Objective.from_json(entry) for entry in header["objectives"])
     space = build_space(config, header["model"]["n_layers"], header["model"]["kinds"])
     return Prepared(config, setup, space, objectives, header["signal"], header)

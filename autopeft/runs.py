@@ -24,7 +24,7 @@ from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.objectives import with_signal
 from autopeft.pareto import knee
-from autopeft.prepared import Model, Prepared, reopen, require_gpu, with_its_data
+from autopeft.prepared import Model, Prepared, as_it_began, reopen, require_gpu
 from autopeft.search import Search
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
@@ -143,7 +143,7 @@ class Run:
         config = from_resolved(self.history.config, overrides)
         different = changes(self.history.config, resolve(config))
         require_gpu(config)
-        prepared = with_its_data(reopen(config, self.history.header, self.folder))
+        prepared = as_it_began(reopen(config, self.history.header, self.folder))
         with opened(self.folder) as ledger:
             from autopeft.provenance import provenance
 
@@ -229,7 +229,7 @@ class Run:
         if not self.front:
             raise UsageError(f"{self.folder} has no complete trial to confirm")
         picked = [Candidate.of(self.pick(name)) for name in which] or self.candidates()
-        prepared = with_its_data(reopen(self.config, self.history.header, self.folder))
+        prepared = as_it_began(reopen(self.config, self.history.header, self.folder))
         setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
         with opened(self.folder, is_search=False) as ledger:
             self._note_majority(ledger, setup)
@@ -300,7 +300,7 @@ class Run:
         to = Path(to) if to is not None else self.folder / "export" / f"trial-{record.number}"
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UsageError(f"{to} is no empty folder: name another one with --to")
-        prepared = with_its_data(reopen(self.config, self.history.header, self.folder))
+        prepared = as_it_began(reopen(self.config, self.history.header, self.folder))
         folder = self.adapter_folder(record)
         if folder is None:
             folder = self._retrain(record, prepared.setup)

@@ -10,7 +10,7 @@ from models import bert
 
 from autopeft.config import load
 from autopeft.errors import EnvironmentFault, UsageError
-from autopeft.prepared import make_objective, model_name, prepare, reopen, require_gpu, with_its_data
+from autopeft.prepared import as_it_began, make_objective, model_name, prepare, reopen, require_gpu
 from autopeft.training.data import prepare as encode
 
 
@@ -66,25 +66,25 @@ def test_the_rows_of_each_split_stand_in_the_run(texts, tmp_path):
 
 def test_data_that_changed_since_the_search_began_is_refused(texts, tmp_path):
     header = prepare(texts, tmp_path, measure=False).header
-    with_its_data(reopen(texts, header, tmp_path))
+    as_it_began(reopen(texts, header, tmp_path))
     rows = (tmp_path / "rows.csv").read_text()
     (tmp_path / "rows.csv").write_text(rows + "one more,a\n")
     with pytest.raises(UsageError, match=r"has changed since this search began .*put back what it was"):
-        with_its_data(reopen(texts, header, tmp_path))
+        as_it_began(reopen(texts, header, tmp_path))
     (tmp_path / "rows.csv").write_text(rows)
-    with_its_data(reopen(texts, header, tmp_path))
+    as_it_began(reopen(texts, header, tmp_path))
 
 
 def test_a_run_goes_on_where_its_files_are_gone_as_it_has_encoded_them(texts, tmp_path, capsys):
     header = prepare(texts, tmp_path, measure=False).header
     (tmp_path / "rows.csv").unlink()
-    kept = with_its_data(reopen(texts, header, tmp_path))
+    kept = as_it_began(reopen(texts, header, tmp_path))
     assert "rows.csv: gone; going on with what the run has encoded of it" in capsys.readouterr().err
     sizes = {name: len(split) for name, split in encode(kept.setup).splits.items()}
     assert sizes == header["dataset"]["sizes"]
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(UsageError, match=r"rows\.csv"):
-        with_its_data(reopen(texts, header, tmp_path))
+        as_it_began(reopen(texts, header, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,15 @@ def test_a_model_is_called_by_what_tells_it_from_others(tmp_path, folder, name):
     (tmp_path / folder).mkdir(parents=True)
     assert model_name(str(tmp_path / folder)) == name
     assert model_name("prajjwal1/bert-tiny") == "prajjwal1/bert-tiny"
+
+
+def test_a_model_that_changed_since_the_search_began_is_refused(texts, tmp_path):
+    header = prepare(texts, tmp_path, measure=False).header
+    as_it_began(reopen(texts, header, tmp_path))
+    weights = tmp_path / "model" / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-4] + b"1234")
+    with pytest.raises(UsageError, match=r"the model at .* has changed since this search began \(sha256:\w+ → sha256:"):
+        as_it_began(reopen(texts, header, tmp_path))
+    weights.write_bytes(kept)
+    as_it_began(reopen(texts, header, tmp_path))

@@ -11,6 +11,7 @@ import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -99,6 +100,25 @@ class ModelView:
 # ── load ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def commit(path: str, revision: str | None) -> str | None:
+    """The commit that a revision of a hub model stands for today; None for a folder.
+
+    Raises:
+        EnvironmentFault: The model cannot be had.
+    """
+    if Path(path).is_dir():
+        return None
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    try:
+        file = cached_file(path, "config.json", revision=revision or "main")
+    except OSError as fault:
+        raise _not_had(path, fault) from fault
+    found: str | None = extract_commit_hash(file, None)
+    return found or revision
+
+
 def load_model(
     path: str,
     auto_class: str,
@@ -162,7 +182,14 @@ def _from_pretrained(
                 **common, **options,
             )  # fmt: skip
     except OSError as fault:
-        raise EnvironmentFault(f"the model {path!r} cannot be had: {str(fault).splitlines()[0]}") from fault
+        raise _not_had(path, fault) from fault
+    except ValueError as fault:
+        if "model_type" not in str(fault):
+            raise
+        why = str(fault).splitlines()[0]
+        raise UsageError(
+            f"the model {path!r} is none that transformers {transformers.__version__} knows: {why}"
+        ) from fault
     model.requires_grad_(False)
     fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     model.autopeft_fresh = tuple(sorted({name.rpartition(".")[0] for name in fresh}))
@@ -170,6 +197,10 @@ def _from_pretrained(
     if lacking:
         raise UsageError(f"the checkpoint {path!r} lacks the weights of {', '.join(lacking)}: it is another model's")
     return model
+
+
+def _not_had(path: str, fault: OSError) -> EnvironmentFault:
+    return EnvironmentFault(f"the model {path!r} cannot be had: {str(fault).splitlines()[0]}")
 
 
 @contextlib.contextmanager
