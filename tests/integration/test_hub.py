@@ -75,7 +75,7 @@ def test_from_a_hub_to_an_export_of_one_commit(hub, tmp_path):
     assert done.stdout.startswith("label,p(no),p(yes)\n")
 
 
-def test_a_hub_that_lacks_it_or_is_down_is_exit_code_5(hub, tmp_path):
+def test_what_a_hub_lacks_is_exit_code_5_and_what_is_no_model_2(hub, tmp_path):
     (tmp_path / "my.yaml").write_text(CONFIG)
     with serving(hub) as address:
         for change, message in (
@@ -88,6 +88,3 @@ def test_a_hub_that_lacks_it_or_is_down_is_exit_code_5(hub, tmp_path):
         done = autopeft(tmp_path, address, "search", "my.yaml")
         assert done.returncode == 2, done.stderr
         assert "model: acme/tiny-bert has no config that can be loaded" in done.stderr
-    done = autopeft(tmp_path, address, "search", "my.yaml", "--set", "model=acme/another")
-    assert done.returncode == 5
-    assert done.stderr.startswith("error: the model 'acme/another' cannot be had: ")
