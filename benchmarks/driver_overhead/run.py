@@ -32,7 +32,7 @@ from autopeft import plugins
 from autopeft.ledger import NAME, Ledger
 from autopeft.objectives import Objective
 from autopeft.runs import keep_front
-from autopeft.search import Search, summary
+from autopeft.search import Search
 from autopeft.space import Choice, Dimension, Float, Int, Space
 from autopeft.trackers.console import Console
 from autopeft.trial import Report, Result, Status, derive_seed
@@ -156,7 +156,7 @@ def measure(folder, options):
     trials, tenth = len(ours), max(len(ours) // 10, 1)
     out = {
         **{name: getattr(options, name) for name in ("executor", "slots", "sampler", "stopper", "trial_seconds")},
-        "ended": summary(search.history),
+        "ended": search.history.counts(),
         "ours_ms_a_trial": round(1000 * ours[-1] / trials, 2),
         "ours_ms_a_trial_last_tenth": round(1000 * (ours[-1] - ours[-1 - tenth]) / tenth, 2),
         "sampler_ms_a_trial": round(1000 * sampler.seconds / trials, 2),

@@ -14,7 +14,6 @@ from autopeft.executors import _actor, _tune
 from autopeft.executors.ray_tune import RayTune, _room
 from autopeft.history import History
 from autopeft.ledger import NAME
-from autopeft.search import summary
 from autopeft.trial import Status
 from tests.executors.conversations import Toy, events, lines, make_search
 from tests.executors.driver import Driver
@@ -152,7 +151,7 @@ def test_a_budget_of_time_ends_running_trials_untold(tmp_path, ray_up):
     RayTune().run(conversation, Toy(tmp_path, seconds=0.01, steps=100_000))
     assert begun
     assert conversation.history.told == []
-    assert summary(conversation.history) == {"RUNNING": conversation.running}
+    assert conversation.history.counts() == {"RUNNING": conversation.running}
 
 
 def test_the_runs_own_ending_waits_for_no_long_step(tmp_path, ray_up):
@@ -232,7 +231,7 @@ def test_ctrl_c_ends_the_run_tells_nothing_and_leaves_no_process(tmp_path, times
     assert driver.gone_within(5.0)
     assert driver.output == "", "Ray is silent"
     history = History.read(tmp_path / NAME)
-    assert summary(history)["RUNNING"] in (1, 2), "what ran is not told, and will run again"
+    assert history.counts()["RUNNING"] in (1, 2), "what ran is not told, and will run again"
     assert not any(record.error for record in history.records)
 
 
@@ -246,5 +245,5 @@ def test_a_scheduler_that_ends_the_job_loses_nothing(tmp_path, workers):
     assert driver.gone_within(20.0)
     assert workers or driver.output == "", "Ray is silent, but of workers that ended"
     history = History.read(tmp_path / NAME)
-    assert summary(history)["RUNNING"] in (1, 2)
+    assert history.counts()["RUNNING"] in (1, 2)
     assert not any(record.error for record in history.records)

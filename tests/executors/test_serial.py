@@ -12,7 +12,6 @@ from autopeft.errors import AutoPEFTError, EnvironmentFault
 from autopeft.executors.serial import Serial
 from autopeft.history import History
 from autopeft.ledger import NAME
-from autopeft.search import summary
 from autopeft.trial import Report, Result, Status
 from tests.executors.conversations import Toy, events, lines, make_search
 from tests.test_ledger import no_files_beyond
@@ -31,7 +30,7 @@ def test_runs_to_the_end_and_builds_evaluate_once(tmp_path):
     history = run(tmp_path)
     assert len(lines(tmp_path, "made")) == 1
     assert [number for number, _ in lines(tmp_path, "started")] == list(range(12))
-    assert set(summary(history)) == {"COMPLETE", "STOPPED"}
+    assert set(history.counts()) == {"COMPLETE", "STOPPED"}
     assert sorted(history.told) == list(range(12))
     for record in history.records:
         if record.status is Status.STOPPED:

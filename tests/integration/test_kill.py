@@ -12,7 +12,6 @@ import pytest
 from autopeft import ledger
 from autopeft.history import History
 from autopeft.ledger import NAME
-from autopeft.search import summary
 from tests.executors.conversations import front, lines, outcome
 from tests.executors.driver import Driver
 
@@ -36,7 +35,7 @@ def whole(tmp_path_factory):
     """The search that nobody interrupts."""
     folder = tmp_path_factory.mktemp("whole")
     finish(folder, "serial", 30)
-    assert set(summary(History.read(folder / NAME))) == {"COMPLETE", "STOPPED"}
+    assert set(History.read(folder / NAME).counts()) == {"COMPLETE", "STOPPED"}
     return folder
 
 
@@ -77,7 +76,7 @@ def assert_whole(folder, before, trained):
     history = History.read(folder / NAME)
     assert history.told[: len(before)] == before
     assert len(history.told) == len(set(history.told)) == len(history.trials) == 16
-    assert "RUNNING" not in summary(history)
+    assert "RUNNING" not in history.counts()
 
 
 def test_the_ray_driver_killed(tmp_path):
@@ -151,7 +150,7 @@ def test_the_trainer_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path)
     whole = driver("whole")
     whole.join()
     assert whole.exitcode == 0
-    assert {"COMPLETE", "STOPPED"} <= set(summary(History.read(tmp_path / "whole" / NAME)))
+    assert {"COMPLETE", "STOPPED"} <= set(History.read(tmp_path / "whole" / NAME).counts())
     waits, before = random.Random(0), []
     for kill in range(5):
         seen, process = size(), driver("killed")
