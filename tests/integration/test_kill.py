@@ -133,6 +133,7 @@ def tensors(folder):
     return {path.parent.name: path.read_bytes() for path in (folder / "trials").glob("*/trained.safetensors")}
 
 
+@pytest.mark.slow  # ./dev test stays under a quarter of an hour; the driver is killed at twenty moments above
 def test_the_trainer_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
     """To the bit: what was asked for, reported and told, the front, and the trained tensors."""
     drivers = multiprocessing.get_context("spawn")  # a fork of a process that has torch may hang
