@@ -171,12 +171,14 @@ def as_it_began(prepared: Prepared) -> Prepared:
     what the run encoded of them.
 
     Raises:
-        UsageError: Either has changed: trials would not compare.
+        UsageError: Either has changed, or the model is gone: trials would not compare.
     """
     from autopeft.training.data import encoded
     from autopeft.training.data import prepare as prepare_data
 
     setup, origin = prepared.setup, prepared.header["dataset"]["origin"]
+    if os.path.isabs(setup.model) and not os.path.isdir(setup.model):
+        raise UsageError(f"there is no folder {setup.model}, where the model of this search was: put it back")
     was, now = prepared.header["model"]["revision"], weights_digest(setup.model)
     if now is not None and now != was:
         raise UsageError(
@@ -202,8 +204,8 @@ def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
     """The same from a ledger's first event: nothing is measured again."""
     setup = with_choice(make_setup(config, folder), header["chosen"])
     setup = replace(setup, score_rungs=header["signal"] != "train_loss")
-    if not os.path.isdir(setup.model):
-        setup = replace(setup, revision=header["model"]["revision"])
+    # A folder's is a digest, which names no revision of anything.
+    setup = replace(setup, revision=None if os.path.isabs(setup.model) else header["model"]["revision"])
     objectives = tuple(Objective.from_json(entry) for entry in header["objectives"])
     space = build_space(config, header["model"]["n_layers"], header["model"]["kinds"])
     return Prepared(config, setup, space, objectives, header["signal"], header)

@@ -112,3 +112,8 @@ def test_a_model_that_changed_since_the_search_began_is_refused(texts, tmp_path)
         as_it_began(reopen(texts, header, tmp_path))
     weights.write_bytes(kept)
     as_it_began(reopen(texts, header, tmp_path))
+    (tmp_path / "model").rename(tmp_path / "moved")
+    with pytest.raises(
+        UsageError, match=r"there is no folder .*model, where the model of this search was: put it back"
+    ):
+        as_it_began(reopen(texts, header, tmp_path))

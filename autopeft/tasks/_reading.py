@@ -84,7 +84,7 @@ def read_table(
 
 
 def lacks(what: str, model_path: str, fault: Exception) -> AutoPEFTError:
-    """Why there is no tokenizer or image processor: a folder that has none, or a hub that is not reached."""
+    """Why there is no tokenizer or image processor: a model that has none, or a hub that is not reached."""
     why = str(fault).splitlines()[0]
     if Path(model_path).is_dir() or isinstance(fault, ValueError):
         return UsageError(f"model: {model_path} has no {what} that can be loaded: is it a model for this task? ({why})")

@@ -41,5 +41,6 @@ QUICK = ("lora all", "lora upper half", "biases", "head")
 QUICK_ABLATION = ("lora upper half",)
 TWO_WORKERS = ("lora all", "lora upper half")  # each worker runs both
 ALL_LAYER_LORA = "lora all"
-PRODUCTS = ((768, 384, 384), (768, 384, 1536), (1024, 1024, 1024))  # rows, inner size, columns: the floor's rate
+# Rows, inner size, columns: the fastest is the floor's.
+PRODUCTS = ((768, 384, 384), (768, 384, 1536), (1024, 1024, 1024), (2048, 2048, 2048))
 MEMORY_TRIALS, MEMORY_ROWS, MEMORY_STEPS = 200, 8, 1  # tiny trials of all-layer LoRA: does the worker grow?

@@ -154,13 +154,14 @@ def floor(worker: Any, job: Mapping[str, Any], short: Mapping[str, str]) -> dict
     fastest = max(products, key=lambda product: rates[product.name])
     run = worker.train(network, SEED, steps + 1)
     next(run)  # warms up
-    step = bare = 0.0
+    step = bare = done = 0.0
     for _ in range(steps):
         start = time.process_time()
         next(run)
         middle = time.process_time()
-        fastest.run(a_step)
+        done += fastest.run(a_step)
         step, bare = step + middle - start, bare + time.process_time() - middle
+    bare *= steps * a_step / done  # whole products come to a little more or less
     return {
         "step_cpu_seconds": step / steps,
         "floor_seconds": bare / steps,
@@ -191,10 +192,12 @@ class Product:
             seconds.append(time.perf_counter() - start)
         return self.operations / min(seconds)
 
-    def run(self, operations: float) -> None:
-        """So many operations, to the nearest product; at least one."""
-        for _ in range(max(1, round(operations / self.operations))):
+    def run(self, operations: float) -> int:
+        """So many operations, to the nearest product, at least one. Returns how many they were."""
+        count = max(1, round(operations / self.operations))
+        for _ in range(count):
             self.a @ self.b
+        return count * self.operations
 
 
 def memory(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:

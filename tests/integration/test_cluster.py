@@ -183,7 +183,6 @@ class TestANodeWithoutTheDriversDisk:
         assert len(confirmed) > 2
         assert all(event["status"] == "COMPLETE" for event in confirmed)
 
-    @pytest.mark.slow  # ./dev test stays under a quarter of an hour
     def test_a_node_that_lacks_a_package_says_so_before_the_first_trial(self, job):
         package = Path(importlib.util.find_spec("peft").origin).parent
         cluster = Cluster(hidden=[package])

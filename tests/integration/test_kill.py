@@ -133,7 +133,6 @@ def tensors(folder):
     return {path.parent.name: path.read_bytes() for path in (folder / "trials").glob("*/trained.safetensors")}
 
 
-@pytest.mark.slow  # ./dev test stays under a quarter of an hour; the driver is killed at twenty moments above
 def test_the_trainer_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
     """To the bit: what was asked for, reported and told, the front, and the trained tensors."""
     drivers = multiprocessing.get_context("spawn")  # a fork of a process that has torch may hang
@@ -153,7 +152,7 @@ def test_the_trainer_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path)
     assert whole.exitcode == 0
     assert {"COMPLETE", "STOPPED"} <= set(History.read(tmp_path / "whole" / NAME).counts())
     waits, before = random.Random(0), []
-    for kill in range(5):
+    for kill in range(8):
         seen, process = size(), driver("killed")
         # The first one on its way to the ledger's first line; the others so many lines further on, and a little later.
         while size() < seen + (0 if kill == 0 else 7) and process.is_alive():
@@ -170,7 +169,7 @@ def test_the_trainer_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path)
     last.join()
     assert last.exitcode == 0
     events = ledger.read(tmp_path / "killed" / NAME)
-    assert sum(event["event"] == "rerun" for event in events) >= 1, "kills interrupt trials, else this tests nothing"
+    assert sum(event["event"] == "rerun" for event in events) >= 3, "kills interrupt trials, else this tests nothing"
     assert sorted(told(tmp_path / "killed")) == list(range(16))
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
     assert front(tmp_path / "killed") == front(tmp_path / "whole")
