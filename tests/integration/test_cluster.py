@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import random
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from autopeft import ledger
+from tests import commands
 from tests.executors.cluster import Cluster, can_hide
 from tests.models import WORDS, bert
 
@@ -54,20 +53,25 @@ def job(tmp_path_factory):
     return folder
 
 
-def command(cluster, name, *options, address=None):
-    """`autopeft search` on the cluster, as a list of words."""
+def words(cluster, name, *options, address=None):
+    """`search` on the cluster."""
     sets = [f"name={name}", f"executor={{name: ray_tune, address: '{address or cluster.address}'}}", *options]
-    words = ["search", "job.yaml", *(word for option in sets for word in ("--set", option))]
-    return [sys.executable, "-m", "autopeft", *words]
+    return ["search", "job.yaml", *(word for option in sets for word in ("--set", option))]
 
 
 def search(job, cluster, name, *options, address=None, **environment):
     """Runs it; an environment variable that is None is taken away."""
     merged = {**cluster.environment, **environment}
-    return subprocess.run(
-        command(cluster, name, *options, address=address),
-        cwd=job, env={k: v for k, v in merged.items() if v is not None}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    env = {name: value for name, value in merged.items() if value is not None}
+    return commands.autopeft(*words(cluster, name, *options, address=address), cwd=job, env=env)
+
+
+@pytest.fixture(scope="module")
+def alone(job):
+    """The run folder of the same search, by the serial executor."""
+    done = commands.autopeft("search", "job.yaml", "--set", "name=alone", "--set", "executor=serial", cwd=job)
+    assert done.returncode == 0, done.stderr
+    return job / "runs" / "alone"
 
 
 def results(folder):
@@ -78,14 +82,12 @@ def results(folder):
     return {number: (params[number], *told[number]) for number in params}
 
 
-def test_a_search_on_a_cluster_agrees_with_serial(job, cluster):
+def test_a_search_on_a_cluster_agrees_with_serial(job, cluster, alone):
     done = search(job, cluster, "on-cluster")
     assert done.returncode == 0, done.stderr
-    serial = search(job, cluster, "alone", "executor=serial")
-    assert serial.returncode == 0, serial.stderr
     found = results(job / "runs" / "on-cluster")
     assert len(found) == 6
-    assert found == results(job / "runs" / "alone")
+    assert found == results(alone)
     tensors = sorted(path.parent.name for path in (job / "runs/on-cluster/trials").glob("*/trained.safetensors"))
     assert tensors == [f"{number:05d}" for number in found]
 
@@ -122,16 +124,16 @@ def test_a_node_that_dies_midway_costs_its_trial_and_no_other(job, tmp_path):
     cluster = Cluster()
     try:
         options = ("budget.trials=12", "training.steps=400")
-        with open(tmp_path / "log", "wb") as log:
-            driver = subprocess.Popen(
-                command(cluster, "dies", *options), cwd=job, env=cluster.environment, stdout=log, stderr=log
-            )
+        driver = commands.start_autopeft(
+            *words(cluster, "dies", *options), cwd=job, env=cluster.environment, output=tmp_path / "printed"
+        )
         run = job / "runs" / "dies"
         end = time.monotonic() + 120
-        while len(told(run)) < 4 and driver.poll() is None and time.monotonic() < end:
+        while len(told(run)) < 4 and driver.is_alive() and time.monotonic() < end:
             time.sleep(0.05)
         cluster.kill_worker()
-        assert driver.wait(timeout=200) == 0, (tmp_path / "log").read_text()
+        driver.join(200)
+        assert driver.exitcode == 0, (tmp_path / "printed.stderr").read_text()
     finally:
         cluster.close()
     ends = told(run)
@@ -157,18 +159,16 @@ class TestANodeWithoutTheDriversDisk:
         yield cluster
         cluster.close()
 
-    def test_model_and_data_are_shipped_and_tensors_come_back(self, job, far):
+    def test_model_and_data_are_shipped_and_tensors_come_back(self, job, far, alone):
         of_nodes = f"autopeft-{'[0-9a-f]' * 32}-*"
         before = set(Path(tempfile.gettempdir()).glob(of_nodes))
         done = search(job, far, "far")
         assert done.returncode == 0, done.stderr
-        near = search(job, far, "near", "executor=serial")
-        assert near.returncode == 0, near.stderr
-        assert results(job / "runs" / "far") == results(job / "runs" / "near")
-        kept = [path.relative_to(job / "runs" / "near") for path in (job / "runs/near/trials").glob("*/*")]
+        assert results(job / "runs" / "far") == results(alone)
+        kept = [path.relative_to(alone) for path in (alone / "trials").glob("*/*")]
         assert len(kept) == 12
         for path in kept:
-            assert (job / "runs/far" / path).read_bytes() == (job / "runs/near" / path).read_bytes()
+            assert (job / "runs/far" / path).read_bytes() == (alone / path).read_bytes()
         assert not (job / "runs" / "far" / ".shared").exists()
         assert set(Path(tempfile.gettempdir()).glob(of_nodes)) == before, "the node keeps nothing"
 
@@ -176,8 +176,7 @@ class TestANodeWithoutTheDriversDisk:
     def test_a_front_that_is_confirmed_there(self, job, far):
         split = "data={train: train.csv, text: text, label: label, test_share: 0.2}"
         assert search(job, far, "confirmed", split).returncode == 0
-        words = [sys.executable, "-m", "autopeft", "confirm", "runs/confirmed", "--seeds", "2"]
-        done = subprocess.run(words, cwd=job, env=far.environment, capture_output=True, text=True, timeout=200)
+        done = commands.autopeft("confirm", "runs/confirmed", "--seeds", "2", cwd=job, env=far.environment)
         assert done.returncode == 0, done.stderr
         confirmed = [e for e in ledger.read(job / "runs/confirmed/ledger.jsonl") if e["event"] == "confirm"]
         assert len(confirmed) > 2

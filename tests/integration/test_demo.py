@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -12,15 +10,14 @@ import pandas as pd
 import pytest
 
 from autopeft import ledger as ledgers
+from tests import commands
 
 DEMO = ["demo", "--set", "trackers=[console]", "--set", "training.epochs=2", "--set", "budget.trials=12"]
 
 
-def autopeft(*words, cwd, check=True, **options):
-    done = subprocess.run(
-        [sys.executable, "-m", "autopeft", *words], cwd=cwd, capture_output=True, text=True, timeout=280, **options
-    )
-    assert not check or done.returncode == 0, done.stderr
+def autopeft(*words, cwd):
+    done = commands.autopeft(*words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
     return done
 
 
@@ -32,10 +29,8 @@ def told(folder):
 def run(tmp_path_factory):
     """A demo whose driver was killed in the middle, then resumed."""
     cwd = tmp_path_factory.mktemp("demo")
-    driver = subprocess.Popen(
-        [sys.executable, "-m", "autopeft", *DEMO, "--name", "d", "--set", "executor.slots=2"],
-        cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    words = [*DEMO, "--name", "d", "--set", "executor.slots=2"]
+    driver = commands.start_autopeft(*words, cwd=cwd, output=cwd / "printed")
     folder = cwd / "runs" / "d"
     until = time.monotonic() + 200
     while time.monotonic() < until and not (folder / "ledger.jsonl").exists():
@@ -43,7 +38,7 @@ def run(tmp_path_factory):
     while time.monotonic() < until and len(told(folder)) < 4:
         time.sleep(0.05)
     os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
+    driver.join()
     before = told(folder)
     assert 4 <= len(before) < 12
     autopeft("resume", str(folder), "--set", "executor=serial", cwd=cwd)
@@ -68,7 +63,7 @@ def test_only_front_members_keep_their_tensors(run):
 
 
 def test_more_trials_by_resuming_and_nothing_else_may_change(run):
-    refused = autopeft("resume", str(run), "--set", "seed=7", cwd=run, check=False)
+    refused = commands.autopeft("resume", str(run), "--set", "seed=7", cwd=run)
     assert refused.returncode == 2
     assert "seed: 0 → 7" in refused.stderr
     autopeft("resume", str(run), "--set", "executor=serial", "--set", "budget.trials=13", cwd=run)

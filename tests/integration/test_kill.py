@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import time
 from contextlib import suppress
@@ -12,6 +11,7 @@ import pytest
 from autopeft import ledger
 from autopeft.history import History
 from autopeft.ledger import NAME
+from tests import commands
 from tests.executors.conversations import front, lines, outcome
 from tests.executors.driver import Driver
 
@@ -135,12 +135,9 @@ def tensors(folder):
 
 def test_the_trainer_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
     """To the bit: what was asked for, reported and told, the front, and the trained tensors."""
-    drivers = multiprocessing.get_context("spawn")  # a fork of a process that has torch may hang
 
     def driver(name):
-        process = drivers.Process(target=go_on, args=(tmp_path / name,))
-        process.start()
-        return process
+        return commands.start(go_on, tmp_path / name)
 
     def size():
         with suppress(FileNotFoundError):

@@ -1,17 +1,14 @@
 """A search with MLflow, from the command to the adapter that stock peft loads from the tracker."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from tests import commands
 from tests.trackers.stores import note, runs
 
-PROJECT = Path(__file__).resolve().parents[2]
 DEMO = [
     "demo", "--name", "d", "--set", "space=lora", "--set", "budget.trials=2", "--set", "training={steps: 3}",
     "--set", "executor=serial", "--set", "trackers=[mlflow]",
@@ -19,10 +16,7 @@ DEMO = [
 
 
 def autopeft(*words, cwd):
-    done = subprocess.run(
-        [sys.executable, "-m", "autopeft", *words], cwd=cwd, capture_output=True, text=True, timeout=280,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-    )  # fmt: skip
+    done = commands.autopeft(*words, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
 
