@@ -7,7 +7,7 @@ from typing import Any
 
 TRAIN_ROWS = 1500  # of SST-2, stratified, by SEED; its whole validation split (872 rows) scores
 EPOCHS = 2
-QUICK_ROWS, QUICK_VALIDATION_ROWS = 1000, 436
+QUICK_ROWS, QUICK_VALIDATION_ROWS = 800, 436
 BATCH_SIZE = 32
 MAX_LENGTH = 128
 WARMUP = 0.06
@@ -38,7 +38,6 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
     "full": {"method": "full", "full.lr": 5e-5, "head.lr": 1e-3},
 }
 QUICK = ("lora all", "lora upper half", "biases", "head")
-QUICK_ABLATION = ("lora upper half",)
 TWO_WORKERS = ("lora all", "lora upper half")  # each worker runs both
 ALL_LAYER_LORA = "lora all"
 # Rows, inner size, columns: the fastest is the floor's.

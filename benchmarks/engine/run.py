@@ -1,8 +1,8 @@
 """The engine against the plain stack: CPU seconds and wall seconds a trial, scores, ablation, arithmetic floor.
 
 `python benchmarks/engine/run.py` writes REPORT.md beside this file; `--quick` runs 4 of the 12 configurations on fewer
-rows. Both end with one JSON line. What is run stands in configurations.py; plain.py and ours.py are the two sides,
-each in processes of its own, one thread each.
+rows, without the ablation. Both end with one JSON line. What is run stands in configurations.py; plain.py and ours.py
+are the two sides, each in processes of its own, one thread each.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from configurations import (  # noqa: E402
     MEMORY_ROWS,
     MEMORY_TRIALS,
     QUICK,
-    QUICK_ABLATION,
     QUICK_ROWS,
     QUICK_VALIDATION_ROWS,
     SEED,
@@ -48,15 +47,15 @@ BARS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="4 of the 12 configurations, fewer rows; ablation on one")
+    parser.add_argument("--quick", action="store_true", help="4 of the 12 configurations, fewer rows, no ablation")
     parser.add_argument("--report", type=Path, help="where it goes; REPORT.md here, for --quick the screen only")
     options = parser.parse_args()
-    names, ablated = (QUICK, QUICK_ABLATION) if options.quick else (CONFIGURATIONS, CONFIGURATIONS)
+    names = QUICK if options.quick else CONFIGURATIONS
     rows, scored = (QUICK_ROWS, QUICK_VALIDATION_ROWS) if options.quick else (TRAIN_ROWS, None)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="autopeft-engine-", ignore_cleanup_errors=True) as folder:
         job = {"model": minilm(), "names": list(names), "epochs": EPOCHS, **write_data(Path(folder), rows, scored)}
-        measured = {**measure(job, folder, list(ablated)), "rows": rows}
+        measured = {**measure(job, folder, with_ablation=not options.quick), "rows": rows}
     figures = summarise(measured)
     report = write_report(measured, figures, (time.perf_counter() - started) / 60)
     print(report)
@@ -67,7 +66,7 @@ def main() -> None:
     print(json.dumps({key: round(figures[key], 4) for key in keys}))
 
 
-def measure(job: dict[str, Any], folder: str, ablated: list[str]) -> dict[str, Any]:
+def measure(job: dict[str, Any], folder: str, *, with_ablation: bool) -> dict[str, Any]:
     """Everything that is run, one after the other."""
     say("ours")
     ours = run("ours.py", {**job, "folder": f"{folder}/ours"})
@@ -79,7 +78,7 @@ def measure(job: dict[str, Any], folder: str, ablated: list[str]) -> dict[str, A
     if ours["chosen"]["precision"] != "fp32":  # else this machine is slower in bf16
         say("plain stack in bf16, all-layer LoRA")
         half = run("plain.py", {**job, "folder": f"{folder}/plain-bf16", "bf16": True, "names": [ALL_LAYER_LORA]})
-    ablation = ablate({**job, "names": ablated}, folder, ours)
+    ablation = ablate(job, folder, ours) if with_ablation else []
     say("arithmetic floor")
     floor = run("ours.py", {**job, "folder": f"{folder}/floor", "task": "floor"})
     say("two workers")
@@ -157,7 +156,7 @@ def ablate(job: Mapping[str, Any], folder: str, ours: Mapping[str, Any]) -> list
         switched[f"{precision} (fp32 instead)"] = {"setup": {"precision": "fp32"}}
     other = "sdpa" if attention == "eager" else "eager"
     switched[f"{attention} attention ({other} instead)"] = {"setup": {"attention": other}}
-    rows = [("nothing: all parts on", *means([row for row in ours["trials"] if row["name"] in job["names"]]))]
+    rows = [("nothing: all parts on", *means(ours["trials"]))]
     for number, (part, change) in enumerate(switched.items()):
         say(f"without {part}")
         # A folder of its own: nothing that another run has cached.
@@ -247,7 +246,7 @@ def summarise(measured: Mapping[str, Any]) -> dict[str, float]:
 
 def write_report(measured: Mapping[str, Any], figures: Mapping[str, float], minutes: float) -> str:
     """The report, in Markdown."""
-    ours, plain, ablation, floor = (measured[key] for key in ("ours", "plain", "ablation", "floor"))
+    ours, plain, floor = (measured[key] for key in ("ours", "plain", "floor"))
     count, epochs = len(ours["trials"]), measured["epochs"]
     step, share = floor["step_cpu_seconds"], floor["floor_seconds"]
     first, last = (size / 2**20 for size in measured["memory"]["peak_bytes"])
@@ -298,12 +297,7 @@ def write_report(measured: Mapping[str, Any], figures: Mapping[str, float], minu
             "that needs a cached prefix pays for it. Neither side counts the driver's process and Ray's own."
         ),
         "",
-        "## Each part switched off alone",
-        "",
-        "| without | CPU s a trial | times as much | mean accuracy |",
-        "|---|---|---|---|",
-        *(f"| {part} | {cpu:.2f} | {cpu / ablation[0][1]:.2f} | {score:.3f} |" for part, cpu, score in ablation),
-        "",
+        *ablation_table(measured["ablation"]),
         "## Arithmetic",
         "",
         f"A step of all-layer LoRA takes {1000 * step:.0f} ms of CPU; the model's {floor['gflop_a_step']:.1f} GFLOP on the "
@@ -320,6 +314,20 @@ def write_report(measured: Mapping[str, Any], figures: Mapping[str, float], minu
         ),
     ]
     return "\n".join(lines) + "\n"
+
+
+def ablation_table(rows: Sequence[tuple[str, float, float]]) -> list[str]:
+    """Its section of the report; nothing where it was left out."""
+    if not rows:
+        return []
+    return [
+        "## Each part switched off alone",
+        "",
+        "| without | CPU s a trial | times as much | mean accuracy |",
+        "|---|---|---|---|",
+        *(f"| {part} | {cpu:.2f} | {cpu / rows[0][1]:.2f} | {score:.3f} |" for part, cpu, score in rows),
+        "",
+    ]
 
 
 def interval(accuracy: float, rows: int) -> str:
