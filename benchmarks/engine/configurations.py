@@ -7,7 +7,7 @@ from typing import Any
 
 TRAIN_ROWS = 1500  # of SST-2, stratified, by SEED; its whole validation split (872 rows) scores
 EPOCHS = 2
-QUICK_ROWS, QUICK_VALIDATION_ROWS = 800, 436
+QUICK_ROWS, QUICK_VALIDATION_ROWS = 960, 436
 BATCH_SIZE = 32
 MAX_LENGTH = 128
 WARMUP = 0.06

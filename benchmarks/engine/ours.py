@@ -146,8 +146,9 @@ def floor(worker: Any, job: Mapping[str, Any], short: Mapping[str, str]) -> dict
             operations[int(length)] = counter.get_total_flops()
     first_token.TOKEN_BY_TOKEN.update(short)
     network = worker.network(trial)
-    steps = -(-len(lengths) // BATCH_SIZE)
-    a_step = sum(operations[int(length)] for length in lengths) / steps
+    epoch = -(-len(lengths) // BATCH_SIZE)
+    a_step = sum(operations[int(length)] for length in lengths) / epoch
+    steps = job["epochs"] * epoch
 
     products = [Product(shape, worker.setup.precision) for shape in PRODUCTS]
     rates = {product.name: product.best_rate() for product in products}
@@ -166,7 +167,7 @@ def floor(worker: Any, job: Mapping[str, Any], short: Mapping[str, str]) -> dict
         "step_cpu_seconds": step / steps,
         "floor_seconds": bare / steps,
         "gflop_a_step": a_step / 1e9,
-        "tokens_a_step": float(lengths.sum()) / steps,
+        "tokens_a_step": float(lengths.sum()) / epoch,
         "gflop_a_second": {shape: value / 1e9 for shape, value in rates.items()},
         "ratio": step / bare,
     }
