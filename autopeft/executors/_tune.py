@@ -123,7 +123,8 @@ class Bridge:
         if self._silent_deaths >= MOST_SILENT_DEATHS:
             raise EnvironmentFault(
                 f"{self._silent_deaths} Ray workers in a row died while they loaded model and data, the last one: "
-                f"{_why_died(fault)}. Their logs, on their nodes: /tmp/ray/session_latest/logs/worker-*.err"
+                f"{_why_died(fault)}. Their logs, on their nodes: session_latest/logs/worker-*.err in Ray's temporary "
+                "folder, /tmp/ray where it was not set"
             )
         self.search.tell(Result(running.trial, Status.FAILED, error=why))
 
