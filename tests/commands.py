@@ -34,9 +34,9 @@ def start_autopeft(*words: str, cwd: Path, env: Mapping[str, str] | None = None,
 
 
 def autopeft(
-    *words: str, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 280
+    *words: str, cwd: Path, env: Mapping[str, str] | None = None, check: bool = True, timeout: float = 280
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end."""
+    """Runs a command to its end; `check` asserts that it went well."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "printed"
         process = start_autopeft(*words, cwd=cwd, env=env, output=output)
@@ -46,6 +46,7 @@ def autopeft(
             raise subprocess.TimeoutExpired(words, timeout)
         said, complained = (Path(f"{output}.{stream}").read_text() for stream in ("stdout", "stderr"))
     assert process.exitcode is not None
+    assert not check or process.exitcode == 0, complained
     return subprocess.CompletedProcess(words, process.exitcode, said, complained)
 
 

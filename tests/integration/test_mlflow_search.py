@@ -6,19 +6,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests import commands
+from tests.commands import autopeft
 from tests.trackers.stores import note, runs
 
 DEMO = [
     "demo", "--name", "d", "--set", "space=lora", "--set", "budget.trials=2", "--set", "training={steps: 3}",
     "--set", "executor=serial", "--set", "trackers=[mlflow]",
 ]  # fmt: skip
-
-
-def autopeft(*words, cwd):
-    done = commands.autopeft(*words, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
