@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 from autopeft import ledger as ledgers
 from autopeft.config import Config, load
 from autopeft.errors import Refused, UsageError
-from autopeft.prepared import Model, prepare
+from autopeft.prepared import Model, make_executor, prepare
 from autopeft.runs import Run, go, open_run, opened, write_config
 
 if TYPE_CHECKING:
@@ -99,7 +98,8 @@ class Plan:
         costs: Method → (seconds a trial, peak memory in bytes), from a few measured steps: the mean of its stock default
             and some draws.
         cache_seconds: Of building the frozen activations that trials share, once.
-        slots: Trials at once.
+        slots: Trials at once, each in a process of its own.
+        pack: Trials that share a pass; `costs` are of one alone.
         trials: Budget; None where only hours bound the search.
         chosen: Precision and attention.
     """
@@ -112,6 +112,7 @@ class Plan:
     costs: Mapping[str, tuple[float, int]]
     cache_seconds: float
     slots: int
+    pack: int
     trials: int | None
     chosen: Mapping[str, Any]
 
@@ -135,6 +136,7 @@ class Plan:
             "peak_memory_bytes": {method: memory for method, (_, memory) in self.costs.items()},
             "cache_seconds": self.cache_seconds,
             "slots": self.slots,
+            "pack": self.pack,
             "trials": self.trials,
             "search_seconds": self.seconds,
             "chosen": dict(self.chosen),
@@ -153,9 +155,10 @@ class Plan:
         out += [f"  {part:6.1%}  {reason}" for reason, part in sorted(self.refused.items(), key=lambda item: -item[1])]
         out.append(f"training    {self.chosen['precision']}, {self.chosen['attention']} attention")
         if self.seconds is not None:
+            pack = f"; a pack of {self.pack} takes less" if self.pack > 1 else ""
             out.append(
                 f"search      about {self.seconds / 60:,.1f} minutes for {self.trials} trials, {self.slots} at once, "
-                "before early stopping"
+                f"before early stopping{pack}"
             )
         return out
 
@@ -187,7 +190,7 @@ def plan(config: Config, draws: int = 1000) -> Plan:
                 if len(found) <= MEASURED_DRAWS:  # the stock default alone says little: it acts on all layers
                     measured.append(params)
         found_costs = costs(prepared.setup, measured)
-    combinations, reals = prepared.space.size()
+    executor, (combinations, reals) = make_executor(config), prepared.space.size()
     return Plan(
         combinations,
         reals,
@@ -199,7 +202,8 @@ def plan(config: Config, draws: int = 1000) -> Plan:
             for method, each in _by_method(found_costs).items()
         },
         sum(cost.cache_seconds for cost in found_costs),
-        1 if config.executor.name == "serial" else int(config.executor.options.get("slots") or os.cpu_count() or 1),
+        executor.processes,
+        executor.pack,
         config.budget.trials,
         prepared.header["chosen"],
     )

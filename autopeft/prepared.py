@@ -20,6 +20,7 @@ from autopeft import plugins
 from autopeft.checks import FILES
 from autopeft.config import Config, build_space, resolve
 from autopeft.errors import EnvironmentFault, Refused, UsageError
+from autopeft.executors import Executor
 from autopeft.objectives import Objective
 from autopeft.space import Space
 from autopeft.training.setup import Setup
@@ -117,8 +118,8 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     signal = choose_signal(config, objectives, len(data.splits["validation"]))
     setup = replace(setup, score_rungs=signal != "train_loss")
     if measure:
-        typical = next((p for p in space.defaults() if p["method"] not in ("head", "last_layers")), space.defaults()[0])
-        choice = choose(setup, config.training.precision, config.training.attention, typical)
+        pack = make_executor(config).pack
+        choice = choose(setup, config.training.precision, config.training.attention, _typical(space, pack), pack)
     else:
         choice = Choice(
             _unless_auto(config.training.precision, "fp32"),
@@ -274,6 +275,20 @@ def require_gpu(config: Config) -> None:
             "where precision and attention are measured: start where there is one; or give training.device: cuda with "
             "training.precision and training.attention; or training.device: cpu"
         )
+
+
+def make_executor(config: Config) -> Executor:
+    """The executor, with the time limit of a trial for its watchdog."""
+    options = {**config.executor.options, "trial_seconds": config.training.trial_seconds}
+    executor: Executor = plugins.load("executors", config.executor.name)(**options)
+    return executor
+
+
+def _typical(space: Space, pack: int) -> Mapping[str, Any]:
+    """A stock default that costs what most trials do: of those that are packed, where some are."""
+    defaults = space.defaults()
+    packed = [params for params in defaults if params["method"] == "lora" and pack > 1]
+    return next((p for p in [*packed, *defaults] if p["method"] not in ("head", "last_layers")), defaults[0])
 
 
 def make_objective(entry: Any, trivial: Mapping[str, float], parameters: int) -> Objective:

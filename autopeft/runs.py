@@ -24,7 +24,7 @@ from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.objectives import with_signal
 from autopeft.pareto import knee
-from autopeft.prepared import Model, Prepared, as_it_began, reopen, require_gpu
+from autopeft.prepared import Model, Prepared, as_it_began, make_executor, reopen, require_gpu
 from autopeft.search import Search
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
@@ -238,8 +238,7 @@ class Run:
                 print(f"note: {note}", file=sys.stderr)
             if not quiet:
                 conversation.listeners = (_say_confirmations(len(conversation)),)
-            executor = plugins.load("executors", self.config.executor.name)(**executor_options(self.config))
-            executor.run(conversation, Evaluator.of(setup, "test"))
+            make_executor(self.config).run(conversation, Evaluator.of(setup, "test"))
             shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
         self.history = open_run(self.folder).history
         self.write_front()
@@ -434,8 +433,7 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             if config.keep == "front":
                 listeners.append(keep_front(folder, history))
-            executor = plugins.load("executors", config.executor.name)(**executor_options(config))
-            executor.run(conversation, Evaluator.of(prepared.setup))
+            make_executor(config).run(conversation, Evaluator.of(prepared.setup))
             if not quiet:
                 print(f"ended: {conversation.why_ended}", file=sys.stderr)
             shutil.rmtree(folder / "cache" / "prefix", ignore_errors=True)
@@ -446,11 +444,6 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in history.counts().items()) or "none asked"
         why = f"no trial completed ({counts}); {conversation.why_ended}. `autopeft report {folder}` shows each reason"
         raise BudgetSpent(why) if "hours" in conversation.why_ended else NothingCompleted(why)
-
-
-def executor_options(config: Config) -> dict[str, Any]:
-    """The executor's options, with the time limit of a trial for its watchdog."""
-    return {**config.executor.options, "trial_seconds": config.training.trial_seconds}
 
 
 def make_tracker(entry: Any, run: Run, quiet: bool) -> Any:

@@ -47,6 +47,30 @@ class Portable(Protocol):
         """As every MakeEvaluate."""
 
 
+class Pack(Protocol):
+    """Trials side by side in one worker."""
+
+    def join(self, trial: Trial) -> None:
+        """Takes a trial, which begins at the next `advance`."""
+
+    def leave(self, trial: Trial) -> None:
+        """Ends a trial that has reported, without a result."""
+
+    def advance(self) -> list[tuple[Trial, Report | Result]]:
+        """Trains until some of the trials have something to say; after its Result a trial is gone.
+
+        Empty where the user wants the search to end.
+        """
+
+
+@runtime_checkable
+class Packing(Protocol):
+    """A `make_evaluate` whose worker can train trials side by side."""
+
+    def pack(self, should_end: Callable[[], bool]) -> Pack:
+        """Once a worker, as `make_evaluate` itself is called."""
+
+
 class Conversation(Protocol):
     """What an executor runs: a `Search`, or a confirmation, which asks for trials in the same three verbs."""
 
@@ -67,7 +91,15 @@ class Conversation(Protocol):
 
 
 class Executor(Protocol):
-    """Asks, evaluates, reports and tells until `search.ask()` returns None or the user interrupts."""
+    """Asks, evaluates, reports and tells until `search.ask()` returns None or the user interrupts.
+
+    Attributes:
+        processes: That train side by side; a guess where only the run will tell.
+        pack: Trials that share a pass over the base, at most.
+    """
+
+    processes: int
+    pack: int
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         """Runs the search to its end.

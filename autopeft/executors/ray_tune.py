@@ -60,6 +60,8 @@ class RayTune:
         trial_seconds: Time limit of a trial. A step that hangs beyond it costs the worker, not the search.
     """
 
+    pack = 1
+
     def __init__(
         self,
         slots: int | None = None,
@@ -78,6 +80,7 @@ class RayTune:
             raise UsageError(f"executor.address is host:port or auto, not {address!r}")
         self.slots, self.cpus_per_trial, self.gpus_per_trial = slots, cpus_per_trial, gpus_per_trial
         self.address, self.trial_seconds = address, trial_seconds
+        self.processes = slots or os.cpu_count() or 1
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})

@@ -18,6 +18,8 @@ class Serial:
         trial_seconds: Kept by `evaluate` itself, between steps: nothing in this process could end a step that hangs.
     """
 
+    processes = pack = 1
+
     def __init__(self, trial_seconds: float | None = None) -> None:
         pass
 

@@ -6,11 +6,15 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autopeft import plugins
 from autopeft.files import trial_folder
 from autopeft.training.setup import Setup
 from autopeft.trial import Evaluate
+
+if TYPE_CHECKING:
+    from autopeft.training.pack import Pack
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,13 @@ class Evaluator:
         from autopeft.training.loop import Worker
 
         return partial(Worker(self.setup, should_end).evaluate, split=self.split)
+
+    def pack(self, should_end: Callable[[], bool]) -> Pack:
+        """As `autopeft.executors.Packing` has it."""
+        from autopeft.training.loop import Worker
+        from autopeft.training.pack import Pack
+
+        return Pack(Worker(self.setup, should_end), self.split)
 
     @property
     def reads(self) -> tuple[str, ...]:

@@ -12,9 +12,7 @@ import os
 import resource
 import shutil
 import tempfile
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,16 +27,18 @@ from autopeft.errors import EnvironmentFault, Refused
 from autopeft.files import trial_folder
 from autopeft.tasks import Task
 from autopeft.training.batches import by_length, collate, endless
+from autopeft.training.course import Course, learning_rate_factor
 from autopeft.training.data import Data, prepare
 from autopeft.training.first_token import read_first_token
 from autopeft.training.model import ModelView, clone_shared, load_model, view
 from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
-from autopeft.training.recipe import Attached, attach, load_trained, trained_state
+from autopeft.training.recipe import Attached, attach, counts, load_trained, trained_state
 from autopeft.training.setup import Setup
 from autopeft.trial import Report, Result, Status, Trial
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
+FAULTS = (Refused, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, MemoryError)  # a trial's own
 
 
 class Worker:
@@ -57,6 +57,8 @@ class Worker:
         torch.set_num_threads(setup.threads)
         self.device = torch.device(setup.device)
         require_device(setup.device)
+        if self.device.type == "cuda":  # cuDNN plans its attention anew for each length of a batch: a tenth of a second
+            torch.backends.cuda.enable_cudnn_sdp(False)
         self.task: Task = plugins.load("tasks", setup.task)()
         self.data: Data = prepare(setup)
         self.base = load_model(
@@ -73,69 +75,66 @@ class Worker:
         folder = Path(setup.cache) / "prefix" / f"{self.data.folder.name}-{setup.precision}-{setup.attention}"
         self.prefix = PrefixCache(folder, setup.prefix_cache_bytes)
 
-    def evaluate(self, trial: Trial, split: str = "validation") -> Iterator[Report | Result]:
+    def evaluate(self, trial: Trial, split: str = "validation") -> Generator[Report | Result]:
         """Trains a trial and scores it on a split: a Report a rung, then the Result.
 
         Exceptions of the trial become its status; what the user or the machine does wrong flies.
         """
-        start = time.monotonic()
         known: dict[str, float] = {}
         try:
-            for event in self._evaluate(trial, split, start):
+            for event in self._evaluate(trial, split):
                 if isinstance(event, Report):
                     known = dict(event.metrics)
                 yield event
-        except (Refused, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, MemoryError) as fault:
+        except FAULTS as fault:
             status = Status.OUT_OF_MEMORY if is_out_of_memory(fault) else Status.FAILED
             text = f"{type(fault).__name__}: {fault}".splitlines()[0]
             yield Result(trial, status, {name: v for name, v in known.items() if math.isfinite(v)}, error=text)
 
-    def _evaluate(self, trial: Trial, split: str, start: float) -> Iterator[Report | Result]:
-        setup = self.setup
+    def _evaluate(self, trial: Trial, split: str) -> Iterator[Report | Result]:
+        setup, course = self.setup, self.course(trial)
         network = self.network(trial)
-        attached_seconds = time.monotonic() - start
-        total = total_steps(setup, len(self.data.splits["train"]))
-        rungs = rung_steps(setup.rungs, total)
-        recent: deque[float] = deque(maxlen=max(8, total // 10))
+        course.mark()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        for step, loss in self.train(network, trial.seed, total):
-            if not math.isfinite(loss):
-                yield Result(trial, Status.FAILED, error=f"the training loss is {loss} at step {step} of {total}")
-                return
-            recent.append(loss)
-            if setup.trial_seconds is not None and time.monotonic() - start > setup.trial_seconds:
-                text = f"over its time limit of {setup.trial_seconds:g} s at step {step} of {total}"
-                yield Result(trial, Status.FAILED, error=text)
+        for step, loss in self.train(network, trial.seed, course.total):
+            failure = course.failure(step, loss)
+            if failure is not None:
+                yield failure
                 return
             if self.should_end():
                 return
-            if step in rungs:
-                metrics = {"train_loss": float(np.mean(recent))}
-                if setup.score_rungs:
-                    metrics |= self.score(network, "validation")
-                yield Report(step, metrics)
-        trained_seconds = time.monotonic() - start
-        logits, labels = self.logits(network, split), self.data.splits[split].labels
-        metrics = {**self.task.score(logits, labels), "train_loss": float(np.mean(recent))}
-        wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-        if wrong:
-            yield Result(trial, Status.FAILED, error=f"not finite after training: {wrong}")
-            return
-        if setup.keep != "none" and split == "validation":
-            self.keep(trial, network.attached)
-        metrics |= network.counts() | {
-            "attach_seconds": attached_seconds,
-            "train_seconds": trained_seconds,
-            "evaluate_seconds": time.monotonic() - start - trained_seconds,
+            if step in course.rungs:
+                yield course.report(step, self.score(network, "validation") if setup.score_rungs else {})
+        course.mark()
+        logits = self.logits(network, split)
+        used = {
             "peak_memory_bytes": float(peak_memory_bytes(self.device)),
             "micro_batch_size": float(network.micro_batch_size),
         }
-        yield Result(trial, Status.COMPLETE, metrics, by_class=self.task.by_class(logits, labels))
+        yield self.finish(course, network.attached, logits, split, used)
+
+    def course(self, trial: Trial) -> Course:
+        """The course of a trial on this data; its clock starts."""
+        return Course(self.setup, trial, len(self.data.splits["train"]))
+
+    def finish(
+        self, course: Course, attached: Attached, logits: np.ndarray, split: str, used: Mapping[str, float]
+    ) -> Result:
+        """Scores a trained trial by its logits of a split, and keeps its tensors where they are wanted."""
+        labels = self.data.splits[split].labels
+        known = {**counts(attached), **used}
+        result = course.result(self.task.score(logits, labels), known, self.task.by_class(logits, labels))
+        if result.status is Status.COMPLETE and self.setup.keep != "none" and split == "validation":
+            self.keep(course.trial, attached)
+        return result
 
     def network(self, trial: Trial) -> Network:
-        """A clone of the base with the trial's recipe attached, cut where its prefix is cached."""
-        attached = attach(self.base, self.view, trial.params, trial.seed)
+        """A clone of the base with the trial's recipe attached."""
+        return self.wrap(attach(self.base, self.view, trial.params, trial.seed))
+
+    def wrap(self, attached: Attached) -> Network:
+        """What was attached to a clone of the base, in the precision of the search, cut where its prefix is cached."""
         self.precision.lower(attached.model)
         read_first_token(attached.model, self.view)
         return Network(self, attached)
@@ -277,17 +276,6 @@ class Network:
     def eval(self) -> None:
         self.model.eval()
 
-    def counts(self) -> dict[str, float]:
-        """Exact numbers of trained parameters, with and without the head."""
-        sizes = {name: p.numel() for name, p in self.model.named_parameters() if p.requires_grad}
-        head = sum(size for name, size in sizes.items() if name in self.attached.head)
-        total = sum(sizes.values())
-        return {
-            "trainable_parameters": float(total),
-            "adapter_parameters": float(total - head),
-            "head_parameters": float(head),
-        }
-
     def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
         """(n_rows, n_labels) of some rows of a split."""
         worker, data = self.worker, self.worker.data.splits[split]
@@ -329,32 +317,6 @@ class Network:
             loss.backward()
             total += float(loss.detach())
         return total
-
-
-def total_steps(setup: Setup, n_rows: int) -> int:
-    """Optimiser steps of one trial."""
-    if setup.steps is not None:
-        return setup.steps
-    assert setup.epochs is not None, "a setup has epochs or steps"
-    return max(1, round(setup.epochs * math.ceil(n_rows / setup.batch_size)))
-
-
-def rung_steps(rungs: tuple[float, ...], total: int) -> frozenset[int]:
-    """The steps after which a trial reports: each share of the total, at least 1, and below the end."""
-    return frozenset(step for share in rungs if (step := max(1, round(share * total))) < total)
-
-
-def learning_rate_factor(setup: Setup, total: int, step: int) -> float:
-    """What multiplies each group's learning rate at a step from 0: a linear warm-up, then the schedule."""
-    warm = round(setup.warmup * total)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    rest = (step - warm) / max(1, total - warm)
-    if setup.schedule == "constant":
-        return 1.0
-    if setup.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * rest))
-    return 1 - rest
 
 
 def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:

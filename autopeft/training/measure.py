@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any
@@ -15,9 +15,11 @@ import torch
 
 from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import endless, order
-from autopeft.training.loop import SCORE_BATCH, Network, Worker, peak_memory_bytes, total_steps
+from autopeft.training.course import total_steps
+from autopeft.training.loop import SCORE_BATCH, Network, Worker, peak_memory_bytes
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
+from autopeft.training.stack import Member, Stack
 from autopeft.trial import Trial
 
 # Largest difference of logits that a candidate may show against fp32 eager, of the largest logit: what bf16's 8 bits
@@ -49,13 +51,14 @@ class Choice:
         return asdict(self)
 
 
-def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, Any]) -> Choice:
+def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, Any], pack: int = 1) -> Choice:
     """Measures a step of each candidate, where the config says `auto`; keeps what the user fixed.
 
     Args:
         setup: Its precision and attention are not read.
         precision, attention: A name, or "auto".
         params: A configuration that trains through all blocks: what most steps of the search cost.
+        pack: Trials of one pass; the step is that of so many, if `params` can be packed.
     """
     precisions = (PRECISIONS if is_bf16_fast(setup.device) else ("fp32",)) if precision == "auto" else (precision,)
     attentions = ("eager", "sdpa") if attention == "auto" else (attention,)
@@ -77,7 +80,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
             differences[name] = float(np.abs(logits - exact).max() / np.abs(exact).max())
     agree = [name for name, difference in differences.items() if difference <= TOLERANCE]
     agree = agree or list(differences)  # the user fixed a precision that differs more: it is what was asked for
-    seconds = _fastest_steps(setup, params, agree)
+    seconds = _fastest_steps(setup, params, agree, pack)
     best = min(agree, key=seconds.__getitem__)
     candidates = tuple(
         {"precision": name[0], "attention": name[1], "step_seconds": seconds.get(name), "difference": difference}
@@ -87,7 +90,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
 
 
 def _fastest_steps(
-    setup: Setup, params: Mapping[str, Any], names: Sequence[tuple[str, str]]
+    setup: Setup, params: Mapping[str, Any], names: Sequence[tuple[str, str]], pack: int
 ) -> dict[tuple[str, str], float]:
     """Mean seconds of a step of each candidate, each step at its fastest. Candidates take turns, so that what slows the
     machine for some seconds decides nothing: its speed was seen to change twofold within a minute."""
@@ -95,11 +98,23 @@ def _fastest_steps(
     for _ in range(ROUNDS):
         for name in names:
             worker = Worker(replace(_with(setup, name), prefix_cache_bytes=0))
-            network = worker.network(Trial(0, params, setup.seed))
             # CPU seconds on a CPU: what else runs on the machine must not choose.
             clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
-            found[name].append(step_seconds(worker, network, CHOICE_STEPS, clock)[1:])
+            steps = _steps(worker, params, pack, CHOICE_STEPS + 1)
+            found[name].append(_timed(worker, steps, clock)[1:])
     return {name: statistics.mean(map(min, zip(*rounds, strict=True))) for name, rounds in found.items()}
+
+
+def _steps(worker: Worker, params: Mapping[str, Any], pack: int, steps: int) -> Iterator[Any]:
+    """Training steps of a configuration, or of a pack of it under several seeds."""
+    trials = [Trial(number, params, worker.setup.seed + number) for number in range(pack)]
+    members = [member for trial in trials if pack > 1 and (member := Member.of(worker, trial)) is not None]
+    if not members:
+        yield from worker.train(worker.network(trials[0]), worker.setup.seed, steps)
+        return
+    stack = Stack(worker, members, pack)
+    for _ in range(steps):
+        yield stack.step()
 
 
 def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
@@ -132,13 +147,16 @@ def _seconds_of(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def step_seconds(
-    worker: Worker, network: Network, steps: int, clock: Callable[[], float] = time.perf_counter
-) -> list[float]:
-    """Seconds of each of some training steps, by a clock; the first one warms up."""
+def step_seconds(worker: Worker, network: Network, steps: int) -> list[float]:
+    """Wall seconds of each of some training steps; the first one warms up."""
+    return _timed(worker, worker.train(network, worker.setup.seed, steps + 1))
+
+
+def _timed(worker: Worker, steps: Iterator[Any], clock: Callable[[], float] = time.perf_counter) -> list[float]:
+    """Seconds of each step, by a clock."""
     seconds = []
     last = clock()
-    for _ in worker.train(network, worker.setup.seed, steps + 1):
+    for _ in steps:
         if worker.device.type == "cuda":
             torch.cuda.synchronize(worker.device)
         now = clock()

@@ -245,6 +245,11 @@ def count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[s
         attached = attach(meta, view, params, 0)
     finally:
         torch.random.set_rng_state(state)
+    return counts(attached)
+
+
+def counts(attached: Attached) -> dict[str, float]:
+    """Exact numbers of trained parameters, with and without the head."""
     sizes = {name: parameter.numel() for name, parameter in attached.model.named_parameters()}
     head = sum(sizes[name] for name in attached.head)
     total = sum(sizes[name] for name in attached.trained)

@@ -10,7 +10,8 @@ from models import bert, mobilenet, write_texts
 from safetensors.torch import load_file
 
 from autopeft.training import loop
-from autopeft.training.loop import Worker, learning_rate_factor, rung_steps, total_steps
+from autopeft.training.course import learning_rate_factor, rung_steps, total_steps
+from autopeft.training.loop import Worker
 from autopeft.training.setup import Setup
 from autopeft.trial import WEATHER, Report, Result, Status, Trial
 

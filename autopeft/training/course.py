@@ -1,0 +1,104 @@
+"""A trial's course: how many steps it takes, where it reports, what ends it, and what it says at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+from autopeft.training.setup import Setup
+from autopeft.trial import Report, Result, Status, Trial
+
+
+class Course:
+    """One trial on its way through its steps; the clock runs from here.
+
+    Args:
+        setup: What all trials share.
+        trial: The trial.
+        n_rows: Of the training split.
+
+    Attributes:
+        total: Optimiser steps.
+        rungs: The steps after which it reports.
+    """
+
+    def __init__(self, setup: Setup, trial: Trial, n_rows: int) -> None:
+        self.setup, self.trial = setup, trial
+        self.total = total_steps(setup, n_rows)
+        self.rungs = rung_steps(setup.rungs, self.total)
+        self._recent: deque[float] = deque(maxlen=max(8, self.total // 10))
+        self._times = [time.monotonic()]
+
+    def mark(self) -> None:
+        """The end of a part: of attaching, then of training."""
+        self._times.append(time.monotonic())
+
+    def failure(self, step: int, loss: float) -> Result | None:
+        """Takes the loss of a step; how the trial ends, where it ends here."""
+        if not math.isfinite(loss):
+            return Result(
+                self.trial, Status.FAILED, error=f"the training loss is {loss} at step {step} of {self.total}"
+            )
+        self._recent.append(loss)
+        limit = self.setup.trial_seconds
+        if limit is not None and time.monotonic() - self._times[0] > limit:
+            return Result(
+                self.trial, Status.FAILED, error=f"over its time limit of {limit:g} s at step {step} of {self.total}"
+            )
+        return None
+
+    def report(self, step: int, scores: Mapping[str, float]) -> Report:
+        """Of a rung: the smoothed training loss, and the scores of validation where there are any."""
+        return Report(step, {"train_loss": float(np.mean(self._recent)), **scores})
+
+    def result(
+        self, scores: Mapping[str, float], known: Mapping[str, float], by_class: Mapping[str, list[int]]
+    ) -> Result:
+        """How a trial ends that was trained and scored; `mark` was called after attaching and after training.
+
+        Args:
+            scores: Of the final split.
+            known: Further metrics, such as the counts.
+            by_class: As `Result` has it.
+        """
+        metrics = {**scores, "train_loss": float(np.mean(self._recent))}
+        wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        if wrong:
+            return Result(self.trial, Status.FAILED, error=f"not finite after training: {wrong}")
+        start, attached, trained = self._times
+        seconds = {
+            "attach_seconds": attached - start,
+            "train_seconds": trained - start,
+            "evaluate_seconds": time.monotonic() - trained,
+        }
+        return Result(self.trial, Status.COMPLETE, {**metrics, **known, **seconds}, by_class=by_class)
+
+
+def total_steps(setup: Setup, n_rows: int) -> int:
+    """Optimiser steps of one trial."""
+    if setup.steps is not None:
+        return setup.steps
+    assert setup.epochs is not None, "a setup has epochs or steps"
+    return max(1, round(setup.epochs * math.ceil(n_rows / setup.batch_size)))
+
+
+def rung_steps(rungs: tuple[float, ...], total: int) -> frozenset[int]:
+    """The steps after which a trial reports: each share of the total, at least 1, and below the end."""
+    return frozenset(step for share in rungs if (step := max(1, round(share * total))) < total)
+
+
+def learning_rate_factor(setup: Setup, total: int, step: int) -> float:
+    """What multiplies each group's learning rate at a step from 0: a linear warm-up, then the schedule."""
+    warm = round(setup.warmup * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    rest = (step - warm) / max(1, total - warm)
+    if setup.schedule == "constant":
+        return 1.0
+    if setup.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    return 1 - rest

@@ -1,0 +1,397 @@
+"""Several LoRA trials as one pass over their base: their batches side by side through the frozen modules.
+
+Each trial's update of a module is one of a batched product, padded with zeros to the largest rank; a module that a
+trial leaves alone has zeros for it, and zeros stay zeros. Rows of different trials never meet: a trial's gradient is
+that of a solo run but for rounding. Its dropout has a generator of its own, and is another draw than that of a solo run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autopeft.training.batches import by_length, endless
+from autopeft.training.course import Course, learning_rate_factor
+from autopeft.training.loop import SCORE_BATCH, Network, Worker, is_out_of_memory
+from autopeft.training.model import ModelView, clone_shared
+from autopeft.training.recipe import Attached, attach
+from autopeft.trial import Trial, derive_seed
+
+BETAS, EPSILON, MOMENTUM = (0.9, 0.999), 1e-8, 0.9  # as torch's AdamW has them, and `make_optimizer`'s SGD
+LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one trial adds to one module: `scale` B A dropout(x)."""
+
+    scale: float
+    dropout: float
+
+
+@dataclass
+class Member:
+    """One trial of a stack. What it has trained so far lies in the stack until `Stack.unload`.
+
+    Attributes:
+        trial: The trial.
+        attached: Its own clone: where its tensors come from, and where they go.
+        course: Its steps.
+        batches: Its rows, batch after batch.
+        updates: Full module name → its update there.
+        randomness: Of its dropout.
+        step: Optimiser steps done.
+        moments: Parameter name → what the optimiser holds of it.
+    """
+
+    trial: Trial
+    attached: Attached
+    course: Course
+    batches: Iterator[np.ndarray]
+    updates: Mapping[str, Update]
+    randomness: torch.Generator
+    step: int = 0
+    moments: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    @staticmethod
+    def of(worker: Worker, trial: Trial) -> Member | None:
+        """The trial with its recipe attached; None for one that a stack cannot hold.
+
+        Raises:
+            Refused: The recipe is empty, or does not fit the model.
+        """
+        course = worker.course(trial)
+        attached = attach(worker.base, worker.view, trial.params, trial.seed)
+        updates = lora_updates(attached, worker.view)
+        if updates is None:
+            return None
+        course.mark()
+        randomness = torch.Generator(worker.device).manual_seed(derive_seed(trial.seed, "dropout"))
+        batches = endless(worker.data.splits["train"].lengths, worker.setup.batch_size, trial.seed)
+        return Member(trial, attached, course, batches, updates, randomness)
+
+
+def lora_updates(attached: Attached, view: ModelView) -> dict[str, Update] | None:
+    """Where a trial acts, by module; None where it trains anything but plain LoRA of linear layers and a linear head.
+
+    None, too, of models whose blocks are not known to run one after the other, row by row.
+    """
+    from peft.tuners.lora.layer import Linear
+
+    if view.chain < view.n_layers:
+        return None
+    updates: dict[str, Update] = {}
+    for name in attached.trained:
+        owner = attached.model.get_submodule(name.rpartition(".")[0])
+        if name in attached.head:
+            if not isinstance(owner, nn.Linear):
+                return None
+            continue
+        module = name.removesuffix(LORA_A).removesuffix(LORA_B)
+        layer = attached.model.get_submodule(module) if module != name else None
+        if not isinstance(layer, Linear) or layer.lora_variant or layer.lora_B["default"].bias is not None:
+            return None
+        updates[module] = Update(layer.scaling["default"], float(getattr(layer.lora_dropout["default"], "p", 0.0)))
+    return updates
+
+
+class Stack:
+    """Members side by side, with the tensors of all of them as one matrix: a row a member, a column a number.
+
+    Args:
+        worker: Whose base, data and caches they use.
+        members: At least one; they stay the same.
+        most_members: Of one pass; more go in several. Halved where memory runs out.
+    """
+
+    def __init__(self, worker: Worker, members: Sequence[Member], most_members: int) -> None:
+        self.worker, self.members, self.most_members = worker, tuple(members), most_members
+        self.shapes = _shapes(self.members)
+        adapters = [name for name in self.shapes if name not in members[0].attached.head]
+        heads = [name for name in self.shapes if name in members[0].attached.head]
+        self.names = [*adapters, *heads]  # the head last: it has a learning rate of its own
+        self.sizes = [math.prod(self.shapes[name]) for name in self.names]
+        self.n_adapters, self._n_names = sum(self.sizes[: len(adapters)]), len(adapters)
+        shape = (len(members), sum(self.sizes))
+        self.values = nn.Parameter(torch.zeros(shape, device=worker.device))
+        n_moments = 1 if worker.setup.optimizer == "sgd" else 2
+        self.moments = [torch.zeros(shape, device=worker.device) for _ in range(n_moments)]
+        self._load()
+        self.scale = self._scale()
+        self.chosen: tuple[int, ...] = ()
+        self.is_training = False
+        self._pieces: dict[str, torch.Tensor] = {}
+        self.network = self._network(heads)
+
+    def step(self) -> list[float]:
+        """One optimiser step of every member; the mean loss of each one's batch.
+
+        Raises:
+            RuntimeError: Out of memory with one member.
+        """
+        rows = [next(member.batches) for member in self.members]
+        losses = self._halving(lambda: self._backward(rows))
+        self._update()
+        for member in self.members:
+            member.step += 1
+        return losses
+
+    def logits(self, split: str, chosen: Sequence[int]) -> list[np.ndarray]:
+        """Of each chosen member, by its index: (n_rows, n_labels) fp32, in the split's order."""
+        data = self.worker.data.splits[split]
+
+        def score() -> list[np.ndarray]:
+            out: list[np.ndarray] = []
+            for some in _parts(chosen, self.most_members):
+                size = max(SCORE_BATCH, len(some) * self.worker.setup.batch_size) // len(some)
+                batches = by_length(data.lengths, size)
+                found = [torch.stack(self._logits(split, [rows] * len(some), some)).float().cpu() for rows in batches]
+                order = np.argsort(np.concatenate(batches), kind="stable")
+                out.extend(torch.cat(found, dim=1).numpy()[:, order])
+            return out
+
+        with torch.no_grad():
+            return self._halving(score)
+
+    def unload(self) -> None:
+        """Gives each member what is its own: its tensors to its clone, and what the optimiser holds of them."""
+        for index, member in enumerate(self.members):
+            for name, parameter in _tensors(member).items():
+                parameter.data.copy_(self._place(self.values.data, index, name, parameter.shape))
+                places = (self._place(moment, index, name, parameter.shape) for moment in self.moments)
+                member.moments[name] = [place.clone() for place in places]
+
+    def piece(self, name: str) -> torch.Tensor:
+        """(n_chosen, *shape) of a tensor, of the members of this pass."""
+        return self._pieces[name].view(len(self.chosen), *self.shapes[name])
+
+    def mask(self, module: str, inputs: torch.Tensor) -> torch.Tensor | None:
+        """What multiplies the (n_chosen, n, width) inputs of an update, each member's own dropout; None for none."""
+        members = [self.members[index] for index in self.chosen]
+        shares = [member.updates[module].dropout if module in member.updates else 0.0 for member in members]
+        if not self.is_training or not any(shares):
+            return None
+        masks = torch.ones_like(inputs)
+        for mask, member, share in zip(masks, members, shares, strict=True):
+            if share:
+                mask.bernoulli_(1 - share, generator=member.randomness).div_(1 - share)
+        return masks
+
+    # ── one pass ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _backward(self, rows: Sequence[np.ndarray]) -> list[float]:
+        """Gradients of each member's mean loss over its rows."""
+        worker, self.values.grad = self.worker, None
+        labels, micro = worker.data.splits["train"].labels, worker.setup.micro_batch_size
+        losses = torch.zeros(len(rows), device=worker.device)
+        self.is_training = True
+        for some in _parts(range(len(rows)), self.most_members):
+            for at in range(0, max(len(rows[index]) for index in some), micro):
+                parts = {index: rows[index][at : at + micro] for index in some if at < len(rows[index])}
+                logits = self._logits("train", list(parts.values()), tuple(parts))
+                targets = torch.from_numpy(labels[np.concatenate(list(parts.values()))]).to(worker.device)
+                of_each = zip(logits, targets.split([len(part) for part in parts.values()]), strict=True)
+                means = torch.stack([worker.task.loss(own.float(), target) for own, target in of_each])
+                shares = [len(part) / len(rows[index]) for index, part in parts.items()]
+                loss = means * means.new_tensor(shares)
+                loss.sum().backward()
+                losses[list(parts)] += loss.detach()
+        self.is_training = False
+        return losses.tolist()
+
+    def _logits(self, split: str, parts: Sequence[np.ndarray], chosen: Sequence[int]) -> list[torch.Tensor]:
+        """(n_rows of its part, n_labels) of each chosen member; shorter parts are filled up, and cut again."""
+        self.chosen = tuple(chosen)
+        values = self.values if len(chosen) == len(self.members) else self.values[list(chosen)]
+        scale = self.scale if len(chosen) == len(self.members) else self.scale[list(chosen)]
+        adapters, head = values.split([self.n_adapters, values.shape[1] - self.n_adapters], dim=1)
+        adapters = adapters * scale
+        if self.worker.setup.precision != "fp32":
+            adapters = adapters.to(torch.bfloat16)  # all at once, where autocast would do one by one
+        of_adapters, of_head = self.sizes[: self._n_names], self.sizes[self._n_names :]
+        pieces = [*adapters.split(of_adapters, dim=1), *head.split(of_head, dim=1)]
+        self._pieces = dict(zip(self.names, pieces, strict=True))
+        longest = max(len(part) for part in parts)
+        logits = self.network.logits(split, np.concatenate([np.resize(part, longest) for part in parts]))
+        return [own[: len(part)] for own, part in zip(logits.split(longest), parts, strict=True)]
+
+    def _halving(self, call: Callable[[], Any]) -> Any:
+        """The call's value; where memory runs out, called again with half the members in one pass."""
+        while True:
+            try:
+                return call()
+            except (RuntimeError, MemoryError) as fault:
+                if not is_out_of_memory(fault) or self.most_members == 1:
+                    raise
+            self._pieces = {}
+            self.most_members = max(1, min(self.most_members, len(self.members)) // 2)
+            if self.worker.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    # ── one step ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _update(self) -> None:
+        """Clipping and the optimiser, each member by its own norm, learning rates and step."""
+        setup, grad = self.worker.setup, self.values.grad
+        assert grad is not None, "a step follows its gradients"
+        if setup.clip is not None:
+            norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
+            grad *= (setup.clip / (norms + 1e-6)).clamp(max=1.0)
+        rates, decays, corrections = self._coefficients().to(grad.device).split([2, 2, 2], dim=1)
+        columns = (slice(0, self.n_adapters), slice(self.n_adapters, None))
+        with torch.no_grad():
+            for part, rate, decay in zip(columns, rates.split(1, dim=1), decays.split(1, dim=1), strict=True):
+                values, own = self.values[:, part], grad[:, part]
+                moments = [moment[:, part] for moment in self.moments]
+                if setup.optimizer == "sgd":
+                    values -= rate * moments[0].mul_(MOMENTUM).add_(own).add_(decay * values)
+                    continue
+                first, second = moments
+                first.lerp_(own, 1 - BETAS[0])
+                second.mul_(BETAS[1]).addcmul_(own, own, value=1 - BETAS[1])
+                values *= 1 - rate * decay
+                values -= rate / corrections[:, :1] * first / ((second / corrections[:, 1:]).sqrt() + EPSILON)
+        self.values.grad = None
+
+    def _coefficients(self) -> torch.Tensor:
+        """(n_members, 6): learning rate and weight decay, of the adapter and of the head; AdamW's bias corrections."""
+        setup, rows = self.worker.setup, []
+        for member in self.members:
+            factor = learning_rate_factor(setup, member.course.total, member.step)
+            adapter, head = member.attached.groups
+            decays = [setup.weight_decay if g.weight_decay is None else g.weight_decay for g in (adapter, head)]
+            corrections = [1 - beta ** (member.step + 1) for beta in BETAS]
+            rows.append([adapter.lr * factor, head.lr * factor, *decays, *corrections])
+        return torch.tensor(rows)
+
+    # ── what is stacked ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _load(self) -> None:
+        for index, member in enumerate(self.members):
+            for name, parameter in _tensors(member).items():
+                self._place(self.values.data, index, name, parameter.shape).copy_(parameter.data)
+                for moment, held in zip(self.moments, member.moments.get(name, ()), strict=False):
+                    self._place(moment, index, name, parameter.shape).copy_(held)
+
+    def _place(self, matrix: torch.Tensor, index: int, name: str, shape: torch.Size) -> torch.Tensor:
+        """A member's own part of a tensor, as a view: of a padded one its corner."""
+        at = sum(self.sizes[: self.names.index(name)])
+        whole = matrix[index, at : at + math.prod(self.shapes[name])].view(self.shapes[name])
+        return whole[tuple(slice(0, size) for size in shape)]
+
+    def _scale(self) -> torch.Tensor:
+        """(n_members, n_adapters): what multiplies each number: B has its update's scale, A has 1."""
+        scale = torch.ones(len(self.members), self.values.shape[1], device=self.worker.device)
+        for index, member in enumerate(self.members):
+            for module, update in member.updates.items():
+                name = module + LORA_B
+                self._place(scale, index, name, torch.Size(self.shapes[name])).fill_(update.scale)
+        return scale[:, : self.n_adapters]
+
+    def _network(self, heads: Sequence[str]) -> Network:
+        """The base with stacked modules in place, cut where the prefix of the lowest member is cached."""
+        model = clone_shared(self.worker.base, ())
+        for name in sorted({module for member in self.members for module in member.updates}):
+            _put(model, name, StackedLora(self, name, model.get_submodule(name)))
+        for name in sorted({parameter.rpartition(".")[0] for parameter in heads}):
+            _put(model, name, StackedLinear(self, name))
+        lowest = min(member.attached.lowest for member in self.members)
+        head = self.members[0].attached.head
+        return self.worker.wrap(Attached(model.eval(), (), lowest, tuple(self.names), (), head))
+
+
+class StackedLora(nn.Module):
+    """A frozen linear layer, and the update of it that each member of a pass has."""
+
+    def __init__(self, stack: Stack, name: str, base: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["stack"] = stack  # not registered: no parameters of ours
+        self.name, self.base = name, base
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        stack = self.__dict__["stack"]
+        a, b = stack.piece(self.name + LORA_A), stack.piece(self.name + LORA_B)
+        rows = inputs.to(a.dtype).reshape(len(stack.chosen), -1, inputs.shape[-1])
+        weight = self.base.weight if isinstance(self.base, nn.Linear) else self.base.weight.mT  # GPT-2's Conv1D
+        out = _Updated.apply(rows, weight.to(a.dtype), self.base.bias, a, b, stack.mask(self.name, rows))
+        return out.view(*inputs.shape[:-1], out.shape[-1])
+
+
+class _Updated(torch.autograd.Function):
+    """W x + B A (mask · x) of several members, each with its own A and B, as one node: its gradients come by fewer
+    products and passes over memory than from autograd's own chain.
+
+    Shapes: x (k, n, in); W (out, in); bias (out,) or None; A (k, rank, in); B (k, out, rank); mask (k, n, in) or None.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, a: torch.Tensor, b: torch.Tensor, mask: Any
+    ) -> torch.Tensor:
+        out = nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
+        narrow = torch.bmm(x if mask is None else x * mask, a.mT)
+        ctx.save_for_backward(x, weight, a, b, narrow, mask)
+        return out.baddbmm_(narrow, b.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, a, b, narrow, mask = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        of_narrow = torch.bmm(gradient, b)
+        of_a = torch.bmm(of_narrow.mT, x if mask is None else x * mask)
+        of_b = torch.bmm(gradient.mT, narrow)
+        if not ctx.needs_input_grad[0]:  # nothing below is trained
+            return None, None, None, of_a, of_b, None
+        of_x = torch.matmul(gradient, weight)
+        if mask is None:
+            of_x.baddbmm_(of_narrow, a)
+        else:
+            of_x += torch.bmm(of_narrow, a) * mask
+        return of_x, None, None, of_a, of_b, None
+
+
+class StackedLinear(nn.Module):
+    """A linear layer of the head, each member's own."""
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        super().__init__()
+        self.__dict__["stack"] = stack
+        self.name = name
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        stack = self.__dict__["stack"]
+        rows = inputs.reshape(len(stack.chosen), -1, inputs.shape[-1])
+        out = torch.bmm(rows, stack.piece(f"{self.name}.weight").mT)
+        if f"{self.name}.bias" in stack.shapes:
+            out = out + stack.piece(f"{self.name}.bias").unsqueeze(1)
+        return out.view(*inputs.shape[:-1], out.shape[-1])
+
+
+def _tensors(member: Member) -> dict[str, nn.Parameter]:
+    parameters = dict(member.attached.model.named_parameters())
+    return {name: parameters[name] for name in member.attached.trained}
+
+
+def _shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]]:
+    """Of every tensor that any member has, large enough for all of them."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for member in members:
+        for name, parameter in _tensors(member).items():
+            shapes[name] = tuple(map(max, shapes.get(name, parameter.shape), parameter.shape))
+    return shapes
+
+
+def _parts(items: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    for at in range(0, len(items), most):
+        yield items[at : at + most]
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, leaf, module)

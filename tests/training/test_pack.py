@@ -1,0 +1,290 @@
+"""Trials as one pass: each is what it would be alone but for rounding, whoever shares the pass."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from architectures import MAKE
+from models import bert, write_texts
+from safetensors.torch import load_file
+
+from autopeft.tasks import Ragged, Split
+from autopeft.training import stack as stacks
+from autopeft.training.loop import Network, Worker
+from autopeft.training.model import CHAINED, view
+from autopeft.training.pack import Pack
+from autopeft.training.recipe import trained_state
+from autopeft.training.setup import Setup
+from autopeft.training.stack import Member, Stack
+from autopeft.trial import WEATHER, Report, Result, Status, Trial
+
+CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pack")
+    (folder / "model").mkdir()
+    data = {"train": str(write_texts(folder / "train.csv", 240)), "text": "text", "label": "label",
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    return Setup(
+        model=bert(folder / "model"), task="text_classification", data=data, folder=str(folder / "run"),
+        cache=str(folder / "cache"), epochs=4, batch_size=16, keep="all", rungs=(0.25, 0.5), score_rungs=True,
+    )  # fmt: skip
+
+
+def lora(number, rank=8, modules=("query", "value"), layers="all", lr=2e-2, head=1e-2, **more):
+    own = {"rank": rank, "modules": list(modules), "layers": layers, "lr": lr, **more}
+    params = {"method": "lora", **{f"lora.{key}": value for key, value in own.items()}, "head.lr": head}
+    return Trial(number, params, 100 + number)
+
+
+SMALL = {"rank": 8, "modules": ["query"], "layers": [2], "lr": 5e-3, "alpha": 8}
+MIXED = (
+    lora(0, rank=2),
+    lora(1, **SMALL),
+    lora(2, rank=4, modules=["up", "down", "output"], layers=[1, 2], alpha=3, rslora=True, weight_decay=0.1),
+    lora(3, rank=1, modules=["key"], head=3e-3),
+)
+
+
+def run(pack, trials):
+    """All events by number."""
+    found = {trial.number: [] for trial in trials}
+    for trial in trials:
+        pack.join(trial)
+    while events := pack.advance():
+        for trial, event in events:
+            found[trial.number].append(event)
+    return found
+
+
+def tensors(setup, number):
+    return load_file(Path(setup.folder) / "trials" / f"{number:05d}" / "trained.safetensors")
+
+
+def steady(event):
+    return {name: value for name, value in event.metrics.items() if name not in WEATHER}
+
+
+def same(one, other, tolerance=1e-4):
+    assert one.keys() == other.keys()
+    for name in one:
+        scale = max(float(one[name].abs().max()), 1e-3)
+        assert float((one[name] - other[name]).abs().max()) <= tolerance * scale, name
+
+
+def alone_and_packed(setup, trials, **options):
+    """(events, tensors) by number: of each trial alone, and of all of them as one pack."""
+    out = []
+    for name in ("alone", "packed"):
+        own = replace(setup, folder=str(Path(setup.folder).with_name(f"{Path(setup.folder).name}-{name}")), **options)
+        worker = Worker(own)
+        found = {t.number: list(worker.evaluate(t)) for t in trials} if name == "alone" else run(Pack(worker), trials)
+        out.append((found, {trial.number: tensors(own, trial.number) for trial in trials}))
+    return out
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("options", [{}, {"prefix_cache_bytes": 0, "micro_batch_size": 5}, {"optimizer": "sgd"}])
+def test_a_packed_trial_is_what_it_is_alone(setup, device, options):
+    """Of several ranks, scales, modules, layers and learning rates; reports, scores, counts and tensors."""
+    (alone, ours), (packed, theirs) = alone_and_packed(setup, MIXED, device=device, **options)
+    for trial in MIXED:
+        assert [type(event) for event in packed[trial.number]] == [Report, Report, Result]
+        for one, other in zip(alone[trial.number], packed[trial.number], strict=True):
+            assert steady(other) == pytest.approx(steady(one), rel=1e-3, abs=1e-3)
+        same(ours[trial.number], theirs[trial.number])
+    if options.get("optimizer") != "sgd":
+        assert packed[0][-1].metrics["accuracy"] > 0.9, "and it learns"
+    assert packed[0][-1].by_class == alone[0][-1].by_class
+
+
+@pytest.mark.gpu
+def test_a_packed_trial_in_bf16_scores_as_it_does_alone(setup):
+    (alone, _), (packed, _) = alone_and_packed(setup, MIXED, device="cuda", precision="bf16", attention="sdpa")
+    for trial in MIXED:
+        losses = [found[trial.number][-1].metrics["train_loss"] for found in (alone, packed)]
+        assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
+def test_who_shares_the_pass_changes_rounding_only(setup):
+    worker = Worker(setup)
+    run(Pack(worker), MIXED[:2])
+    pair = tensors(setup, 0)
+    run(Pack(worker), MIXED)
+    same(pair, tensors(setup, 0))
+
+
+def test_trials_join_and_leave_while_others_go_on(setup):
+    """The newcomer begins at its first step; who leaves takes nothing along; the rest keep what they have learned."""
+    worker = Worker(setup)
+    alone = list(worker.evaluate(MIXED[0]))
+    expected = tensors(setup, 0)
+    pack = Pack(worker)
+    for trial in MIXED[:2]:
+        pack.join(trial)
+    first = pack.advance()
+    assert {trial.number for trial, _ in first} == {0, 1}
+    pack.leave(MIXED[1])
+    pack.join(MIXED[2])
+    found = [event for _ in range(20) for event in pack.advance()]
+    assert [event.step for trial, event in found if trial.number == 2 and isinstance(event, Report)] == [9, 18]
+    assert {trial.number for trial, event in found if isinstance(event, Result)} == {0, 2}
+    last = next(event for trial, event in found if trial.number == 0 and isinstance(event, Result))
+    assert steady(last) == pytest.approx(steady(alone[-1]), rel=1e-3, abs=1e-3)
+    same(expected, tensors(setup, 0))
+
+
+def test_what_cannot_be_packed_runs_alone(setup):
+    """To the bit as it does alone; and a recipe that does not fit fails with its reason."""
+    worker = Worker(setup)
+    bias = Trial(10, {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2}, 7)
+    dora = lora(11, dora=True)
+    wrong = lora(12, layers=[77])
+    expected = {trial.number: list(worker.evaluate(trial)) for trial in (bias, dora)}
+    found = run(Pack(worker), [MIXED[0], bias, dora, wrong])
+    for number, events in expected.items():
+        assert [steady(event) for event in found[number]] == [steady(event) for event in events]
+    assert found[12][-1].status is Status.FAILED
+    assert "layers 0 to 2" in found[12][-1].error
+    assert found[0][-1].status is Status.COMPLETE
+
+
+def test_a_loss_that_is_not_finite_costs_its_own_trial_only(setup):
+    worker = Worker(setup)
+    alone = list(worker.evaluate(MIXED[0]))
+    expected = tensors(setup, 0)
+    found = run(Pack(worker), [MIXED[0], lora(9, lr=1e30)])
+    assert found[9][-1].status is Status.FAILED
+    assert "training loss is" in found[9][-1].error
+    assert steady(found[0][-1]) == pytest.approx(steady(alone[-1]), rel=1e-3, abs=1e-3)
+    same(expected, tensors(setup, 0))
+
+
+def test_a_trial_over_its_time_limit_fails_in_a_pack_too(setup):
+    found = run(Pack(Worker(replace(setup, trial_seconds=1e-9))), MIXED[:2])
+    assert [found[n][-1].status for n in (0, 1)] == [Status.FAILED] * 2
+    assert "time limit" in found[0][-1].error
+
+
+def test_a_pack_ends_without_results_when_the_search_does(setup):
+    pack = Pack(Worker(setup, lambda: True))
+    pack.join(MIXED[0])
+    assert pack.advance() == []
+
+
+def limit_memory(monkeypatch, rows):
+    """Memory for so many rows in one pass with gradients."""
+    passes, whole = [], Network.logits
+
+    def logits(network, split, some):
+        if torch.is_grad_enabled():
+            if len(some) > rows:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1.00 GiB")
+            passes.append(len(some))
+        return whole(network, split, some)
+
+    monkeypatch.setattr(Network, "logits", logits)
+    return passes
+
+
+def test_out_of_memory_splits_the_pack_and_loses_no_trial(setup, monkeypatch):
+    (_, ours), _ = alone_and_packed(setup, MIXED)
+    passes = limit_memory(monkeypatch, rows=2 * setup.batch_size)
+    found = run(Pack(Worker(setup)), MIXED)
+    assert max(passes) == 2 * setup.batch_size
+    for trial in MIXED:
+        assert found[trial.number][-1].status is Status.COMPLETE, found[trial.number][-1].error
+        same(ours[trial.number], tensors(setup, trial.number))
+
+
+def test_out_of_memory_with_one_member_leaves_each_trial_alone_where_it_divides_its_batch(setup, monkeypatch):
+    limit_memory(monkeypatch, rows=setup.batch_size - 1)
+    found = run(Pack(Worker(setup)), MIXED[:2])
+    for number in (0, 1):
+        assert found[number][-1].metrics["micro_batch_size"] == setup.batch_size // 2
+        assert [event.step for event in found[number][:-1]] == [9, 18]
+
+
+def test_a_fault_of_one_costs_no_other_a_result_and_nothing_is_reported_twice(setup, monkeypatch):
+    """Nobody knows whose fault it is: each begins again, alone, and what was reported is not reported again."""
+    step, calls = Stack.step, []
+
+    def fails_later(stack):
+        calls.append(stack)
+        if len(calls) == 12:
+            raise RuntimeError("as asked")
+        return step(stack)
+
+    monkeypatch.setattr(Stack, "step", fails_later)
+    found = run(Pack(Worker(setup)), MIXED[:2])
+    for number in (0, 1):
+        assert [type(event) for event in found[number]] == [Report, Report, Result]
+        assert [event.step for event in found[number][:-1]] == [9, 18]
+        assert found[number][-1].status is Status.COMPLETE
+
+
+def test_dropout_is_each_members_own(setup):
+    worker = Worker(setup)
+    run(Pack(worker), MIXED[:2])
+    without = [tensors(setup, number) for number in (0, 1)]
+    run(Pack(worker), [MIXED[0], lora(1, **SMALL, dropout=0.5)])
+    same(without[0], tensors(setup, 0))
+    assert any((without[1][name] - tensor).abs().max() > 1e-3 for name, tensor in tensors(setup, 1).items())
+
+
+def test_gradients_are_those_of_autograd():
+    """Of the fused node, against the formula written out, in float64."""
+    torch.manual_seed(0)
+    shapes = {"x": (3, 5, 4), "weight": (6, 4), "bias": (6,), "a": (3, 2, 4), "b": (3, 6, 2)}
+    given = {name: torch.randn(shape, dtype=torch.float64, requires_grad=True) for name, shape in shapes.items()}
+    mask = (torch.rand(3, 5, 4, dtype=torch.float64) > 0.3) / 0.7
+    trained = ("x", "a", "b")
+    for dropped in (None, mask):
+        out = stacks._Updated.apply(*given.values(), dropped)
+        x = given["x"] if dropped is None else given["x"] * dropped
+        plain = given["x"] @ given["weight"].mT + given["bias"] + x @ given["a"].mT @ given["b"].mT
+        assert torch.allclose(out, plain)
+        weights = torch.randn_like(plain)
+        ours, theirs = (
+            torch.autograd.grad((value * weights).sum(), [given[n] for n in trained]) for value in (out, plain)
+        )
+        assert all(torch.allclose(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in CHAINED if "mobilenet" not in name))
+def test_every_architecture_whose_blocks_are_a_chain_can_be_packed(setup, name):
+    """Three steps of several trials, on the model's own default modules and on all that it has."""
+    worker = other_model(Worker(replace(setup, epochs=None, steps=3, prefix_cache_bytes=0)), MAKE[name]())
+    trials = [Trial(n, {"method": "lora", "lora.rank": 2 + n, "lora.lr": 1e-2, "head.lr": 1e-2, **more}, n)
+              for n, more in enumerate(({}, {"lora.modules": "all", "lora.layers": [1]}, {}))]  # fmt: skip
+    members = [Member.of(worker, trial) for trial in trials]
+    stack = Stack(worker, members, 2)
+    packed = [stack.step() for _ in range(3)]
+    stack.unload()
+    for trial, member, *losses in zip(trials, members, *packed, strict=True):
+        network = worker.network(trial)
+        assert losses == pytest.approx([loss for _, loss in worker.train(network, trial.seed, 3)], rel=1e-4)
+        same(trained_state(network.attached), trained_state(member.attached))
+
+
+def test_convolutions_run_alone(setup):
+    worker = other_model(Worker(setup), MAKE["mobilenet_v2"]())
+    assert Member.of(worker, lora(0, modules=["convolution"])) is None
+
+
+def other_model(worker, model):
+    """The worker with another base, and rows that it reads."""
+    rng = np.random.default_rng(0)
+    if "ImageClassification" in type(model).__name__:
+        side = model.config.image_size
+        columns = {"pixel_values": rng.normal(size=(40, 3, side, side)).astype(np.float32)}
+    else:
+        lengths = rng.integers(3, 7, 40)
+        columns = {"input_ids": Ragged(rng.integers(2, 20, lengths.sum()), np.concatenate([[0], lengths.cumsum()]), 0)}
+    worker.data = replace(worker.data, splits={"train": Split(columns, rng.integers(0, 3, 40))})
+    worker.base, worker.view = model, view(model)
+    return worker
