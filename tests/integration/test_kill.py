@@ -111,14 +111,13 @@ SMALL = {
     "training": {"epochs": 2, "precision": "fp32", "attention": "eager"},
     "sampler": {"name": "tpe", "n_startup_trials": 4},
     "stopper": {"name": "dominated", "rungs": [0.3, 0.6]},
-    "executor": "serial",
     "trackers": [],
     "budget": {"trials": 16},
     "keep": "all",
 }
 
 
-def go_on(folder):
+def go_on(folder, executor="serial"):
     """A driver: begins with the search, or resumes it."""
     from autopeft import app
     from autopeft.config import load
@@ -126,7 +125,7 @@ def go_on(folder):
     if (folder / NAME).exists():
         app.open_run(folder).resume(quiet=True)
     else:
-        app.search(load(SMALL), folder, quiet=True)
+        app.search(load({**SMALL, "executor": executor}), folder, quiet=True)
 
 
 def tensors(folder):
@@ -172,3 +171,31 @@ def test_the_trainer_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path)
     assert front(tmp_path / "killed") == front(tmp_path / "whole")
     assert tensors(tmp_path / "killed") == tensors(tmp_path / "whole")
     assert [path.name for path in (tmp_path / "killed" / "trials").glob(".*")] == [], "nothing half-written stays"
+
+
+def test_a_pack_killed_again_and_again_loses_nothing_that_was_told(tmp_path):
+    """Several trials are running whenever it dies: each is told once, and nothing told is trained again."""
+    folder, before = tmp_path / "run", []
+    for _ in range(3):
+        process = commands.start(go_on, folder, {"name": "packed", "slots": 5})
+        while len(told(folder)) < len(before) + 2 and process.is_alive():
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        now = told(folder)
+        assert now[: len(before)] == before, "what was told is there, in its order"
+        before = now
+    assert 0 < len(before) < 16
+    last = commands.start(go_on, folder)
+    last.join()
+    assert last.exitcode == 0
+    events = ledger.read(folder / NAME)
+    reruns = [event["number"] for event in events if event["event"] == "rerun"]
+    assert len(reruns) >= 6, "kills interrupt several trials, else this tests nothing"
+    assert len(told(folder)) == len(set(told(folder))) == 16
+    first_rerun = next(index for index, event in enumerate(events) if event["event"] == "rerun")
+    told_before = {event["number"] for event in events[:first_rerun] if event["event"] == "tell"}
+    assert not told_before & set(reruns)
+    assert set(tensors(folder)) == {
+        f"{record.number:05d}" for record in History.read(folder / NAME).records if record.is_complete
+    }
