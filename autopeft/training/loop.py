@@ -30,6 +30,7 @@ from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.course import Course, learning_rate_factor
 from autopeft.training.data import Data, prepare
 from autopeft.training.first_token import read_first_token
+from autopeft.training.low_rank import fuse
 from autopeft.training.model import ModelView, clone_shared, load_model, view
 from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
@@ -136,6 +137,7 @@ class Worker:
     def wrap(self, attached: Attached) -> Network:
         """What was attached to a clone of the base, in the precision of the search, cut where its prefix is cached."""
         self.precision.lower(attached.model)
+        fuse(attached.model)
         read_first_token(attached.model, self.view)
         return Network(self, attached)
 

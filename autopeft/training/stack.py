@@ -19,6 +19,7 @@ from torch import nn
 from autopeft.training.batches import by_length, endless
 from autopeft.training.course import Course, learning_rate_factor
 from autopeft.training.loop import SCORE_BATCH, Network, Worker, is_out_of_memory
+from autopeft.training.low_rank import is_plain, updated
 from autopeft.training.model import ModelView, clone_shared
 from autopeft.training.recipe import Attached, attach
 from autopeft.trial import Trial, derive_seed
@@ -95,7 +96,7 @@ def lora_updates(attached: Attached, view: ModelView) -> dict[str, Update] | Non
             continue
         module = name.removesuffix(LORA_A).removesuffix(LORA_B)
         layer = attached.model.get_submodule(module) if module != name else None
-        if not isinstance(layer, Linear) or layer.lora_variant or layer.lora_B["default"].bias is not None:
+        if not isinstance(layer, Linear) or not is_plain(layer):
             return None
         updates[module] = Update(layer.scaling["default"], float(getattr(layer.lora_dropout["default"], "p", 0.0)))
     return updates
@@ -318,42 +319,8 @@ class StackedLora(nn.Module):
         stack = self.__dict__["stack"]
         a, b = stack.piece(self.name + LORA_A), stack.piece(self.name + LORA_B)
         rows = inputs.to(a.dtype).reshape(len(stack.chosen), -1, inputs.shape[-1])
-        weight = self.base.weight if isinstance(self.base, nn.Linear) else self.base.weight.mT  # GPT-2's Conv1D
-        out = _Updated.apply(rows, weight.to(a.dtype), self.base.bias, a, b, stack.mask(self.name, rows))
+        out = updated(rows, self.base, a, b, stack.mask(self.name, rows))
         return out.view(*inputs.shape[:-1], out.shape[-1])
-
-
-class _Updated(torch.autograd.Function):
-    """W x + B A (mask · x) of several members, each with its own A and B, as one node: its gradients come by fewer
-    products and passes over memory than from autograd's own chain.
-
-    Shapes: x (k, n, in); W (out, in); bias (out,) or None; A (k, rank, in); B (k, out, rank); mask (k, n, in) or None.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, a: torch.Tensor, b: torch.Tensor, mask: Any
-    ) -> torch.Tensor:
-        out = nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
-        narrow = torch.bmm(x if mask is None else x * mask, a.mT)
-        ctx.save_for_backward(x, weight, a, b, narrow, mask)
-        return out.baddbmm_(narrow, b.mT)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, a, b, narrow, mask = ctx.saved_tensors
-        gradient = gradients[0].contiguous()
-        of_narrow = torch.bmm(gradient, b)
-        of_a = torch.bmm(of_narrow.mT, x if mask is None else x * mask)
-        of_b = torch.bmm(gradient.mT, narrow)
-        if not ctx.needs_input_grad[0]:  # nothing below is trained
-            return None, None, None, of_a, of_b, None
-        of_x = torch.matmul(gradient, weight)
-        if mask is None:
-            of_x.baddbmm_(of_narrow, a)
-        else:
-            of_x += torch.bmm(of_narrow, a) * mask
-        return of_x, None, None, of_a, of_b, None
 
 
 class StackedLinear(nn.Module):

@@ -11,7 +11,6 @@ from models import bert, write_texts
 from safetensors.torch import load_file
 
 from autopeft.tasks import Ragged, Split
-from autopeft.training import stack as stacks
 from autopeft.training.loop import Network, Worker
 from autopeft.training.model import CHAINED, view
 from autopeft.training.pack import Pack
@@ -234,25 +233,6 @@ def test_dropout_is_each_members_own(setup):
     run(Pack(worker), [MIXED[0], lora(1, **SMALL, dropout=0.5)])
     same(without[0], tensors(setup, 0))
     assert any((without[1][name] - tensor).abs().max() > 1e-3 for name, tensor in tensors(setup, 1).items())
-
-
-def test_gradients_are_those_of_autograd():
-    """Of the fused node, against the formula written out, in float64."""
-    torch.manual_seed(0)
-    shapes = {"x": (3, 5, 4), "weight": (6, 4), "bias": (6,), "a": (3, 2, 4), "b": (3, 6, 2)}
-    given = {name: torch.randn(shape, dtype=torch.float64, requires_grad=True) for name, shape in shapes.items()}
-    mask = (torch.rand(3, 5, 4, dtype=torch.float64) > 0.3) / 0.7
-    trained = ("x", "a", "b")
-    for dropped in (None, mask):
-        out = stacks._Updated.apply(*given.values(), dropped)
-        x = given["x"] if dropped is None else given["x"] * dropped
-        plain = given["x"] @ given["weight"].mT + given["bias"] + x @ given["a"].mT @ given["b"].mT
-        assert torch.allclose(out, plain)
-        weights = torch.randn_like(plain)
-        ours, theirs = (
-            torch.autograd.grad((value * weights).sum(), [given[n] for n in trained]) for value in (out, plain)
-        )
-        assert all(torch.allclose(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("name", sorted(name for name in CHAINED if "mobilenet" not in name))

@@ -1,0 +1,87 @@
+"""A frozen linear layer and its low-rank update as one node of the graph, for one trial or for several side by side.
+
+Autograd's own chain writes the gradient of the layer's input twice and adds the two, and casts under autocast what both
+halves read; here each is one product. LoRA: Hu et al., 2021, arXiv:2106.09685.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def updated(
+    x: torch.Tensor, base: nn.Module, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """W x + B A (mask · x), in the type of x.
+
+    Args:
+        x: (k, n, in): rows of k trials.
+        base: The frozen layer, with `weight` and `bias`: linear, or GPT-2's Conv1D.
+        a, b: (k, rank, in) and (k, out, rank), the scale of the update in one of them.
+        mask: (k, n, in) of dropout; None for none.
+
+    Returns:
+        (k, n, out).
+    """
+    weight = base.weight if isinstance(base, nn.Linear) else base.weight.mT
+    bias = None if base.bias is None else base.bias.to(x.dtype)
+    return _Updated.apply(x, weight.to(x.dtype), bias, a.to(x.dtype), b.to(x.dtype), mask)  # type: ignore[no-any-return]
+
+
+class _Updated(torch.autograd.Function):
+    """`updated`, with gradients of x, a and b."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, a: torch.Tensor, b: torch.Tensor, mask: Any
+    ) -> torch.Tensor:
+        out = nn.functional.linear(x, weight, bias)
+        narrow = torch.bmm(x if mask is None else x * mask, a.mT)
+        ctx.save_for_backward(x, weight, a, b, narrow, mask)
+        return out.baddbmm_(narrow, b.mT)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight, a, b, narrow, mask = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        of_narrow = torch.bmm(gradient, b)
+        of_a = torch.bmm(of_narrow.mT, x if mask is None else x * mask)
+        of_b = torch.bmm(gradient.mT, narrow)
+        if not ctx.needs_input_grad[0]:  # nothing below is trained
+            return None, None, None, of_a, of_b, None
+        of_x = torch.matmul(gradient, weight)
+        if mask is None:
+            of_x.baddbmm_(of_narrow, a)
+        else:
+            of_x += torch.bmm(of_narrow, a) * mask
+        return of_x, None, None, of_a, of_b, None
+
+
+def fuse(model: nn.Module) -> None:
+    """Lets peft's plain LoRA layers of linear ones compute so; what an export loads has peft's own way."""
+    from peft.tuners.lora.layer import Linear
+
+    for layer in model.modules():
+        if isinstance(layer, Linear) and is_plain(layer) and type(layer.base_layer) is nn.Linear:
+            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether a LoRA layer of peft adds B A x and nothing else: no DoRA, no bias."""
+    return not layer.lora_variant and layer.lora_B["default"].bias is None
+
+
+def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    is_cast = torch.is_autocast_enabled(x.device.type)
+    rows = x.to(torch.get_autocast_dtype(x.device.type) if is_cast else layer.base_layer.weight.dtype)
+    rows = rows.reshape(1, -1, x.shape[-1])
+    dropout = layer.lora_dropout["default"]
+    is_dropping = layer.training and isinstance(dropout, nn.Dropout)
+    mask = dropout(torch.ones_like(rows)) if is_dropping else None
+    b = layer.lora_B["default"].weight * layer.scaling["default"]
+    out = updated(rows, layer.base_layer, layer.lora_A["default"].weight[None], b[None], mask)
+    return out.view(*x.shape[:-1], out.shape[-1])
