@@ -1,6 +1,6 @@
 """Several trials as one pass over their base, in this process: for one GPU, which the batch of one trial leaves idle.
 
-LoRA trials are packed; others of the search run one at a time between them. Scores are those of `serial` but for
+Trials of LoRA are packed, and those of the head alone; others of the search run one at a time between them. Scores are those of `serial` but for
 rounding, which depends on what shares a pass.
 """
 

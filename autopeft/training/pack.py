@@ -5,12 +5,15 @@ Kept for what it wins on a GPU, where the batch of one trial leaves most of the 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Generator
 
 from autopeft.training.loop import FAULTS, Worker
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import Report, Result, Trial
+
+logger = logging.getLogger(__name__)
 
 
 class Pack:
@@ -24,8 +27,9 @@ class Pack:
     def __init__(self, worker: Worker, split: str = "validation") -> None:
         self.worker, self.split = worker, split
         self.most_members = 1_000_000  # of one pass, until memory runs out
-        self._members: list[Member] = []
-        self._stack: Stack | None = None
+        # By whether they act on the base: those of heads alone share passes over its last activations, which are cached.
+        self._members: dict[bool, list[Member]] = {False: [], True: []}
+        self._stacks: dict[bool, Stack] = {}
         self._alone: deque[Trial] = deque()
         self._solo: tuple[Trial, Generator[Report | Result]] | None = None
         self._reported: dict[int, int] = {}  # the step of each trial's last report
@@ -37,17 +41,17 @@ class Pack:
             member = None  # alone, it fails in the same way, and says why
         if member is None:
             self._alone.append(trial)
-            return
-        self._unstack()
-        self._members.append(member)
+        else:
+            self._gather(bool(member.updates), [*self._members[bool(member.updates)], member])
 
     def leave(self, trial: Trial) -> None:
         if self._solo is not None and self._solo[0].number == trial.number:
             self._solo[1].close()
             self._solo = None
-            return
-        self._unstack()
-        self._members = [member for member in self._members if member.trial.number != trial.number]
+        for acts, members in self._members.items():
+            rest = [member for member in members if member.trial.number != trial.number]
+            if len(rest) < len(members):
+                self._gather(acts, rest)
 
     def advance(self) -> list[tuple[Trial, Report | Result]]:
         while not self.worker.should_end():
@@ -56,8 +60,8 @@ class Pack:
                 self._solo = (trial, self.worker.evaluate(trial, self.split))
             if self._solo is not None:
                 events = self._follow(*self._solo)
-            elif self._members:
-                events = self._step()
+            elif any(self._members.values()):
+                events = self._step(acts=not self._members[False])  # heads first: they take no time
             else:
                 return []
             if events:
@@ -73,57 +77,63 @@ class Pack:
             return []
         return [(trial, event)]
 
-    def _step(self) -> list[tuple[Trial, Report | Result]]:
-        """One step of all members; what they have to say after it.
+    def _step(self, acts: bool) -> list[tuple[Trial, Report | Result]]:
+        """One step of all members of a stack; what they have to say after it.
 
         What goes wrong in it is the fault of one of them, and nobody knows whose; or memory does not hold even one,
         and only a trial alone divides its batch. So each begins again, alone.
         """
+        members = self._members[acts]
         try:
-            if self._stack is None:
-                self._stack = Stack(self.worker, self._members, self.most_members)
-            losses = self._stack.step()
-            self.most_members = self._stack.most_members
-            return self._events(self._stack, losses)
-        except FAULTS:
-            self._stack = None
-            self._alone.extend(member.trial for member in self._members)
-            self._members = []
+            if acts not in self._stacks:
+                self._stacks[acts] = Stack(self.worker, members, self.most_members)
+            stack = self._stacks[acts]
+            losses = stack.step()
+            events = self._events(stack, losses)
+            self.most_members = stack.most_members
+        except FAULTS as fault:
+            numbers = ", ".join(str(member.trial.number) for member in members)
+            logger.warning("the pack of trials %s came apart, and each begins again alone: %s", numbers, fault)
+            self._stacks.pop(acts, None)
+            self._alone.extend(member.trial for member in members)
+            self._members[acts] = []
             return []
+        ended = {trial.number for trial, event in events if isinstance(event, Result)}
+        if ended:
+            self._gather(acts, [member for member in members if member.trial.number not in ended])
+        return events
 
     def _events(self, stack: Stack, losses: list[float]) -> list[tuple[Trial, Report | Result]]:
+        """What the members say after a step."""
         setup, events = self.worker.setup, []
-        failures = {
-            index: failure
-            for index, (member, loss) in enumerate(zip(stack.members, losses, strict=True))
-            if (failure := member.course.failure(member.step, loss)) is not None
-        }
-        well = {index: member for index, member in enumerate(stack.members) if index not in failures}
-        due = {index: member for index, member in well.items() if member.step in member.course.rungs}
-        done = {index: member for index, member in well.items() if member.step == member.course.total}
-        scored = list(due) if setup.score_rungs else []
-        scores = dict(zip(scored, stack.logits("validation", scored) if scored else (), strict=True))
+        due, done = [], []
+        for index, (member, loss) in enumerate(zip(stack.members, losses, strict=True)):
+            failure = member.course.failure(member.step, loss)
+            if failure is not None:
+                events.append((member.trial, failure))
+            elif member.step in member.course.rungs:
+                due.append(index)
+            elif member.step == member.course.total:
+                member.course.mark()
+                done.append(index)
+        logits = stack.logits("validation", due) if due and setup.score_rungs else [None] * len(due)
         labels = self.worker.data.splits["validation"].labels
-        for index, member in due.items():
-            metrics = self.worker.task.score(scores[index], labels) if index in scores else {}
+        for index, own in zip(due, logits, strict=True):
+            member = stack.members[index]
+            metrics = {} if own is None else self.worker.task.score(own, labels)
             events.append((member.trial, member.course.report(member.step, metrics)))
             self._reported[member.trial.number] = member.step
         if done:
-            for member in done.values():
-                member.course.mark()
-            logits = stack.logits(self.split, list(done))
+            logits = stack.logits(self.split, done)
             stack.unload()
-            for member, own in zip(done.values(), logits, strict=True):
-                used = {"micro_batch_size": float(setup.micro_batch_size)}
+            used = {"micro_batch_size": float(setup.micro_batch_size)}
+            for index, own in zip(done, logits, strict=True):
+                member = stack.members[index]
                 events.append((member.trial, self.worker.finish(member.course, member.attached, own, self.split, used)))
-        events += [(stack.members[index].trial, failure) for index, failure in failures.items()]
-        if done or failures:
-            self._unstack()
-            self._members = [member for index, member in well.items() if index not in done]
         return events
 
-    def _unstack(self) -> None:
-        """Members get back what is theirs; the next step stacks them anew."""
-        if self._stack is not None:
-            self._stack.unload()
-            self._stack = None
+    def _gather(self, acts: bool, members: list[Member]) -> None:
+        """Other members than before: each gets back what is its own, and the next step stacks them anew."""
+        if acts in self._stacks:
+            self._stacks.pop(acts).unload()
+        self._members[acts] = members

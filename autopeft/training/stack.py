@@ -7,6 +7,7 @@ that of a solo run but for rounding. Its dropout has a generator of its own, and
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,7 +80,8 @@ class Member:
 
 
 def lora_updates(attached: Attached, view: ModelView) -> dict[str, Update] | None:
-    """Where a trial acts, by module; None where it trains anything but plain LoRA of linear layers and a linear head.
+    """Where a trial acts on its base, by module; None where it trains anything but plain LoRA of linear layers and a
+    linear head.
 
     None, too, of models whose blocks are not known to run one after the other, row by row.
     """
@@ -118,6 +120,8 @@ class Stack:
         heads = [name for name in self.shapes if name in members[0].attached.head]
         self.names = [*adapters, *heads]  # the head last: it has a learning rate of its own
         self.sizes = [math.prod(self.shapes[name]) for name in self.names]
+        starts = itertools.accumulate(self.sizes, initial=0)
+        self._starts = dict(zip(self.names, starts, strict=False))
         self.n_adapters, self._n_names = sum(self.sizes[: len(adapters)]), len(adapters)
         shape = (len(members), sum(self.sizes))
         self.values = nn.Parameter(torch.zeros(shape, device=worker.device))
@@ -216,7 +220,7 @@ class Stack:
         if self.worker.setup.precision != "fp32":
             adapters = adapters.to(torch.bfloat16)  # all at once, where autocast would do one by one
         of_adapters, of_head = self.sizes[: self._n_names], self.sizes[self._n_names :]
-        pieces = [*adapters.split(of_adapters, dim=1), *head.split(of_head, dim=1)]
+        pieces = [*(adapters.split(of_adapters, dim=1) if of_adapters else ()), *head.split(of_head, dim=1)]
         self._pieces = dict(zip(self.names, pieces, strict=True))
         longest = max(len(part) for part in parts)
         logits = self.network.logits(split, np.concatenate([np.resize(part, longest) for part in parts]))
@@ -265,10 +269,13 @@ class Stack:
         setup, rows = self.worker.setup, []
         for member in self.members:
             factor = learning_rate_factor(setup, member.course.total, member.step)
-            adapter, head = member.attached.groups
-            decays = [setup.weight_decay if g.weight_decay is None else g.weight_decay for g in (adapter, head)]
-            corrections = [1 - beta ** (member.step + 1) for beta in BETAS]
-            rows.append([adapter.lr * factor, head.lr * factor, *decays, *corrections])
+            rates, decays = [], []
+            for is_head in (False, True):  # a trial of a head alone has no other group, a model without one no head's
+                group = next((g for g in member.attached.groups if (g.component == "head") == is_head), None)
+                own = None if group is None else group.weight_decay
+                rates.append(0.0 if group is None else group.lr * factor)
+                decays.append(setup.weight_decay if own is None else own)
+            rows.append([*rates, *decays, *(1 - beta ** (member.step + 1) for beta in BETAS)])
         return torch.tensor(rows)
 
     # ── what is stacked ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,7 +289,7 @@ class Stack:
 
     def _place(self, matrix: torch.Tensor, index: int, name: str, shape: torch.Size) -> torch.Tensor:
         """A member's own part of a tensor, as a view: of a padded one its corner."""
-        at = sum(self.sizes[: self.names.index(name)])
+        at = self._starts[name]
         whole = matrix[index, at : at + math.prod(self.shapes[name])].view(self.shapes[name])
         return whole[tuple(slice(0, size) for size in shape)]
 

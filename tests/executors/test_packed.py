@@ -124,7 +124,7 @@ def test_what_cannot_be_packed_is_said(tmp_path):
 # ── the product ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_packed_search_finds_what_a_serial_one_finds(tmp_path):
+def test_a_packed_search_finds_what_a_serial_one_finds(tmp_path, caplog):
     """Of all methods on digits: LoRA as one pass, the others between. Same params, statuses, counts; scores nearly."""
     given = config(tmp_path, "digits", sampler="random", stopper="never", budget={"trials": 18})
     found = {}
@@ -137,6 +137,7 @@ def test_a_packed_search_finds_what_a_serial_one_finds(tmp_path):
         assert (one.params, one.trial.seed, one.status) == (other.params, other.trial.seed, other.status)
         for name in ("accuracy", "train_loss", "trainable_parameters"):
             assert other.metrics[name] == pytest.approx(one.metrics[name], abs=5e-3), name
+    assert "came apart" not in caplog.text
 
 
 def test_a_packed_search_stops_and_confirms(tmp_path):

@@ -40,6 +40,14 @@ def lora(number, rank=8, modules=("query", "value"), layers="all", lr=2e-2, head
     return Trial(number, params, 100 + number)
 
 
+@pytest.fixture(autouse=True)
+def stays_together(caplog, request):
+    """A pack that comes apart gives the same results, late: only tests that ask for it may see one."""
+    yield
+    apart = [record for record in caplog.get_records("call") if "came apart" in record.message]
+    assert bool(apart) == ("comes_apart" in request.keywords), [record.message for record in apart]
+
+
 SMALL = {"rank": 8, "modules": ["query"], "layers": [2], "lr": 5e-3, "alpha": 8}
 MIXED = (
     lora(0, rank=2),
@@ -107,6 +115,23 @@ def test_a_packed_trial_in_bf16_scores_as_it_does_alone(setup):
     for trial in MIXED:
         losses = [found[trial.number][-1].metrics["train_loss"] for found in (alone, packed)]
         assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
+def test_heads_alone_share_passes_over_the_cached_activations(setup, monkeypatch):
+    """Beside LoRA, which they neither wait for nor hold up; no pass of theirs goes through a block."""
+    heads = [Trial(20 + n, {"method": "head", "head.lr": lr}, 7 + n) for n, lr in enumerate((1e-2, 3e-2, 1e-1))]
+    (alone, ours), (packed, theirs) = alone_and_packed(setup, heads)
+    for trial in heads:
+        assert steady(packed[trial.number][-1]) == pytest.approx(steady(alone[trial.number][-1]), rel=1e-3, abs=1e-3)
+        same(ours[trial.number], theirs[trial.number])
+    depths, logits = [], Network.logits
+    monkeypatch.setattr(
+        Network, "logits", lambda net, split, rows: depths.append((net.depth, len(rows))) or logits(net, split, rows)
+    )
+    found = run(Pack(Worker(setup)), [MIXED[0], *heads])
+    assert {n: events[-1].status for n, events in found.items()} == dict.fromkeys((0, 20, 21, 22), Status.COMPLETE)
+    assert (4, 48) in depths and (0, 16) in depths, "three heads a pass, above all three blocks; one LoRA by itself"
+    same(ours[21], tensors(setup, 21))
 
 
 def test_who_shares_the_pass_changes_rounding_only(setup):
@@ -200,6 +225,7 @@ def test_out_of_memory_splits_the_pack_and_loses_no_trial(setup, monkeypatch):
         same(ours[trial.number], tensors(setup, trial.number))
 
 
+@pytest.mark.comes_apart
 def test_out_of_memory_with_one_member_leaves_each_trial_alone_where_it_divides_its_batch(setup, monkeypatch):
     limit_memory(monkeypatch, rows=setup.batch_size - 1)
     found = run(Pack(Worker(setup)), MIXED[:2])
@@ -208,6 +234,7 @@ def test_out_of_memory_with_one_member_leaves_each_trial_alone_where_it_divides_
         assert [event.step for event in found[number][:-1]] == [9, 18]
 
 
+@pytest.mark.comes_apart
 def test_a_fault_of_one_costs_no_other_a_result_and_nothing_is_reported_twice(setup, monkeypatch):
     """Nobody knows whose fault it is: each begins again, alone, and what was reported is not reported again."""
     step, calls = Stack.step, []
