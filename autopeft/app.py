@@ -19,7 +19,7 @@ import numpy as np
 from autopeft import ledger as ledgers
 from autopeft.config import Config, load
 from autopeft.errors import Refused, UsageError
-from autopeft.prepared import Model, make_executor, prepare
+from autopeft.prepared import Model, make_executor, prepare, require_executor
 from autopeft.runs import Run, go, open_run, opened, write_config
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -
     taken = UsageError(f"{folder} holds a run already: `autopeft resume {folder}` goes on with it")
     if (folder / ledgers.NAME).exists() and ledgers.read(folder / ledgers.NAME):
         raise taken
+    require_executor(config)
     folder.mkdir(parents=True, exist_ok=True)
     prepared = prepare(config, folder)
     with opened(folder) as ledger:

@@ -284,6 +284,12 @@ def make_executor(config: Config) -> Executor:
     return executor
 
 
+def require_executor(config: Config) -> None:
+    """Raises EnvironmentFault where the executor cannot run: said before model and data are loaded."""
+    require_gpu(config)
+    make_executor(config).check()
+
+
 def _typical(space: Space, pack: int) -> Mapping[str, Any]:
     """A stock default that costs what most trials do: of those that are packed, where some are."""
     defaults = space.defaults()

@@ -24,7 +24,7 @@ from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.objectives import with_signal
 from autopeft.pareto import knee
-from autopeft.prepared import Model, Prepared, as_it_began, make_executor, reopen, require_gpu
+from autopeft.prepared import Model, Prepared, as_it_began, make_executor, reopen, require_executor
 from autopeft.search import Search
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
@@ -142,7 +142,7 @@ class Run:
         """
         config = from_resolved(self.history.config, overrides)
         different = changes(self.history.config, resolve(config))
-        require_gpu(config)
+        require_executor(config)
         prepared = as_it_began(reopen(config, self.history.header, self.folder))
         with opened(self.folder) as ledger:
             from autopeft.provenance import provenance
@@ -221,7 +221,7 @@ class Run:
         """
         from autopeft.training.evaluator import Evaluator
 
-        require_gpu(self.config)
+        require_executor(self.config)
         if "test" not in self.history.header["dataset"]["sizes"]:
             raise UsageError(
                 "the data has no test split: give data.test, or data.test_share to carve one before a search"

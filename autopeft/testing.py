@@ -610,6 +610,9 @@ def check_executor(make: Callable[[], Executor]) -> None:
     Args:
         make: A new executor with one slot.
     """
+    executor = make()
+    executor.check()
+    assert executor.processes == executor.pack == 1, "one slot is one process, and no trial shares a pass"
     expected = _ledger_of(_plain_loop, _Train())
     statuses = {event["status"] for event in expected if event["event"] == "tell"}
     assert statuses == {"COMPLETE", "STOPPED", "FAILED"}, "the contract itself is out of order"

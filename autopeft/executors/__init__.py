@@ -101,6 +101,13 @@ class Executor(Protocol):
     processes: int
     pack: int
 
+    def check(self) -> None:
+        """Looks, in seconds, whether it can run, before model and data are loaded.
+
+        Raises:
+            EnvironmentFault: It cannot.
+        """
+
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         """Runs the search to its end.
 

@@ -1,7 +1,7 @@
 """Several trials as one pass over their base, in this process: for one GPU, which the batch of one trial leaves idle.
 
-Trials of LoRA are packed, and those of the head alone; others of the search run one at a time between them. Scores are those of `serial` but for
-rounding, which depends on what shares a pass.
+Trials of LoRA are packed, and those of the head alone; others of the search run one at a time between them. Scores are
+those of `serial` but for rounding, which depends on what shares a pass.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ class Packed:
         if slots < 1:
             raise UsageError(f"executor.slots is 1 or more, not {slots}")
         self.slots = self.pack = slots
+
+    def check(self) -> None:
+        """It can."""
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         if self.slots == 1:

@@ -82,6 +82,16 @@ class RayTune:
         self.address, self.trial_seconds = address, trial_seconds
         self.processes = slots or os.cpu_count() or 1
 
+    def check(self) -> None:
+        """Whether there is a token for a cluster, and anything that listens at its address."""
+        if self.address is not None and os.environ.get("RAY_AUTH_MODE") != "token":
+            raise EnvironmentFault(
+                "a Ray cluster runs any code that reaches it, so autopeft talks to one by token only: start it, and "
+                "autopeft, with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+            )
+        if self.address not in (None, "auto"):
+            _knock(str(self.address))
+
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
         from autopeft.executors._nodes import shipped
@@ -128,11 +138,7 @@ class RayTune:
     @contextlib.contextmanager
     def _ray(self) -> Iterator[tuple[int, list[Any]]]:
         """Ray, started or joined where it is not up; yields the number of slots, and the nodes that have some."""
-        if self.address is not None and os.environ.get("RAY_AUTH_MODE") != "token":
-            raise EnvironmentFault(
-                "a Ray cluster runs any code that reaches it, so autopeft talks to one by token only: start it, and "
-                "autopeft, with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
-            )
+        self.check()
         if self.address is not None:
             os.environ.update({name: v for name, v in CLUSTER_ENVIRONMENT.items() if name not in os.environ})
         import ray
@@ -160,8 +166,6 @@ class RayTune:
         )
 
     def _join(self, ray: Any) -> None:
-        if self.address != "auto":
-            _knock(str(self.address))
         try:
             ray.init(
                 address=self.address,

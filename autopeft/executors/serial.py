@@ -23,6 +23,9 @@ class Serial:
     def __init__(self, trial_seconds: float | None = None) -> None:
         pass
 
+    def check(self) -> None:
+        """It can."""
+
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         with interruptible() as interrupts:
             evaluate = make_evaluate(lambda: bool(interrupts) or search.is_out_of_time())

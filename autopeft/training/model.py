@@ -341,3 +341,9 @@ def clone_shared(model: nn.Module, own: Iterable[str]) -> nn.Module:
     owned = {id(p) for n, p in model.named_parameters(remove_duplicate=False) if n in names}
     memo: dict[int, Any] = {id(p): p for p in model.parameters() if id(p) not in owned}
     return copy.deepcopy(model, memo)
+
+
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts a module in the place of another, by its full name."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, leaf, module)

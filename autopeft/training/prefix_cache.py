@@ -26,6 +26,7 @@ from autopeft.errors import EnvironmentFault
 from autopeft.files import build_once
 from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import by_length, collate, pad
+from autopeft.training.model import replace_module
 
 BATCH = 64  # rows of one forward pass while a cache is built: fixed, so that its bits are
 
@@ -154,9 +155,9 @@ class Cut:
         self.hidden: torch.Tensor | None = None
         self.skips_stem = len(stem) == 1
         if self.skips_stem:
-            _replace(model, stem[0], _Given(self, model.get_submodule(stem[0])))
+            replace_module(model, stem[0], _Given(self, model.get_submodule(stem[0])))
         for index, name in enumerate(blocks[:depth]):
-            _replace(model, name, _Given(self, model.get_submodule(name)) if index == 0 else _Passed())
+            replace_module(model, name, _Given(self, model.get_submodule(name)) if index == 0 else _Passed())
 
 
 class _Given(nn.Module):
@@ -241,11 +242,6 @@ MakeReach = Callable[[int, int | None, Cached | None], Reach]
 
 class _Reached(Exception):
     """Not an error: the forward pass has come far enough."""
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent) if parent else model, leaf, module)
 
 
 def _reserve(path: Path) -> None:

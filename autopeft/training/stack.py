@@ -21,7 +21,7 @@ from autopeft.training.batches import by_length, endless
 from autopeft.training.course import Course, learning_rate_factor
 from autopeft.training.loop import SCORE_BATCH, Network, Worker, is_out_of_memory
 from autopeft.training.low_rank import is_plain, updated
-from autopeft.training.model import ModelView, clone_shared
+from autopeft.training.model import ModelView, clone_shared, replace_module
 from autopeft.training.recipe import Attached, attach
 from autopeft.trial import Trial, derive_seed
 
@@ -130,7 +130,6 @@ class Stack:
         self._load()
         self.scale = self._scale()
         self.chosen: tuple[int, ...] = ()
-        self.is_training = False
         self._pieces: dict[str, torch.Tensor] = {}
         self.network = self._network(heads)
 
@@ -180,7 +179,7 @@ class Stack:
         """What multiplies the (n_chosen, n, width) inputs of an update, each member's own dropout; None for none."""
         members = [self.members[index] for index in self.chosen]
         shares = [member.updates[module].dropout if module in member.updates else 0.0 for member in members]
-        if not self.is_training or not any(shares):
+        if not torch.is_grad_enabled() or not any(shares):  # while it is scored, nothing is dropped
             return None
         masks = torch.ones_like(inputs)
         for mask, member, share in zip(masks, members, shares, strict=True):
@@ -195,7 +194,6 @@ class Stack:
         worker, self.values.grad = self.worker, None
         labels, micro = worker.data.splits["train"].labels, worker.setup.micro_batch_size
         losses = torch.zeros(len(rows), device=worker.device)
-        self.is_training = True
         for some in _parts(range(len(rows)), self.most_members):
             for at in range(0, max(len(rows[index]) for index in some), micro):
                 parts = {index: rows[index][at : at + micro] for index in some if at < len(rows[index])}
@@ -207,7 +205,6 @@ class Stack:
                 loss = means * means.new_tensor(shares)
                 loss.sum().backward()
                 losses[list(parts)] += loss.detach()
-        self.is_training = False
         return losses.tolist()
 
     def _logits(self, split: str, parts: Sequence[np.ndarray], chosen: Sequence[int]) -> list[torch.Tensor]:
@@ -306,9 +303,9 @@ class Stack:
         """The base with stacked modules in place, cut where the prefix of the lowest member is cached."""
         model = clone_shared(self.worker.base, ())
         for name in sorted({module for member in self.members for module in member.updates}):
-            _put(model, name, StackedLora(self, name, model.get_submodule(name)))
+            replace_module(model, name, StackedLora(self, name, model.get_submodule(name)))
         for name in sorted({parameter.rpartition(".")[0] for parameter in heads}):
-            _put(model, name, StackedLinear(self, name))
+            replace_module(model, name, StackedLinear(self, name))
         lowest = min(member.attached.lowest for member in self.members)
         head = self.members[0].attached.head
         return self.worker.wrap(Attached(model.eval(), (), lowest, tuple(self.names), (), head))
@@ -364,8 +361,3 @@ def _shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]]:
 def _parts(items: Sequence[int], most: int) -> Iterator[Sequence[int]]:
     for at in range(0, len(items), most):
         yield items[at : at + most]
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent) if parent else model, leaf, module)

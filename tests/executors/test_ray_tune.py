@@ -103,6 +103,17 @@ def test_options_that_make_no_sense(options):
         RayTune(**options)
 
 
+def test_a_cluster_is_looked_for_before_anything_is_loaded(monkeypatch):
+    cluster = RayTune(address="127.0.0.1:1")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(EnvironmentFault, match="talks to one by token only"):
+        cluster.check()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(EnvironmentFault, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        cluster.check()
+    RayTune().check()
+
+
 # ── workers that die or hang ────────────────────────────────────────────────────────────────────────────────────────
 
 
