@@ -287,7 +287,10 @@ def make_executor(config: Config) -> Executor:
 def require_executor(config: Config) -> None:
     """Raises EnvironmentFault where the executor cannot run: said before model and data are loaded."""
     require_gpu(config)
-    make_executor(config).check()
+    executor = make_executor(config)
+    executor.check()
+    if executor.pack > 1 and choose_device(config.training.device) == "cpu":
+        print("note: on a CPU, packed trials of LoRA take longer than one after another (serial)", file=sys.stderr)
 
 
 def _typical(space: Space, pack: int) -> Mapping[str, Any]:

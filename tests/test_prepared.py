@@ -10,7 +10,7 @@ from models import bert
 
 from autopeft.config import load
 from autopeft.errors import EnvironmentFault, UsageError
-from autopeft.prepared import as_it_began, make_objective, model_name, prepare, reopen, require_gpu
+from autopeft.prepared import as_it_began, make_objective, model_name, prepare, reopen, require_executor, require_gpu
 from autopeft.training.data import prepare as encode
 
 
@@ -117,3 +117,10 @@ def test_a_model_that_changed_since_the_search_began_is_refused(texts, tmp_path)
         UsageError, match=r"there is no folder .*model, where the model of this search was: put it back"
     ):
         as_it_began(reopen(texts, header, tmp_path))
+
+
+@pytest.mark.parametrize(("executor", "is_noted"), [({"name": "packed", "slots": 4}, True), ("serial", False)])
+def test_packs_on_a_cpu_are_noted(capsys, executor, is_noted):
+    given = {"model": "digits", "task": "digits", "data": {}, "space": "digits", "budget": {"trials": 4}}
+    require_executor(load({**given, "executor": executor, "training": {"device": "cpu"}}))
+    assert ("take longer than one after another" in capsys.readouterr().err) == is_noted

@@ -18,8 +18,7 @@ class Packed:
 
     Args:
         slots: Trials at once. With one, it is `serial`, to the bit.
-        trial_seconds: Kept by `evaluate` itself, between steps. The clock is the wall's: a trial shares it with those
-            beside it.
+        trial_seconds: Kept by `evaluate` itself, between steps. A pass counts whole for each trial in it.
     """
 
     processes = 1

@@ -37,6 +37,10 @@ class Course:
         """The end of a part: of attaching, then of training."""
         self._times.append(time.monotonic())
 
+    def wait(self, seconds: float) -> None:
+        """Time in which others had the worker counts for nothing here."""
+        self._times = [moment + seconds for moment in self._times]
+
     def failure(self, step: int, loss: float) -> Result | None:
         """Takes the loss of a step; how the trial ends, where it ends here."""
         if not math.isfinite(loss):

@@ -6,6 +6,7 @@ Kept for what it wins on a GPU, where the batch of one trial leaves most of the 
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Generator
 
@@ -55,15 +56,20 @@ class Pack:
 
     def advance(self) -> list[tuple[Trial, Report | Result]]:
         while not self.worker.should_end():
+            start, acts = time.monotonic(), not self._members[False]  # heads first: they take no time
             if self._solo is None and self._alone:
                 trial = self._alone.popleft()
                 self._solo = (trial, self.worker.evaluate(trial, self.split))
             if self._solo is not None:
+                waiting = [*self._members[False], *self._members[True]]
                 events = self._follow(*self._solo)
-            elif any(self._members.values()):
-                events = self._step(acts=not self._members[False])  # heads first: they take no time
+            elif self._members[acts]:
+                waiting = self._members[not acts]
+                events = self._step(acts)
             else:
                 return []
+            for member in waiting:
+                member.course.wait(time.monotonic() - start)
             if events:
                 return events
         return []

@@ -1,5 +1,6 @@
 """Trials as one pass: each is what it would be alone but for rounding, whoever shares the pass."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,6 +193,20 @@ def test_a_trial_over_its_time_limit_fails_in_a_pack_too(setup):
     found = run(Pack(Worker(replace(setup, trial_seconds=1e-9))), MIXED[:2])
     assert [found[n][-1].status for n in (0, 1)] == [Status.FAILED] * 2
     assert "time limit" in found[0][-1].error
+
+
+def test_time_in_which_another_trial_has_the_worker_counts_for_nothing(setup, monkeypatch):
+    def slow(worker, trial, split):
+        time.sleep(2.2)
+        yield Result(trial, Status.COMPLETE, {"accuracy": 0.5})
+
+    monkeypatch.setattr(Worker, "evaluate", slow)
+    bias = Trial(10, {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2}, 7)
+    head = Trial(11, {"method": "head", "head.lr": 1e-2}, 7)
+    found = run(Pack(Worker(replace(setup, epochs=1, trial_seconds=2.0))), [MIXED[0], head, bias])
+    for number in (0, 11):
+        assert found[number][-1].status is Status.COMPLETE, found[number][-1].error
+        assert found[number][-1].metrics["train_seconds"] < 2.0
 
 
 def test_a_pack_ends_without_results_when_the_search_does(setup):
