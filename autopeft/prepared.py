@@ -119,7 +119,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     setup = replace(setup, score_rungs=signal != "train_loss")
     if measure:
         pack = make_executor(config).pack
-        choice = choose(setup, config.training.precision, config.training.attention, _typical(space, pack), pack)
+        choice = choose(setup, config.training.precision, config.training.attention, typical(space, pack), pack)
     else:
         choice = Choice(
             _unless_auto(config.training.precision, "fp32"),
@@ -293,7 +293,7 @@ def require_executor(config: Config) -> None:
         print("note: on a CPU, packed trials of LoRA take longer than one after another (serial)", file=sys.stderr)
 
 
-def _typical(space: Space, pack: int) -> Mapping[str, Any]:
+def typical(space: Space, pack: int) -> Mapping[str, Any]:
     """A stock default that costs what most trials do: of those that are packed, where some are."""
     defaults = space.defaults()
     packed = [params for params in defaults if params["method"] == "lora" and pack > 1]

@@ -8,9 +8,18 @@ import pytest
 import torch
 from models import bert
 
-from autopeft.config import load
+from autopeft.config import build_space, load
 from autopeft.errors import EnvironmentFault, UsageError
-from autopeft.prepared import as_it_began, make_objective, model_name, prepare, reopen, require_executor, require_gpu
+from autopeft.prepared import (
+    as_it_began,
+    make_objective,
+    model_name,
+    prepare,
+    reopen,
+    require_executor,
+    require_gpu,
+    typical,
+)
 from autopeft.training.data import prepare as encode
 
 
@@ -124,3 +133,10 @@ def test_packs_on_a_cpu_are_noted(capsys, executor, is_noted):
     given = {"model": "digits", "task": "digits", "data": {}, "space": "digits", "budget": {"trials": 4}}
     require_executor(load({**given, "executor": executor, "training": {"device": "cpu"}}))
     assert ("take longer than one after another" in capsys.readouterr().err) == is_noted
+
+
+def test_a_search_in_packs_measures_on_the_method_that_is_packed():
+    given = {"model": "digits", "task": "digits", "data": {}, "space": "digits", "budget": {"trials": 4}}
+    space = build_space(load(given), 4, ["query", "key", "value", "output", "up", "down"])
+    assert typical(space, 1)["method"] != "lora", "else this tests nothing"
+    assert typical(space, 16)["method"] == "lora"

@@ -12,6 +12,7 @@ from autopeft.training.loop import Network, Worker
 from autopeft.training.measure import choose, some_rows
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
+from autopeft.training.stack import Stack
 
 WAIT = 0.3  # seconds: many times what a step of the tiny model takes
 
@@ -64,6 +65,17 @@ def test_a_precision_that_the_user_fixed_is_kept_however_much_it_differs(setup, 
     choice = choose(setup, "bf16", "auto", {"method": "lora"})
     assert choice.precision == "bf16"
     assert choice.attention in ("eager", "sdpa")
+
+
+@pytest.mark.parametrize(("method", "is_packed"), [("lora", True), ("bias", False)])
+def test_for_a_pack_the_step_of_a_pack_is_measured(setup, monkeypatch, method, is_packed):
+    """Where its trials can be packed: a pack computes, where a trial alone waits for the launch of kernels."""
+    members, step = [], Stack.step
+    monkeypatch.setattr(Stack, "step", lambda stack: members.append(len(stack.members)) or step(stack))
+    choice = choose(setup, "fp32", "auto", {"method": method}, pack=3)
+    assert members == ([3] * len(members) if is_packed else [])
+    assert bool(members) == is_packed
+    assert all(candidate["step_seconds"] > 0 for candidate in choice.candidates)
 
 
 @pytest.mark.parametrize("is_fast", [True, False])
