@@ -76,7 +76,7 @@ class Worker:
         folder = Path(setup.cache) / "prefix" / f"{self.data.folder.name}-{setup.precision}-{setup.attention}"
         self.prefix = PrefixCache(folder, setup.prefix_cache_bytes)
 
-    def evaluate(self, trial: Trial, split: str = "validation") -> Generator[Report | Result]:
+    def evaluate(self, trial: Trial, split: str = "validation") -> Generator[Report | Result, None, None]:
         """Trains a trial and scores it on a split: a Report a rung, then the Result.
 
         Exceptions of the trial become its status; what the user or the machine does wrong flies.

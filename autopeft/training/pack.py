@@ -32,7 +32,7 @@ class Pack:
         self._members: dict[bool, list[Member]] = {False: [], True: []}
         self._stacks: dict[bool, Stack] = {}
         self._alone: deque[Trial] = deque()
-        self._solo: tuple[Trial, Generator[Report | Result]] | None = None
+        self._solo: tuple[Trial, Generator[Report | Result, None, None]] | None = None
         self._reported: dict[int, int] = {}  # the step of each trial's last report
 
     def join(self, trial: Trial) -> None:
@@ -74,7 +74,9 @@ class Pack:
                 return events
         return []
 
-    def _follow(self, trial: Trial, events: Generator[Report | Result]) -> list[tuple[Trial, Report | Result]]:
+    def _follow(
+        self, trial: Trial, events: Generator[Report | Result, None, None]
+    ) -> list[tuple[Trial, Report | Result]]:
         """The next event of a trial that runs alone; none where it was told to end, or has reported that before."""
         event = next(events, None)
         if event is None or isinstance(event, Result):

@@ -193,6 +193,10 @@ def main() -> None:
     if options.child:
         print(json.dumps(child(json.loads(options.child))))
         return
+    import torch
+
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        sys.exit("torch sees no GPU here; --device cpu tries the benchmark out")
     with tempfile.TemporaryDirectory(prefix="autopeft-packed-") as folder:
         measured = measure(Path(folder), options)
     report = render(measured, options)
