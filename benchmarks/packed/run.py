@@ -1,7 +1,7 @@
 """Packed trials against one trial after another, and against several processes, on one GPU.
 
 `python benchmarks/packed/run.py` trains 16 LoRA trials of a BERT-base (110 M parameters, random weights: speed does not
-depend on them) on SST-2 at several lengths of input, one after another, in packs of 2 to 32, and in 2 to 8 processes
+depend on them) on SST-2 at several lengths of input, one after another, in packs of 2 to 16, and in 2 to 8 processes
 that share the GPU; then 16 trials of MiniLM's real weights both ways, to compare their scores. Writes REPORT.md beside
 this file, and ends with one JSON line. Needs a GPU; `--device cpu` is for trying it out.
 """
