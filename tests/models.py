@@ -5,6 +5,8 @@ import json
 import numpy as np
 import torch
 
+from autopeft.training.setup import Setup
+
 WORDS = ["good", "bad", "fine", "awful", "day", "night", "film", "song", "nice", "dull"]
 
 
@@ -50,6 +52,17 @@ def mobilenet(folder, tf_padding=True):
     model.save_pretrained(folder)
     MobileNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return str(folder)
+
+
+def text_setup(folder):
+    """Steps of 16 rows on a tiny BERT, reporting twice; all tensors are kept."""
+    (folder / "model").mkdir()
+    data = {"train": str(write_texts(folder / "train.csv", 240)), "text": "text", "label": "label",
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    return Setup(
+        model=bert(folder / "model"), task="text_classification", data=data, folder=str(folder / "run"),
+        cache=str(folder / "cache"), epochs=4, batch_size=16, keep="all", rungs=(0.25, 0.5), score_rungs=True,
+    )  # fmt: skip
 
 
 def text_inputs():

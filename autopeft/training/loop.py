@@ -39,6 +39,7 @@ from autopeft.training.setup import Setup
 from autopeft.trial import Report, Result, Status, Trial
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
+MOMENTUM = 0.9  # of SGD
 FAULTS = (Refused, ValueError, RuntimeError, ArithmeticError, KeyError, TypeError, MemoryError)  # a trial's own
 
 
@@ -333,7 +334,7 @@ def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
         for group in attached.groups
     ]
     if setup.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9)
+        return torch.optim.SGD(groups, momentum=MOMENTUM)
     return torch.optim.AdamW(groups, fused=True)  # one pass over each tensor: of full fine-tuning a fifth of the time
 
 

@@ -19,13 +19,13 @@ from torch import nn
 
 from autopeft.training.batches import by_length, endless
 from autopeft.training.course import Course, learning_rate_factor
-from autopeft.training.loop import SCORE_BATCH, Network, Worker, is_out_of_memory
+from autopeft.training.loop import MOMENTUM, SCORE_BATCH, Network, Worker, is_out_of_memory
 from autopeft.training.low_rank import is_plain, updated
 from autopeft.training.model import ModelView, clone_shared, replace_module
 from autopeft.training.recipe import Attached, attach
 from autopeft.trial import Trial, derive_seed
 
-BETAS, EPSILON, MOMENTUM = (0.9, 0.999), 1e-8, 0.9  # as torch's AdamW has them, and `make_optimizer`'s SGD
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # as torch's AdamW has them
 LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 

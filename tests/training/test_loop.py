@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import bert, mobilenet, write_texts
+from models import mobilenet, text_setup
 from safetensors.torch import load_file
 
 from autopeft.training import loop
@@ -18,14 +18,7 @@ from autopeft.trial import WEATHER, Report, Result, Status, Trial
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("loop")
-    (folder / "model").mkdir()
-    data = {"train": str(write_texts(folder / "train.csv", 240)), "text": "text", "label": "label",
-            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
-    return Setup(
-        model=bert(folder / "model"), task="text_classification", data=data, folder=str(folder / "run"),
-        cache=str(folder / "cache"), epochs=4, batch_size=16, keep="all", rungs=(0.25, 0.5), score_rungs=True,
-    )  # fmt: skip
+    return text_setup(tmp_path_factory.mktemp("loop"))
 
 
 @pytest.fixture(scope="module")

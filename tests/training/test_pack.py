@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from architectures import MAKE
-from models import bert, write_texts
+from models import text_setup
 from safetensors.torch import load_file
 
 from autopeft.tasks import Ragged, Split
@@ -16,7 +16,6 @@ from autopeft.training.loop import Network, Worker
 from autopeft.training.model import CHAINED, view
 from autopeft.training.pack import Pack
 from autopeft.training.recipe import trained_state
-from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import WEATHER, Report, Result, Status, Trial
 
@@ -25,14 +24,7 @@ CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pack")
-    (folder / "model").mkdir()
-    data = {"train": str(write_texts(folder / "train.csv", 240)), "text": "text", "label": "label",
-            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
-    return Setup(
-        model=bert(folder / "model"), task="text_classification", data=data, folder=str(folder / "run"),
-        cache=str(folder / "cache"), epochs=4, batch_size=16, keep="all", rungs=(0.25, 0.5), score_rungs=True,
-    )  # fmt: skip
+    return text_setup(tmp_path_factory.mktemp("pack"))
 
 
 def lora(number, rank=8, modules=("query", "value"), layers="all", lr=2e-2, head=1e-2, **more):
