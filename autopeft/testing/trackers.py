@@ -1,0 +1,64 @@
+"""What every tracker promises: to read and never to disturb."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from autopeft.history import History
+from autopeft.trackers import Tracker
+
+
+def check_tracker_only_reads(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
+    """Neither the history nor an event is changed by a tracker, and the search need not wait for it.
+
+    Args:
+        make: A new tracker of one run's folder, as `plugin(folder, **options)`.
+        events: Of a search, the header first.
+    """
+    history, given, tracker = History(events[:1]), copy.deepcopy(list(events)), make()
+    tracker.start(history)
+    seconds = 0.0
+    for event in events[1:]:
+        history.apply(event)
+        start = time.monotonic()
+        tracker.handle(event)
+        seconds += time.monotonic() - start
+    tracker.finish()
+    expected = History(given)
+    assert given == list(events), "a tracker changed an event"
+    assert (history.records, history.told, history.header) == (expected.records, expected.told, expected.header), (
+        "a tracker changed the history"
+    )
+    assert seconds < 0.05 * len(events), f"handle() took {1000 * seconds / len(events):.0f} ms an event: it must queue"
+
+
+def check_tracker_begins_anywhere(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
+    """A search may end, or go on, after any of its events: before the first trial, in the middle of one, at its end."""
+    for cut in (1, 2, len(events) // 2, len(events)):
+        history, tracker = History(events[:cut]), make()
+        tracker.start(history)
+        for event in events[cut:]:
+            history.apply(event)
+            tracker.handle(event)
+        tracker.finish()
+        tracker.finish()  # an interrupted search may do so twice
+
+
+def check_tracker_leaves_stdout(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
+    """stdout is for data (`--json`); trackers speak on stderr."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        history, tracker = History(events[:1]), make()
+        tracker.start(history)
+        for event in events[1:]:
+            history.apply(event)
+            tracker.handle(event)
+        tracker.finish()
+    assert out.getvalue() == "", f"a tracker wrote to stdout: {out.getvalue()[:200]!r}"
+
+
+TRACKER_CHECKS = (check_tracker_only_reads, check_tracker_begins_anywhere, check_tracker_leaves_stdout)
