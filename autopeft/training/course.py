@@ -93,16 +93,3 @@ def total_steps(setup: Setup, n_rows: int) -> int:
 def rung_steps(rungs: tuple[float, ...], total: int) -> frozenset[int]:
     """The steps after which a trial reports: each share of the total, at least 1, and below the end."""
     return frozenset(step for share in rungs if (step := max(1, round(share * total))) < total)
-
-
-def learning_rate_factor(setup: Setup, total: int, step: int) -> float:
-    """What multiplies each group's learning rate at a step from 0: a linear warm-up, then the schedule."""
-    warm = round(setup.warmup * total)
-    if step < warm:
-        return (step + 1) / (warm + 1)
-    rest = (step - warm) / max(1, total - warm)
-    if setup.schedule == "constant":
-        return 1.0
-    if setup.schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * rest))
-    return 1 - rest

@@ -73,7 +73,7 @@ class Evaluator:
         """Raises EnvironmentFault where this node lacks the device or the model, ImportError where it lacks a package."""
         from peft import PeftModel  # noqa: F401  (methods import it when they attach)
 
-        from autopeft.training.loop import require_device
+        from autopeft.training.faults import require_device
         from autopeft.training.model import meta_model
 
         setup = self.setup

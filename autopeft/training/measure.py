@@ -16,7 +16,9 @@ import torch
 from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import endless, order
 from autopeft.training.course import total_steps
-from autopeft.training.loop import SCORE_BATCH, Network, Worker, peak_memory_bytes
+from autopeft.training.faults import peak_memory_bytes
+from autopeft.training.loop import SCORE_BATCH, Worker
+from autopeft.training.network import Network
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack

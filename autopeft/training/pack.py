@@ -10,7 +10,8 @@ import time
 from collections import deque
 from collections.abc import Generator
 
-from autopeft.training.loop import FAULTS, Worker
+from autopeft.training.faults import FAULTS
+from autopeft.training.loop import Worker
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import Report, Result, Trial
 

@@ -18,10 +18,13 @@ import torch
 from torch import nn
 
 from autopeft.training.batches import by_length, endless
-from autopeft.training.course import Course, learning_rate_factor
-from autopeft.training.loop import MOMENTUM, SCORE_BATCH, Network, Worker, is_out_of_memory
+from autopeft.training.course import Course
+from autopeft.training.faults import is_out_of_memory
+from autopeft.training.loop import SCORE_BATCH, Worker
 from autopeft.training.low_rank import is_plain, updated
 from autopeft.training.model import ModelView, clone_shared, replace_module
+from autopeft.training.network import Network
+from autopeft.training.optimizer import MOMENTUM, learning_rate_factor
 from autopeft.training.recipe import Attached, attach
 from autopeft.trial import Trial, derive_seed
 

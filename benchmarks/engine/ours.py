@@ -72,8 +72,9 @@ def make_setup(job: Mapping[str, Any]) -> Any:
 def main() -> None:
     job = json.loads(sys.argv[1])
     from autopeft.training import batches, first_token
-    from autopeft.training.loop import Network, Worker
+    from autopeft.training.loop import Worker
     from autopeft.training.measure import choose
+    from autopeft.training.network import Network
 
     batches.POOL = job.get("pool", batches.POOL)
     short = dict(first_token.TOKEN_BY_TOKEN)

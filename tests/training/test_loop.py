@@ -10,8 +10,9 @@ from models import mobilenet, text_setup
 from safetensors.torch import load_file
 
 from autopeft.training import loop
-from autopeft.training.course import learning_rate_factor, rung_steps, total_steps
+from autopeft.training.course import rung_steps, total_steps
 from autopeft.training.loop import Worker
+from autopeft.training.optimizer import learning_rate_factor
 from autopeft.training.setup import Setup
 from autopeft.trial import WEATHER, Report, Result, Status, Trial
 

@@ -8,8 +8,9 @@ from models import bert, write_texts
 
 from autopeft.tasks import Ragged, Split
 from autopeft.training import measure
-from autopeft.training.loop import Network, Worker
+from autopeft.training.loop import Worker
 from autopeft.training.measure import choose, some_rows
+from autopeft.training.network import Network
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Stack

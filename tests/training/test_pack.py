@@ -12,8 +12,9 @@ from models import text_setup
 from safetensors.torch import load_file
 
 from autopeft.tasks import Ragged, Split
-from autopeft.training.loop import Network, Worker
+from autopeft.training.loop import Worker
 from autopeft.training.model import CHAINED, view
+from autopeft.training.network import Network
 from autopeft.training.pack import Pack
 from autopeft.training.recipe import trained_state
 from autopeft.training.stack import Member, Stack

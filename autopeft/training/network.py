@@ -1,0 +1,125 @@
+"""A trial's model, and how its batches reach it: through the cached prefix where there is one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from autopeft.errors import EnvironmentFault
+from autopeft.training.batches import collate
+from autopeft.training.faults import is_out_of_memory
+from autopeft.training.prefix_cache import Cached, Cut
+from autopeft.training.recipe import Attached
+
+if TYPE_CHECKING:
+    from autopeft.training.loop import Worker
+
+
+class Network:
+    """A trial's model, and how its batches reach it: through the cached prefix where there is one.
+
+    Args:
+        worker: Whose base, data and caches it uses.
+        attached: The clone with the recipe.
+
+    Attributes:
+        depth: How many blocks the cache stands for; n_layers + 1 where it stands for all but the head; 0 for none.
+    """
+
+    def __init__(self, worker: Worker, attached: Attached) -> None:
+        self.worker, self.attached, self.model = worker, attached, attached.model
+        self.micro_batch_size = worker.setup.micro_batch_size
+        self._caches: dict[str, Cached] = {}
+        self.cut: Cut | None = None
+        self.depth = self._depth()
+        if 0 < self.depth <= worker.view.n_layers:
+            self.cut = Cut(self.model, worker.view.stem, worker.view.blocks, self.depth)
+
+    def _depth(self) -> int:
+        """The deepest cache that holds nothing trained; 0 where it would be over the bound."""
+        lowest, n_layers = self.attached.lowest, self.worker.view.n_layers
+        if lowest == 0 or self.worker.setup.prefix_cache_bytes == 0:
+            return 0
+        if lowest == n_layers and self._trains_one_head() and self._open(n_layers + 1):
+            if all(isinstance(part.values, np.ndarray) and part.values.ndim == 2 for part in self._caches.values()):
+                return n_layers + 1
+            self._caches.clear()  # the head reads more than one vector a row: it is called by the model
+        return lowest if self._open(lowest) else 0
+
+    def _trains_one_head(self) -> bool:
+        head = self.worker.view.head
+        return len(head) == 1 and all(name.startswith(f"{head[0]}.") for name in self.attached.trained)
+
+    def _open(self, depth: int) -> bool:
+        """Opens the caches of the splits that every trial reads; whether they are within the bound."""
+        for split in ("train", "validation"):
+            cached = self.worker.cached(split, depth)
+            if cached is None:
+                return False
+            self._caches[split] = cached
+        return True
+
+    def _cached(self, split: str) -> Cached:
+        if split not in self._caches:
+            cached = self.worker.cached(split, self.depth)
+            if cached is None:
+                raise EnvironmentFault(
+                    f"the activations of {split} are over the bound: raise training.prefix_cache_gib"
+                )
+            self._caches[split] = cached
+        return self._caches[split]
+
+    def train(self) -> None:
+        """What the recipe added trains with its dropout; the base stays in evaluation mode."""
+        self.model.eval()
+        added = set(self.attached.added)
+        for name, module in self.model.named_modules():
+            if name in added:
+                module.train()
+
+    def eval(self) -> None:
+        self.model.eval()
+
+    def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
+        """(n_rows, n_labels) of some rows of a split."""
+        worker, data = self.worker, self.worker.data.splits[split]
+        with worker.precision.context():
+            if self.depth == 0:
+                return self.model(**collate(data, rows, worker.device)).logits
+            hidden = self._cached(split)(rows, worker.device)
+            if self.cut is None:
+                return self.model.get_submodule(worker.view.head[0])(hidden)
+            self.cut.hidden = hidden
+            unseen = frozenset(data.columns) if self.cut.skips_stem else frozenset()
+            return self.model(**collate(data, rows, worker.device, without=unseen)).logits
+
+    def backward(self, split: str, rows: np.ndarray) -> float:
+        """Gradients of a batch's mean loss, in micro-batches; halves them when memory runs out. Returns the loss.
+
+        Raises:
+            RuntimeError: Out of memory with one row.
+        """
+        while True:
+            try:
+                return self._backward(split, rows)
+            except (RuntimeError, MemoryError) as fault:
+                if not is_out_of_memory(fault) or self.micro_batch_size == 1:
+                    raise
+            self.model.zero_grad(set_to_none=True)
+            self.micro_batch_size = max(1, min(self.micro_batch_size, len(rows)) // 2)
+            if self.worker.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _backward(self, split: str, rows: np.ndarray) -> float:
+        worker, total = self.worker, 0.0
+        labels = worker.data.splits[split].labels
+        for at in range(0, len(rows), self.micro_batch_size):
+            part = rows[at : at + self.micro_batch_size]
+            logits = self.logits(split, part)
+            target = torch.from_numpy(labels[part]).to(worker.device)
+            loss = worker.task.loss(logits.float(), target) * (len(part) / len(rows))
+            loss.backward()
+            total += float(loss.detach())
+        return total

@@ -1,0 +1,43 @@
+"""The optimiser of a trial: a group a component, and the learning rate over its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from autopeft.training.recipe import Attached
+from autopeft.training.setup import Setup
+
+MOMENTUM = 0.9  # of SGD
+
+
+def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) or SGD with a group a component and one for the head."""
+    parameters = dict(attached.model.named_parameters())
+    groups: list[Mapping[str, Any]] = [
+        {
+            "params": [parameters[name] for name in group.names],
+            "lr": group.lr,
+            "weight_decay": setup.weight_decay if group.weight_decay is None else group.weight_decay,
+        }
+        for group in attached.groups
+    ]
+    if setup.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=MOMENTUM)
+    return torch.optim.AdamW(groups, fused=True)  # one pass over each tensor: of full fine-tuning a fifth of the time
+
+
+def learning_rate_factor(setup: Setup, total: int, step: int) -> float:
+    """What multiplies each group's learning rate at a step from 0: a linear warm-up, then the schedule."""
+    warm = round(setup.warmup * total)
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    rest = (step - warm) / max(1, total - warm)
+    if setup.schedule == "constant":
+        return 1.0
+    if setup.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    return 1 - rest
