@@ -10,6 +10,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -62,6 +63,16 @@ def load(kind: str, name: str) -> Any:
             f"{kind.removesuffix('s')} {name!r}, which comes with {owners[0]}, cannot be loaded: "
             f"{type(fault).__name__}: {fault}. Repair or uninstall that package"
         ) from fault
+
+
+def make(kind: str, name: str, options: Mapping[str, Any] | None = None, *given: Any, **more: Any) -> Any:
+    """An object of that plugin: `plugin(*given, **options, **more)`.
+
+    Args:
+        options: The user's, as the config has them.
+        given, more: What the search gives every plugin of the kind.
+    """
+    return load(kind, name)(*given, **{**(options or {}), **more})
 
 
 def about(kind: str, name: str) -> str:

@@ -23,7 +23,7 @@ from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.executors import Executor
 from autopeft.objectives import Objective
 from autopeft.space import Space
-from autopeft.training.setup import Setup
+from autopeft.training.setup import Machine, ModelSpec, Setup, TaskSpec, TrainSpec
 
 SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
 DEFAULT_RUNGS = (0.1, 0.3)
@@ -63,9 +63,7 @@ class Model:
     def __init__(self, setup: Setup, n_labels: int, most_parameters: int | None = None) -> None:
         from autopeft.training.model import meta_model, view
 
-        task = plugins.load("tasks", setup.task)()
-        options = {"revision": setup.revision, "trust_remote_code": setup.trust_remote_code}
-        self.meta = meta_model(setup.model, task.auto_class, n_labels, **options)
+        self.meta = meta_model(setup.model, setup.task.make().auto_class, n_labels)
         self.view = view(self.meta)
         self.most_parameters = most_parameters
         self._counts: dict[str, Mapping[str, float] | str] = {}
@@ -105,10 +103,10 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     from autopeft.training.model import commit
 
     require_gpu(config)
-    task = plugins.load("tasks", config.task.name)(**config.task.options)
+    task = plugins.make("tasks", config.task.name, config.task.options)
     setup = make_setup(config, folder)
     # `main` may be another model tomorrow: the search, its resumes and its exports are of one commit.
-    setup = replace(setup, revision=commit(setup.model, setup.revision))
+    setup = setup.but(revision=commit(setup.model.path, setup.model.revision))
     data = prepare_data(setup)
     _write_splits(data, folder / "splits.json")
     model = Model(setup, len(data.label_names), config.budget.parameters)
@@ -116,7 +114,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     trivial = task.trivial(data.splits["train"].labels, data.splits["validation"].labels, len(data.label_names))
     objectives = tuple(make_objective(entry, trivial, model.parameters) for entry in config.objectives)
     signal = choose_signal(config, objectives, len(data.splits["validation"]))
-    setup = replace(setup, score_rungs=signal != "train_loss")
+    setup = setup.but(score_rungs=signal != "train_loss")
     if measure:
         pack = make_executor(config).pack
         choice = choose(setup, config.training.precision, config.training.attention, typical(space, pack), pack)
@@ -124,7 +122,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         choice = Choice(
             _unless_auto(config.training.precision, "fp32"),
             _unless_auto(config.training.attention, "eager"),
-            setup.micro_batch_size,
+            setup.machine.micro_batch_size,
         )
     header = {
         "event": "search",
@@ -144,9 +142,9 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
             "origin": dict(data.origin),
         },
         "model": {
-            "name": model_name(setup.model),
-            "path": setup.model,
-            "revision": setup.revision or weights_digest(setup.model),
+            "name": model_name(setup.model.path),
+            "path": setup.model.path,
+            "revision": setup.model.revision or weights_digest(setup.model.path),
             "n_layers": model.view.n_layers,
             "kinds": list(model.view.kinds),
             "parameters": model.parameters,
@@ -154,7 +152,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         "baselines": {"majority": trivial},
         "stock": list(range(len(space.defaults()))) if config.sampler.name != "fixed" else [],
         "chosen": choice.to_json(),
-        "provenance": provenance(setup.device),
+        "provenance": provenance(setup.machine.device),
     }
     setup = with_choice(setup, header["chosen"])
     return Prepared(config, setup, space, objectives, signal, json.loads(json.dumps(header, default=str)))
@@ -178,20 +176,20 @@ def as_it_began(prepared: Prepared) -> Prepared:
     from autopeft.training.data import prepare as prepare_data
 
     setup, origin = prepared.setup, prepared.header["dataset"]["origin"]
-    if os.path.isabs(setup.model) and not os.path.isdir(setup.model):
-        raise UsageError(f"there is no folder {setup.model}, where the model of this search was: put it back")
-    was, now = prepared.header["model"]["revision"], weights_digest(setup.model)
+    if os.path.isabs(setup.model.path) and not os.path.isdir(setup.model.path):
+        raise UsageError(f"there is no folder {setup.model.path}, where the model of this search was: put it back")
+    was, now = prepared.header["model"]["revision"], weights_digest(setup.model.path)
     if now is not None and now != was:
         raise UsageError(
-            f"the model at {setup.model} has changed since this search began ({was} → {now}): put back what it was, or "
-            "start a new search"
+            f"the model at {setup.model.path} has changed since this search began ({was} → {now}): put back what it "
+            "was, or start a new search"
         )
-    sources = [setup.data.get(key) for key in (*FILES, "hub")]
+    sources = [setup.task.data.get(key) for key in (*FILES, "hub")]
     gone = [path for path in sources if path and os.path.isabs(path) and not os.path.exists(path)]
     kept = encoded(setup, origin["digest"]) if gone else None
     if kept is not None:
         print(f"note: {', '.join(gone)}: gone; going on with what the run has encoded of it", file=sys.stderr)
-        return replace(prepared, setup=replace(setup, encoded=str(kept)))
+        return replace(prepared, setup=setup.but(encoded=str(kept)))
     found = prepare_data(setup).origin["digest"]
     if found != origin["digest"]:
         raise UsageError(
@@ -204,9 +202,9 @@ def as_it_began(prepared: Prepared) -> Prepared:
 def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
     """The same from a ledger's first event: nothing is measured again."""
     setup = with_choice(make_setup(config, folder), header["chosen"])
-    setup = replace(setup, score_rungs=header["signal"] != "train_loss")
+    setup = setup.but(score_rungs=header["signal"] != "train_loss")
     # A folder's is a digest, which names no revision of anything.
-    setup = replace(setup, revision=None if os.path.isabs(setup.model) else header["model"]["revision"])
+    setup = setup.but(revision=None if os.path.isabs(setup.model.path) else header["model"]["revision"])
     objectives = tuple(Objective.from_json(entry) for entry in header["objectives"])
     space = build_space(config, header["model"]["n_layers"], header["model"]["kinds"])
     return Prepared(config, setup, space, objectives, header["signal"], header)
@@ -214,43 +212,44 @@ def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
 
 def make_setup(config: Config, folder: Path) -> Setup:
     """The part of a config that training reads. Precision and attention stay to be chosen."""
-    task = plugins.load("tasks", config.task.name)(**config.task.options)
+    task = plugins.make("tasks", config.task.name, config.task.options)
     model = config.model.path
     if hasattr(task, "bases") and model in task.bases:
         model = str(task.base(model))
     training = config.training
     return Setup(
-        model=model,
-        task=config.task.name,
-        data=dict(resolve(config)["data"]),
+        model=ModelSpec(model, config.model.revision, config.model.trust_remote_code),
+        task=TaskSpec(
+            config.task.name, dict(config.task.options), dict(resolve(config)["data"]), config.training.max_length
+        ),
+        train=TrainSpec(
+            epochs=None if training.steps is not None else training.epochs,
+            steps=training.steps,
+            batch_size=training.batch_size,
+            optimizer=training.optimizer,
+            schedule=training.schedule,
+            warmup=training.warmup,
+            weight_decay=training.weight_decay,
+            clip=training.clip,
+            rungs=tuple(config.stopper.options.get("rungs", DEFAULT_RUNGS)),
+            trial_seconds=training.trial_seconds,
+        ),
+        machine=Machine(
+            device=choose_device(training.device),
+            threads=training.threads,
+            micro_batch_size=training.micro_batch_size or training.batch_size,
+            prefix_cache_bytes=int(training.prefix_cache_gib * 2**30),
+        ),
         folder=str(folder.resolve()),
         cache=str((folder / "cache").resolve()),
         seed=config.seed,
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-        epochs=None if training.steps is not None else training.epochs,
-        steps=training.steps,
-        batch_size=training.batch_size,
-        max_length=training.max_length,
-        optimizer=training.optimizer,
-        schedule=training.schedule,
-        warmup=training.warmup,
-        weight_decay=training.weight_decay,
-        clip=training.clip,
-        micro_batch_size=training.micro_batch_size or training.batch_size,
-        threads=training.threads,
-        device=choose_device(training.device),
-        trial_seconds=training.trial_seconds,
-        rungs=tuple(config.stopper.options.get("rungs", DEFAULT_RUNGS)),
         keep=config.keep,
-        prefix_cache_bytes=int(training.prefix_cache_gib * 2**30),
     )
 
 
 def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
     """The setup with what was measured to choose."""
-    return replace(
-        setup,
+    return setup.but(
         precision=chosen["precision"],
         attention=chosen["attention"],
         micro_batch_size=chosen["micro_batch_size"],
@@ -280,7 +279,7 @@ def require_gpu(config: Config) -> None:
 def make_executor(config: Config) -> Executor:
     """The executor, with the time limit of a trial for its watchdog."""
     options = {**config.executor.options, "trial_seconds": config.training.trial_seconds}
-    executor: Executor = plugins.load("executors", config.executor.name)(**options)
+    executor: Executor = plugins.make("executors", config.executor.name, options)
     return executor
 
 

@@ -8,7 +8,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -152,7 +151,7 @@ class Run:
                     "event": "resume",
                     "config": resolve(config),
                     "changes": different,
-                    "provenance": json.loads(json.dumps(provenance(prepared.setup.device), default=str)),
+                    "provenance": json.loads(json.dumps(provenance(prepared.setup.machine.device), default=str)),
                 }
             )
         write_config(self.folder, resolve(config))
@@ -230,7 +229,7 @@ class Run:
             raise UsageError(f"{self.folder} has no complete trial to confirm")
         picked = [Candidate.of(self.pick(name)) for name in which] or self.candidates()
         prepared = as_it_began(reopen(self.config, self.history.header, self.folder))
-        setup = replace(prepared.setup, rungs=(), score_rungs=False, keep="none")
+        setup = prepared.setup.but(rungs=(), score_rungs=False, keep="none")
         with opened(self.folder, is_search=False) as ledger:
             self._note_majority(ledger, setup)
             conversation = Confirm(ledger, picked, seeds, self.config.seed)
@@ -254,7 +253,7 @@ class Run:
         from autopeft.training.data import prepare as prepare_data
 
         data = prepare_data(setup)
-        task = plugins.load("tasks", setup.task)()
+        task = setup.task.make()
         scores = task.trivial(data.splits["train"].labels, data.splits["test"].labels, len(data.label_names))
         known = History(ledger.events)
         if all(confirmation.name != "majority" for confirmation in known.confirmations):
@@ -304,7 +303,7 @@ class Run:
         if folder is None:
             folder = self._retrain(record, prepared.setup)
         self._write_export(record, prepared.setup, folder, to, which)
-        worker = Worker(replace(prepared.setup, precision="fp32", prefix_cache_bytes=0))
+        worker = Worker(prepared.setup.but(precision="fp32", prefix_cache_bytes=0))
         verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
         return to
 
@@ -341,7 +340,7 @@ class Run:
 
         print(f"trial {record.number} was not kept: training it again", file=sys.stderr)
         result = None
-        for event in Worker(replace(setup, keep="all")).evaluate(record.trial):
+        for event in Worker(setup.but(keep="all")).evaluate(record.trial):
             result = event
         if not isinstance(result, Result) or result.error:
             raise UsageError(f"training trial {record.number} again failed: {getattr(result, 'error', 'interrupted')}")
@@ -401,13 +400,12 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
     config = prepared.config
     with opened(folder) as ledger:
         model = Model(prepared.setup, len(prepared.header["dataset"]["label_names"]), config.budget.parameters)
-        sampler = plugins.load("samplers", config.sampler.name)(
-            prepared.space, prepared.objectives, **config.sampler.options
+        sampler = plugins.make(
+            "samplers", config.sampler.name, config.sampler.options, prepared.space, prepared.objectives
         )
         options = {k: v for k, v in config.stopper.options.items() if k not in ("rungs", "signal")}
-        stopper = plugins.load("stoppers", config.stopper.name)(
-            with_signal(prepared.objectives, prepared.signal), **options
-        )
+        judged = with_signal(prepared.objectives, prepared.signal)
+        stopper = plugins.make("stoppers", config.stopper.name, options, judged)
         listeners: list[Callable[[Mapping[str, Any]], None]] = []
         conversation = Search(
             space=prepared.space,
@@ -457,7 +455,7 @@ def make_tracker(entry: Any, run: Run, quiet: bool) -> Any:
             "artifacts": lambda history, folder: Run(run.folder, history).artifacts(folder),
             "adapters": run.exported_adapter,
         }
-    return plugins.load("trackers", entry.name)(run.folder, **{**entry.options, **extra})
+    return plugins.make("trackers", entry.name, entry.options, run.folder, **extra)
 
 
 def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], None]:

@@ -59,7 +59,7 @@ def text_setup(folder):
     (folder / "model").mkdir()
     data = {"train": str(write_texts(folder / "train.csv", 240)), "text": "text", "label": "label",
             "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
-    return Setup(
+    return Setup.of(
         model=bert(folder / "model"), task="text_classification", data=data, folder=str(folder / "run"),
         cache=str(folder / "cache"), epochs=4, batch_size=16, keep="all", rungs=(0.25, 0.5), score_rungs=True,
     )  # fmt: skip

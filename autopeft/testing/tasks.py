@@ -75,10 +75,11 @@ def check_task_fits_its_model(subject: TaskSubject) -> None:
 
     from autopeft.training.batches import collate
     from autopeft.training.model import load_model
+    from autopeft.training.setup import ModelSpec
 
     dataset = subject.task.read(subject.data, 0)
     split = subject.encoded(dataset.splits["validation"])
-    model = load_model(subject.model, subject.task.auto_class, len(dataset.label_names)).requires_grad_(True)
+    model = load_model(ModelSpec(subject.model), subject.task.auto_class, len(dataset.label_names)).requires_grad_(True)
     rows = np.arange(min(len(split), 6))
     logits = model(**collate(split, rows)).logits
     labels = torch.from_numpy(split.labels[rows])

@@ -29,7 +29,7 @@ class Course:
     def __init__(self, setup: Setup, trial: Trial, n_rows: int) -> None:
         self.setup, self.trial = setup, trial
         self.total = total_steps(setup, n_rows)
-        self.rungs = rung_steps(setup.rungs, self.total)
+        self.rungs = rung_steps(setup.train.rungs, self.total)
         self._recent: deque[float] = deque(maxlen=max(8, self.total // 10))
         self._times = [time.monotonic()]
 
@@ -48,7 +48,7 @@ class Course:
                 self.trial, Status.FAILED, error=f"the training loss is {loss} at step {step} of {self.total}"
             )
         self._recent.append(loss)
-        limit = self.setup.trial_seconds
+        limit = self.setup.train.trial_seconds
         if limit is not None and time.monotonic() - self._times[0] > limit:
             return Result(
                 self.trial, Status.FAILED, error=f"over its time limit of {limit:g} s at step {step} of {self.total}"
@@ -84,10 +84,10 @@ class Course:
 
 def total_steps(setup: Setup, n_rows: int) -> int:
     """Optimiser steps of one trial."""
-    if setup.steps is not None:
-        return setup.steps
-    assert setup.epochs is not None, "a setup has epochs or steps"
-    return max(1, round(setup.epochs * math.ceil(n_rows / setup.batch_size)))
+    if setup.train.steps is not None:
+        return setup.train.steps
+    assert setup.train.epochs is not None, "a setup has epochs or steps"
+    return max(1, round(setup.train.epochs * math.ceil(n_rows / setup.train.batch_size)))
 
 
 def rung_steps(rungs: tuple[float, ...], total: int) -> frozenset[int]:

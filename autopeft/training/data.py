@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autopeft import plugins
 from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
 from autopeft.tasks import Ragged, Split, Task
@@ -44,7 +43,7 @@ def prepare(setup: Setup) -> Data:
     if setup.encoded is not None:
         folder = Path(setup.encoded)
     else:
-        task: Task = plugins.load("tasks", setup.task)()
+        task = setup.task.make()
         folder = Path(setup.cache) / "data" / _key(setup)
         build_once(folder, lambda to: _encode(task, setup, to))
     meta = json.loads((folder / "meta.json").read_text())
@@ -65,26 +64,26 @@ def encoded(setup: Setup, digest: str) -> Path | None:
 def _key(setup: Setup) -> str:
     """Changes with everything that the encoded arrays depend on; files count by size and time of change."""
     stamps = {}
-    for name, value in setup.data.items():
+    for name, value in setup.task.data.items():
         if isinstance(value, str) and Path(value).is_file():
             stat = Path(value).stat()
             stamps[name] = [stat.st_size, stat.st_mtime_ns]
-    parts = [FORMAT, setup.task, dict(setup.data), stamps, setup.model, setup.revision, setup.max_length, setup.seed]
+    parts = [FORMAT, asdict(setup.task), stamps, setup.model.path, setup.model.revision, setup.seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _encode(task: Task, setup: Setup, folder: Path) -> None:
-    dataset = task.read(setup.data, setup.seed)
+    dataset = task.read(setup.task.data, setup.seed)
     options = {
-        "max_length": setup.max_length,
-        "revision": setup.revision,
-        "trust_remote_code": setup.trust_remote_code,
-        "image_size": setup.data.get("image_size"),
+        "max_length": setup.task.max_length,
+        "revision": setup.model.revision,
+        "trust_remote_code": setup.model.trust_remote_code,
+        "image_size": setup.task.data.get("image_size"),
     }
     faults: list[Fault] = []
     for name, raw in dataset.splits.items():
         try:
-            _save_split(folder / name, task.encode(raw, setup.model, options))
+            _save_split(folder / name, task.encode(raw, setup.model.path, options))
             np.save(folder / name / "rows.npy", raw.rows)
         except ConfigError as fault:  # rows that cannot be encoded: those of the other splits are looked at, too
             faults += [Fault(inner.path, f"{name}, {inner.message}", inner.line) for inner in fault.faults]

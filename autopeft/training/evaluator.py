@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopeft import plugins
 from autopeft.files import trial_folder
 from autopeft.training.setup import Setup
 from autopeft.trial import Evaluate
@@ -38,7 +37,7 @@ class Evaluator:
         """With the data encoded, here, where that was not done before."""
         from autopeft.training.data import prepare
 
-        return cls(replace(setup, encoded=str(prepare(setup).folder)), split)
+        return cls(setup.but(encoded=str(prepare(setup).folder)), split)
 
     def __call__(self, should_end: Callable[[], bool]) -> Evaluate:
         from functools import partial
@@ -58,7 +57,7 @@ class Evaluator:
     def reads(self) -> tuple[str, ...]:
         """The encoded data, and the model where it is a folder."""
         assert self.setup.encoded is not None, "made by `of`"
-        model = self.setup.model
+        model = self.setup.model.path
         return (self.setup.encoded, model) if os.path.isabs(model) else (self.setup.encoded,)
 
     @property
@@ -77,19 +76,15 @@ class Evaluator:
         from autopeft.training.model import meta_model
 
         setup = self.setup
-        require_device(setup.device)
-        auto_class = plugins.load("tasks", setup.task)().auto_class
-        meta_model(
-            setup.model, auto_class, 0, revision=setup.revision, trust_remote_code=setup.trust_remote_code
-        )  # a hub model comes to this node now, once for all its workers
+        require_device(setup.machine.device)
+        meta_model(setup.model, setup.task.make().auto_class, 0)  # a hub model comes to this node now, once for all
 
     def at(self, places: Mapping[str, str], folder: str | None) -> Evaluator:
         """The same where some of what it reads lies elsewhere, and its folder too."""
-        setup = replace(
-            self.setup,
-            model=places.get(self.setup.model, self.setup.model),
+        setup = self.setup.but(
+            path=places.get(self.setup.model.path, self.setup.model.path),
             encoded=places.get(str(self.setup.encoded), self.setup.encoded),
         )
         if folder is not None:
-            setup = replace(setup, folder=folder, cache=str(Path(folder) / "cache"))
+            setup = setup.but(folder=folder, cache=str(Path(folder) / "cache"))
         return replace(self, setup=setup)

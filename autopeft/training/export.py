@@ -33,7 +33,7 @@ from autopeft.training.batches import by_length, collate
 from autopeft.training.loop import SCORE_BATCH
 from autopeft.training.model import clone_shared, load_model, view
 from autopeft.training.recipe import attach, load_trained, resolve
-from autopeft.training.setup import Setup
+from autopeft.training.setup import ModelSpec, Setup
 
 SCHEMA = 1
 NAME = "autopeft.json"
@@ -64,11 +64,8 @@ def export(
         facts: Goes into autopeft.json as it is.
     """
     to.mkdir(parents=True, exist_ok=True)
-    task: Task = plugins.load("tasks", setup.task)()
-    base = load_model(
-        setup.model, task.auto_class, len(label_names), revision=setup.revision,
-        trust_remote_code=setup.trust_remote_code, attention=setup.attention, seed=setup.seed,
-    )  # fmt: skip
+    task = setup.task.make()
+    base = load_model(setup.model, task.auto_class, len(label_names), seed=setup.seed)
     form = "peft" if is_peft(base, params) else "autopeft"
     if form == "peft":
         _save_peft(base, params, load_file(tensors), setup, to)
@@ -78,14 +75,15 @@ def export(
     about = {
         "schema": SCHEMA,
         "form": form,
-        "base": setup.model,
-        "revision": setup.revision,
-        "trust_remote_code": setup.trust_remote_code,
-        "task": setup.task,
+        "base": setup.model.path,
+        "revision": setup.model.revision,
+        "trust_remote_code": setup.model.trust_remote_code,
+        "task": setup.task.name,
+        "options": dict(setup.task.options),
         "auto_class": task.auto_class,
-        "data": {key: setup.data.get(key) for key in ("text", "image", "label", "image_size")},
-        "max_length": setup.max_length,
-        "attention": setup.attention,
+        "data": {key: setup.task.data.get(key) for key in ("text", "image", "label", "image_size")},
+        "max_length": setup.task.max_length,
+        "attention": setup.model.attention,
         "label_names": list(label_names),
         "params": dict(params),
         "seed": seed,
@@ -112,8 +110,8 @@ def _save_peft(
     config = part.method.config(part.scope, part.keys)
     heads = view(base).head
     config.modules_to_save = [head.rpartition(".")[2] for head in heads] or None
-    config.base_model_name_or_path = setup.model
-    config.revision = setup.revision
+    config.base_model_name_or_path = setup.model.path
+    config.revision = setup.model.revision
     own = [name for name, _ in base.named_parameters() if view(base).in_head(name)]
     with _without_peft_warning():
         model = get_peft_model(clone_shared(base, own), config)
@@ -130,11 +128,11 @@ def _save_peft(
 
 def _save_processor(task: Task, setup: Setup, to: Path) -> None:
     """The tokenizer or image processor as the task uses it, where the base has one."""
-    folder = Path(setup.model)
+    folder = Path(setup.model.path)
     files = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "preprocessor_config.json")
     if not folder.is_dir() or any((folder / file).exists() for file in files):
-        options = {"revision": setup.revision, "trust_remote_code": setup.trust_remote_code}
-        processor = task.processor(setup.model, {**options, "image_size": setup.data.get("image_size")})
+        options = {"revision": setup.model.revision, "trust_remote_code": setup.model.trust_remote_code}
+        processor = task.processor(setup.model.path, {**options, "image_size": setup.task.data.get("image_size")})
         if processor is not None:
             processor.save_pretrained(to)
 
@@ -155,7 +153,7 @@ class Exported:
 
     @cached_property
     def task(self) -> Task:
-        task: Task = plugins.load("tasks", self.about["task"])()
+        task: Task = plugins.make("tasks", self.about["task"], self.about.get("options", {}))
         return task
 
     def logits(self, split: Split) -> np.ndarray:
@@ -235,10 +233,8 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         raise UsageError(
             f"the base model is not at {about['base']}: say where it is, load(..., base=…) or `autopeft predict --base …`"
         )
-    model = load_model(
-        about["base"], about["auto_class"], len(about["label_names"]), revision=about["revision"],
-        trust_remote_code=trust_remote_code, attention=about["attention"],
-    )  # fmt: skip
+    spec = ModelSpec(about["base"], about["revision"], trust_remote_code, about["attention"])
+    model = load_model(spec, about["auto_class"], len(about["label_names"]))
     if about["form"] == "peft":
         from peft import PeftModel
 

@@ -20,9 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autopeft import plugins
 from autopeft.files import trial_folder
-from autopeft.tasks import Task
 from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.course import Course
 from autopeft.training.data import Data, prepare
@@ -54,26 +52,22 @@ class Worker:
 
     def __init__(self, setup: Setup, should_end: Callable[[], bool] = lambda: False) -> None:
         self.setup, self.should_end = setup, should_end
-        torch.set_num_threads(setup.threads)
-        self.device = torch.device(setup.device)
-        require_device(setup.device)
+        torch.set_num_threads(setup.machine.threads)
+        self.device = torch.device(setup.machine.device)
+        require_device(setup.machine.device)
         if self.device.type == "cuda":  # cuDNN plans its attention anew for each length of a batch: a tenth of a second
             torch.backends.cuda.enable_cudnn_sdp(False)
-        self.task: Task = plugins.load("tasks", setup.task)()
+        self.task = setup.task.make()
         self.data: Data = prepare(setup)
-        self.base = load_model(
-            setup.model,
-            self.task.auto_class,
-            len(self.data.label_names),
-            revision=setup.revision,
-            trust_remote_code=setup.trust_remote_code,
-            attention=setup.attention,
-            seed=setup.seed,
-        ).to(self.device)
+        self.base = load_model(setup.model, self.task.auto_class, len(self.data.label_names), seed=setup.seed).to(
+            self.device
+        )
         self.view: ModelView = view(self.base)
-        self.precision = Precision(setup.precision, self.device, self.view)
-        folder = Path(setup.cache) / "prefix" / f"{self.data.folder.name}-{setup.precision}-{setup.attention}"
-        self.prefix = PrefixCache(folder, setup.prefix_cache_bytes)
+        self.precision = Precision(setup.machine.precision, self.device, self.view)
+        folder = (
+            Path(setup.cache) / "prefix" / f"{self.data.folder.name}-{setup.machine.precision}-{setup.model.attention}"
+        )
+        self.prefix = PrefixCache(folder, setup.machine.prefix_cache_bytes)
 
     def evaluate(self, trial: Trial, split: str = "validation") -> Generator[Report | Result, None, None]:
         """Trains a trial and scores it on a split: a Report a rung, then the Result.
@@ -105,7 +99,7 @@ class Worker:
             if self.should_end():
                 return
             if step in course.rungs:
-                yield course.report(step, self.score(network, "validation") if setup.score_rungs else {})
+                yield course.report(step, self.score(network, "validation") if setup.train.score_rungs else {})
         course.mark()
         logits = self.logits(network, split)
         used = {
@@ -148,11 +142,11 @@ class Worker:
         torch.manual_seed(seed)  # attaching consumed randomness, differently by method
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         network.train()
-        batches = endless(split.lengths, setup.batch_size, seed)
+        batches = endless(split.lengths, setup.train.batch_size, seed)
         for step in range(1, total + 1):
             loss = network.backward("train", next(batches))
-            if setup.clip is not None:
-                nn.utils.clip_grad_norm_(parameters, setup.clip)
+            if setup.train.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, setup.train.clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)

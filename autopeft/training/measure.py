@@ -62,10 +62,12 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
         params: A configuration that trains through all blocks: what most steps of the search cost.
         pack: Trials of one pass; the step is that of so many, if `params` can be packed.
     """
-    precisions = (PRECISIONS if is_bf16_fast(setup.device) else ("fp32",)) if precision == "auto" else (precision,)
+    precisions = (
+        (PRECISIONS if is_bf16_fast(setup.machine.device) else ("fp32",)) if precision == "auto" else (precision,)
+    )
     attentions = ("eager", "sdpa") if attention == "auto" else (attention,)
     if len(precisions) * len(attentions) == 1:
-        return Choice(precisions[0], attentions[0], setup.micro_batch_size)
+        return Choice(precisions[0], attentions[0], setup.machine.micro_batch_size)
     exact: np.ndarray | None = None
     differences: dict[tuple[str, str], float] = {}
     for name in itertools.product(dict.fromkeys(("fp32", *precisions)), attentions):
@@ -88,7 +90,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
         {"precision": name[0], "attention": name[1], "step_seconds": seconds.get(name), "difference": difference}
         for name, difference in differences.items()
     )
-    return Choice(*best, setup.micro_batch_size, candidates)
+    return Choice(*best, setup.machine.micro_batch_size, candidates)
 
 
 def _fastest_steps(
@@ -99,7 +101,7 @@ def _fastest_steps(
     found: dict[tuple[str, str], list[list[float]]] = {name: [] for name in names}
     for _ in range(ROUNDS):
         for name in names:
-            worker = Worker(replace(_with(setup, name), prefix_cache_bytes=0))
+            worker = Worker(_with(setup, name).but(prefix_cache_bytes=0))
             # CPU seconds on a CPU: what else runs on the machine must not choose.
             clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
             steps = _steps(worker, params, pack, CHOICE_STEPS + 1)
@@ -121,7 +123,7 @@ def _steps(worker: Worker, params: Mapping[str, Any], pack: int, steps: int) -> 
 
 def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
     """Of some validation rows, before any step."""
-    worker = Worker(replace(setup, prefix_cache_bytes=0))
+    worker = Worker(setup.but(prefix_cache_bytes=0))
     network = worker.network(Trial(0, params, setup.seed))
     network.eval()
     rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
@@ -131,7 +133,7 @@ def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
 
 
 def _with(setup: Setup, name: tuple[str, str]) -> Setup:
-    return replace(setup, precision=name[0], attention=name[1])
+    return setup.but(precision=name[0], attention=name[1])
 
 
 def is_bf16_fast(device: str) -> bool:
@@ -194,12 +196,17 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
     worker = Worker(setup)
     whole = {name: int(split.lengths.sum()) for name, split in worker.data.splits.items()}
     lengths = worker.data.splits["train"].lengths
-    steps, a_step = total_steps(setup, len(lengths)), _units(lengths, order(lengths, setup.batch_size, setup.seed, 0))
+    steps, a_step = (
+        total_steps(setup, len(lengths)),
+        _units(lengths, order(lengths, setup.train.batch_size, setup.seed, 0)),
+    )
     some = {name: some_rows(split, SAMPLE, setup.seed) for name, split in worker.data.splits.items() if name != "test"}
     worker.data = replace(worker.data, splits=some)
     parts = {name: int(split.lengths.sum()) / whole[name] for name, split in some.items()}
-    worker.prefix.limit_bytes = int(setup.prefix_cache_bytes * max(parts.values()))  # what is over it stays over it
-    passes = 1 + (len(setup.rungs) if setup.score_rungs else 0)
+    worker.prefix.limit_bytes = int(
+        setup.machine.prefix_cache_bytes * max(parts.values())
+    )  # what is over it stays over it
+    passes = 1 + (len(setup.train.rungs) if setup.train.score_rungs else 0)
     out = []
     for params in members:
         start = time.perf_counter()
@@ -209,7 +216,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
         network = worker.network(Trial(0, params, setup.seed))  # again: now its caches are there
         attaching = time.perf_counter() - start
         measured = step_seconds(worker, network, STEPS)[1:]
-        batches = list(islice(endless(some["train"].lengths, setup.batch_size, setup.seed), 1 + STEPS))[1:]
+        batches = list(islice(endless(some["train"].lengths, setup.train.batch_size, setup.seed), 1 + STEPS))[1:]
         # Batches are sorted by length: a step counts by what it holds.
         step = sum(measured) / STEPS * a_step / _units(some["train"].lengths, batches)
         start = time.perf_counter()

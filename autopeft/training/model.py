@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from autopeft.errors import EnvironmentFault, UsageError
+from autopeft.training.setup import ModelSpec
 
 # Kind → what the name of such a module looks like inside its block; the first row that fits decides.
 _ATTENTION = (
@@ -119,22 +120,13 @@ def commit(path: str, revision: str | None) -> str | None:
     return found or revision
 
 
-def load_model(
-    path: str,
-    auto_class: str,
-    n_labels: int,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    attention: str = "eager",
-    seed: int = 0,
-) -> nn.Module:
+def load_model(spec: ModelSpec, auto_class: str, n_outputs: int, *, seed: int = 0) -> nn.Module:
     """A pretrained model in fp32, in evaluation mode, all frozen, on the CPU.
 
     Args:
-        path: Local folder or hub name.
+        spec: Which one.
         auto_class: "AutoModelForSequenceClassification".
-        n_labels: Size of its head; a checkpoint's head of another size is replaced.
+        n_outputs: Size of its head, 0 for that of the checkpoint; a checkpoint's head of another size is replaced.
         seed: Of weights that are not in the checkpoint: those of the head, which each trial draws anew.
 
     Raises:
@@ -144,36 +136,26 @@ def load_model(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _from_pretrained(path, auto_class, n_labels, revision, trust_remote_code, attn_implementation=attention)
+        model = _from_pretrained(spec, auto_class, n_outputs, attn_implementation=spec.attention)
     return model.eval()
 
 
-def meta_model(
-    path: str,
-    auto_class: str,
-    n_labels: int,
-    *,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    attention: str = "eager",
-    seed: int = 0,
-) -> nn.Module:
+def meta_model(spec: ModelSpec, auto_class: str, n_outputs: int) -> nn.Module:
     """The same model on the meta device: names and shapes, no weights read, no memory taken."""
-    del attention, seed  # change nothing that can be seen here
-    return _from_pretrained(path, auto_class, n_labels, revision, trust_remote_code, device_map="meta").eval()
+    return _from_pretrained(spec, auto_class, n_outputs, device_map="meta").eval()
 
 
-def _from_pretrained(
-    path: str, auto_class: str, n_labels: int, revision: str | None, trust_remote_code: bool, **options: Any
-) -> nn.Module:
+def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options: Any) -> nn.Module:
     import transformers
 
-    common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    path = spec.path
+
+    common = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(path, **common)
-            if n_labels and config.num_labels != n_labels:
-                config.num_labels = n_labels  # with label names of its own, else those of the checkpoint stay
+            if n_outputs and config.num_labels != n_outputs:
+                config.num_labels = n_outputs  # with label names of its own, else those of the checkpoint stay
             if getattr(config, "pad_token_id", None) is None and getattr(config, "eos_token_id", None) is not None:
                 eos = config.eos_token_id  # GPT-2, Llama: their classifiers look for the last token that is no padding
                 config.pad_token_id = eos[0] if isinstance(eos, (list, tuple)) else eos

@@ -30,7 +30,7 @@ class Network:
 
     def __init__(self, worker: Worker, attached: Attached) -> None:
         self.worker, self.attached, self.model = worker, attached, attached.model
-        self.micro_batch_size = worker.setup.micro_batch_size
+        self.micro_batch_size = worker.setup.machine.micro_batch_size
         self._caches: dict[str, Cached] = {}
         self.cut: Cut | None = None
         self.depth = self._depth()
@@ -40,7 +40,7 @@ class Network:
     def _depth(self) -> int:
         """The deepest cache that holds nothing trained; 0 where it would be over the bound."""
         lowest, n_layers = self.attached.lowest, self.worker.view.n_layers
-        if lowest == 0 or self.worker.setup.prefix_cache_bytes == 0:
+        if lowest == 0 or self.worker.setup.machine.prefix_cache_bytes == 0:
             return 0
         if lowest == n_layers and self._trains_one_head() and self._open(n_layers + 1):
             if all(isinstance(part.values, np.ndarray) and part.values.ndim == 2 for part in self._caches.values()):

@@ -21,23 +21,23 @@ def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
         {
             "params": [parameters[name] for name in group.names],
             "lr": group.lr,
-            "weight_decay": setup.weight_decay if group.weight_decay is None else group.weight_decay,
+            "weight_decay": setup.train.weight_decay if group.weight_decay is None else group.weight_decay,
         }
         for group in attached.groups
     ]
-    if setup.optimizer == "sgd":
+    if setup.train.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=MOMENTUM)
     return torch.optim.AdamW(groups, fused=True)  # one pass over each tensor: of full fine-tuning a fifth of the time
 
 
 def learning_rate_factor(setup: Setup, total: int, step: int) -> float:
     """What multiplies each group's learning rate at a step from 0: a linear warm-up, then the schedule."""
-    warm = round(setup.warmup * total)
+    warm = round(setup.train.warmup * total)
     if step < warm:
         return (step + 1) / (warm + 1)
     rest = (step - warm) / max(1, total - warm)
-    if setup.schedule == "constant":
+    if setup.train.schedule == "constant":
         return 1.0
-    if setup.schedule == "cosine":
+    if setup.train.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * rest))
     return 1 - rest

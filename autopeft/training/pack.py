@@ -125,7 +125,7 @@ class Pack:
             elif member.step == member.course.total:
                 member.course.mark()
                 done.append(index)
-        logits = stack.logits("validation", due) if due and setup.score_rungs else [None] * len(due)
+        logits = stack.logits("validation", due) if due and setup.train.score_rungs else [None] * len(due)
         labels = self.worker.data.splits["validation"].labels
         for index, own in zip(due, logits, strict=True):
             member = stack.members[index]
@@ -135,7 +135,7 @@ class Pack:
         if done:
             logits = stack.logits(self.split, done)
             stack.unload()
-            used = {"micro_batch_size": float(setup.micro_batch_size)}
+            used = {"micro_batch_size": float(setup.machine.micro_batch_size)}
             for index, own in zip(done, logits, strict=True):
                 member = stack.members[index]
                 events.append((member.trial, self.worker.finish(member.course, member.attached, own, self.split, used)))

@@ -1,68 +1,146 @@
-"""What every trial of a search shares: all that a worker needs to build `evaluate`, as plain data."""
+"""What every trial of a search shares: all that a worker needs to build `evaluate`, as plain data, in small values."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from autopeft import plugins
+from autopeft.tasks import Task
 
 
 @dataclass(frozen=True)
-class Setup:
-    """The part of the config that training reads. Picklable and JSON-able.
+class ModelSpec:
+    """Which pretrained model, and how it computes.
 
     Attributes:
-        model: Local folder or hub name.
+        path: Local folder or hub name.
         revision: Of the hub; None for a folder.
         trust_remote_code: Whether code that came with the model may run.
-        task: Name of the task's plugin.
-        data: The config's data section, paths absolute.
-        folder: The run's folder, absolute: trained tensors go to `<folder>/trials/<number>/`.
-        cache: Folder of encoded data and cached activations, shared by the node's workers.
-        encoded: Folder of the encoded data; None where it is looked for in `cache`, and made.
-        seed: The search's seed: splits depend on it.
-        epochs: Passes over the training split; None where `steps` is given.
-        steps: Optimiser steps; None where `epochs` is given.
-        batch_size: Rows of one optimiser step.
-        max_length: Longest input in tokens; None for the model's own.
-        optimizer, schedule, warmup, weight_decay, clip: `adamw`; `linear`, `cosine` or `constant`; share of the
-            steps; decoupled; largest gradient norm (None: no clipping).
-        precision, attention: As chosen, never "auto" here.
-        micro_batch_size: Rows of one forward pass at most.
-        threads: Of torch, in every executor.
-        device: "cpu", "cuda", "cuda:0".
-        trial_seconds: Time limit of one trial, None for none.
-        rungs: Shares of the steps after which a trial reports, ascending, below 1.
-        score_rungs: Whether validation is scored at rungs, beside the training loss.
-        keep: "front", "all" or "none".
-        prefix_cache_bytes: Bound on cached activations on disk; 0 turns the cache off.
+        attention: As chosen: "eager" or "sdpa", never "auto" here.
     """
 
-    model: str
-    task: str
-    data: Mapping[str, Any]
-    folder: str
-    cache: str
-    encoded: str | None = None
-    seed: int = 0
+    path: str
     revision: str | None = None
     trust_remote_code: bool = False
+    attention: str = "eager"
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What is learned from which data.
+
+    Attributes:
+        name: Of the task's plugin.
+        options: The task's own options, as the config gives them.
+        data: The config's data section, paths absolute.
+        max_length: Longest input in tokens; None for the model's own.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    max_length: int | None = None
+
+    def make(self) -> Task:
+        """The task, with its options."""
+        task: Task = plugins.make("tasks", self.name, self.options)
+        return task
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How each trial trains.
+
+    Attributes:
+        epochs: Passes over the training split; None if `steps` is given.
+        steps: Optimiser steps; None if `epochs` is given.
+        batch_size: Rows of one optimiser step.
+        optimizer: "adamw" or "sgd".
+        schedule: "linear", "cosine" or "constant".
+        warmup: Share of the steps.
+        weight_decay: Of each component that has none of its own.
+        clip: Largest gradient norm; None for no clipping.
+        rungs: Shares of the steps after which a trial reports, ascending, below 1.
+        score_rungs: Whether validation is scored at rungs, beside the training loss.
+        trial_seconds: Time limit of one trial; None for none.
+    """
+
     epochs: float | None = 3
     steps: int | None = None
     batch_size: int = 32
-    max_length: int | None = None
     optimizer: str = "adamw"
     schedule: str = "linear"
     warmup: float = 0.06
     weight_decay: float = 0.01
     clip: float | None = 1.0
-    precision: str = "fp32"
-    attention: str = "eager"
-    micro_batch_size: int = 32
-    threads: int = 1
-    device: str = "cpu"
-    trial_seconds: float | None = None
-    rungs: tuple[float, ...] = field(default=(0.1, 0.3))
+    rungs: tuple[float, ...] = (0.1, 0.3)
     score_rungs: bool = False
-    keep: str = "front"
+    trial_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a trial computes, and in which arithmetic.
+
+    Attributes:
+        device: "cpu", "cuda", "cuda:0".
+        threads: Of torch, in every executor.
+        precision: As chosen, one of `precision.PRECISIONS`.
+        micro_batch_size: Rows of one forward pass at most.
+        prefix_cache_bytes: Bound on cached activations on disk; 0 turns the cache off.
+    """
+
+    device: str = "cpu"
+    threads: int = 1
+    precision: str = "fp32"
+    micro_batch_size: int = 32
     prefix_cache_bytes: int = 8 * 2**30
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The part of the config that training reads. Picklable.
+
+    Attributes:
+        model, task, train, machine: Each by itself.
+        folder: The run's folder, absolute: trained tensors go to `<folder>/trials/<number>/`.
+        cache: Folder of encoded data and cached activations, shared by the node's workers.
+        encoded: Folder of the encoded data; None if it is looked for in `cache`, and made.
+        seed: The search's seed: splits depend on it.
+        keep: Whose trained tensors stay: "front", "all" or "none".
+    """
+
+    model: ModelSpec
+    task: TaskSpec
+    train: TrainSpec = field(default_factory=TrainSpec)
+    machine: Machine = field(default_factory=Machine)
+    folder: str = ""
+    cache: str = ""
+    encoded: str | None = None
+    seed: int = 0
+    keep: str = "front"
+
+    @staticmethod
+    def of(*, model: str, task: str, **values: Any) -> Setup:
+        """A setup from single values, each put into the part that has a field of that name."""
+        return Setup(ModelSpec(model), TaskSpec(task)).but(**values)
+
+    def but(self, **values: Any) -> Setup:
+        """The same with other values, each put into the part that has a field of that name.
+
+        Raises:
+            TypeError: No part has such a field.
+        """
+        out = self
+        for name, part in (
+            ("model", self.model),
+            ("task", self.task),
+            ("train", self.train),
+            ("machine", self.machine),
+        ):
+            own = {field.name: values.pop(field.name) for field in fields(part) if field.name in values}
+            if own:
+                out = replace(out, **{name: replace(part, **own)})
+        return replace(out, **values)

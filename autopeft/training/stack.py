@@ -78,7 +78,7 @@ class Member:
             return None
         course.mark()
         randomness = torch.Generator(worker.device).manual_seed(derive_seed(trial.seed, "dropout"))
-        batches = endless(worker.data.splits["train"].lengths, worker.setup.batch_size, trial.seed)
+        batches = endless(worker.data.splits["train"].lengths, worker.setup.train.batch_size, trial.seed)
         return Member(trial, attached, course, batches, updates, randomness)
 
 
@@ -128,7 +128,7 @@ class Stack:
         self.n_adapters, self._n_names = sum(self.sizes[: len(adapters)]), len(adapters)
         shape = (len(members), sum(self.sizes))
         self.values = nn.Parameter(torch.zeros(shape, device=worker.device))
-        n_moments = 1 if worker.setup.optimizer == "sgd" else 2
+        n_moments = 1 if worker.setup.train.optimizer == "sgd" else 2
         self.moments = [torch.zeros(shape, device=worker.device) for _ in range(n_moments)]
         self._load()
         self.scale = self._scale()
@@ -156,7 +156,7 @@ class Stack:
         def score() -> list[np.ndarray]:
             out: list[np.ndarray] = []
             for some in _parts(chosen, self.most_members):
-                size = max(SCORE_BATCH, len(some) * self.worker.setup.batch_size) // len(some)
+                size = max(SCORE_BATCH, len(some) * self.worker.setup.train.batch_size) // len(some)
                 batches = by_length(data.lengths, size)
                 found = [torch.stack(self._logits(split, [rows] * len(some), some)).float().cpu() for rows in batches]
                 order = np.argsort(np.concatenate(batches), kind="stable")
@@ -195,7 +195,7 @@ class Stack:
     def _backward(self, rows: Sequence[np.ndarray]) -> list[float]:
         """Gradients of each member's mean loss over its rows."""
         worker, self.values.grad = self.worker, None
-        labels, micro = worker.data.splits["train"].labels, worker.setup.micro_batch_size
+        labels, micro = worker.data.splits["train"].labels, worker.setup.machine.micro_batch_size
         losses = torch.zeros(len(rows), device=worker.device)
         for some in _parts(range(len(rows)), self.most_members):
             for at in range(0, max(len(rows[index]) for index in some), micro):
@@ -217,7 +217,7 @@ class Stack:
         scale = self.scale if len(chosen) == len(self.members) else self.scale[list(chosen)]
         adapters, head = values.split([self.n_adapters, values.shape[1] - self.n_adapters], dim=1)
         adapters = adapters * scale
-        if self.worker.setup.precision != "fp32":
+        if self.worker.setup.machine.precision != "fp32":
             adapters = adapters.to(torch.bfloat16)  # all at once, where autocast would do one by one
         of_adapters, of_head = self.sizes[: self._n_names], self.sizes[self._n_names :]
         pieces = [*(adapters.split(of_adapters, dim=1) if of_adapters else ()), *head.split(of_head, dim=1)]
@@ -245,16 +245,16 @@ class Stack:
         """Clipping and the optimiser, each member by its own norm, learning rates and step."""
         setup, grad = self.worker.setup, self.values.grad
         assert grad is not None, "a step follows its gradients"
-        if setup.clip is not None:
+        if setup.train.clip is not None:
             norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
-            grad *= (setup.clip / (norms + 1e-6)).clamp(max=1.0)
+            grad *= (setup.train.clip / (norms + 1e-6)).clamp(max=1.0)
         rates, decays, corrections = self._coefficients().to(grad.device).split([2, 2, 2], dim=1)
         columns = (slice(0, self.n_adapters), slice(self.n_adapters, None))
         with torch.no_grad():
             for part, rate, decay in zip(columns, rates.split(1, dim=1), decays.split(1, dim=1), strict=True):
                 values, own = self.values[:, part], grad[:, part]
                 moments = [moment[:, part] for moment in self.moments]
-                if setup.optimizer == "sgd":
+                if setup.train.optimizer == "sgd":
                     values -= rate * moments[0].mul_(MOMENTUM).add_(own).add_(decay * values)
                     continue
                 first, second = moments
@@ -274,7 +274,7 @@ class Stack:
                 group = next((g for g in member.attached.groups if (g.component == "head") == is_head), None)
                 own = None if group is None else group.weight_decay
                 rates.append(0.0 if group is None else group.lr * factor)
-                decays.append(setup.weight_decay if own is None else own)
+                decays.append(setup.train.weight_decay if own is None else own)
             rows.append([*rates, *decays, *(1 - beta ** (member.step + 1) for beta in BETAS)])
         return torch.tensor(rows)
 

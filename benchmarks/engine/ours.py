@@ -20,7 +20,6 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ def make_setup(job: Mapping[str, Any]) -> Any:
         "text": "text",
         "label": "label",
     }
-    setup = Setup(
+    setup = Setup.of(
         model=job["model"],
         task="text_classification",
         data=data,
@@ -66,7 +65,7 @@ def make_setup(job: Mapping[str, Any]) -> Any:
         weight_decay=WEIGHT_DECAY,
         keep="none",
     )
-    return replace(setup, **job.get("setup", {}))
+    return setup.but(**job.get("setup", {}))
 
 
 def main() -> None:
@@ -88,7 +87,7 @@ def main() -> None:
     if chosen is None:
         choice = choose(setup, "auto", "auto", CONFIGURATIONS[ALL_LAYER_LORA])
         chosen, measured = {"precision": choice.precision, "attention": choice.attention}, list(choice.candidates)
-    worker = Worker(replace(setup, **{**chosen, **job.get("setup", {})}))
+    worker = Worker(setup.but(**{**chosen, **job.get("setup", {})}))
     out: dict[str, Any] = {"chosen": chosen, "measured": measured, "once_cpu_seconds": cpu_seconds()}
     task = {"trials": trials, "floor": partial(floor, short=short), "memory": memory}[job.get("task", "trials")]
     print(json.dumps({**out, **task(worker, job)}))
@@ -151,7 +150,7 @@ def floor(worker: Any, job: Mapping[str, Any], short: Mapping[str, str]) -> dict
     a_step = sum(operations[int(length)] for length in lengths) / epoch
     steps = job["epochs"] * epoch
 
-    products = [Product(shape, worker.setup.precision) for shape in PRODUCTS]
+    products = [Product(shape, worker.setup.machine.precision) for shape in PRODUCTS]
     rates = {product.name: product.best_rate() for product in products}
     fastest = max(products, key=lambda product: rates[product.name])
     run = worker.train(network, SEED, steps + 1)
@@ -206,7 +205,7 @@ def memory(worker: Any, job: Mapping[str, Any]) -> dict[str, Any]:
     """Peak bytes of the worker after a tenth of the trials of all-layer LoRA and after all, and the base's own."""
     from autopeft.trial import Status, Trial
 
-    worker.setup = replace(worker.setup, epochs=None, steps=MEMORY_STEPS)
+    worker.setup = worker.setup.but(epochs=None, steps=MEMORY_STEPS)
     peaks = []
     for number in range(MEMORY_TRIALS):
         *_, result = worker.evaluate(Trial(number, CONFIGURATIONS[ALL_LAYER_LORA], number))

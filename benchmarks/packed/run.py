@@ -129,15 +129,15 @@ def child(job: Mapping[str, Any]) -> dict[str, Any]:
     from autopeft.training.measure import choose
     from autopeft.training.setup import Setup
 
-    setup, some = Setup(**job["setup"]), trials(max(job["numbers"]) + 1)
+    setup, some = Setup.of(**job["setup"]), trials(max(job["numbers"]) + 1)
     chosen, candidates = dict(job.get("chosen", {})), {}
     for kind, pack in (("alone", 1), ("packed", TRIALS)):
         if kind not in chosen:
             choice = choose(setup, "auto", "auto", some[0].params, pack)
             chosen[kind] = {"precision": choice.precision, "attention": choice.attention}
             candidates[kind] = choice.candidates
-    alone = Resident(replace(setup, **chosen["alone"]))
-    packed = alone if chosen["packed"] == chosen["alone"] else Resident(replace(setup, **chosen["packed"]))
+    alone = Resident(setup.but(**chosen["alone"]))
+    packed = alone if chosen["packed"] == chosen["alone"] else Resident(setup.but(**chosen["packed"]))
     residents = {slots: alone if slots == 1 else packed for slots in job["slots"]}
     for slots, resident in residents.items():  # what is slow the first time: kernels, buffers
         whole = resident.worker.setup
@@ -296,7 +296,7 @@ def tokens(setup: Mapping[str, Any]) -> float:
     from autopeft.training.data import prepare
     from autopeft.training.setup import Setup
 
-    return float(prepare(Setup(**setup)).splits["train"].lengths.mean())
+    return float(prepare(Setup.of(**setup)).splits["train"].lengths.mean())
 
 
 def say(text: str) -> None:

@@ -18,16 +18,18 @@ def setup(tmp_path):
     (tmp_path / "rows.csv").write_text(f"text,label\n{rows}")
     data = {"train": str(tmp_path / "rows.csv"), "text": "text", "label": "label", "validation_share": 0.2}
     model = bert(tmp_path / "model")
-    return Setup(model, "text_classification", data, str(tmp_path), str(tmp_path / "cache"))
+    return Setup.of(
+        model=model, task="text_classification", data=data, folder=str(tmp_path), cache=str(tmp_path / "cache")
+    )
 
 
 def test_what_is_read_back_is_what_the_task_encoded(setup):
     found = prepare(setup)
-    raw = TextClassification().read(setup.data, setup.seed)
+    raw = TextClassification().read(setup.task.data, setup.seed)
     assert found.label_names == ("a", "b")
     assert set(found.splits) == {"train", "validation"}
     for name, split in found.splits.items():
-        fresh = TextClassification().encode(raw.splits[name], setup.model, {})
+        fresh = TextClassification().encode(raw.splits[name], setup.model.path, {})
         np.testing.assert_array_equal(split.labels, fresh.labels)
         assert set(split.columns) == set(fresh.columns)
         for key, column in split.columns.items():

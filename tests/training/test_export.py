@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from autopeft.training.export import NAME, TENSORS, export, load, verify
 from autopeft.training.loop import Worker
 from autopeft.training.model import load_model, view
 from autopeft.training.recipe import attach, trained_state
-from autopeft.training.setup import Setup
+from autopeft.training.setup import ModelSpec, Setup
 from autopeft.trial import Result, Status, Trial
 from tests.reports import histories as h
 
@@ -78,10 +77,10 @@ def bases(tmp_path_factory):
 
 def trained(base, params, task="text_classification", attention="eager"):
     """(setup, the trained clone, its inputs) of a trial whose every trained tensor has moved."""
-    setup = Setup(model=str(base), task=task, data={"text": "text"}, folder="", cache="", attention=attention)
+    setup = Setup.of(model=str(base), task=task, data={"text": "text"}, folder="", cache="", attention=attention)
     images = task == "image_classification"
     auto_class = "AutoModelForImageClassification" if images else "AutoModelForSequenceClassification"
-    model = load_model(str(base), auto_class, len(LABELS), attention=attention)
+    model = load_model(ModelSpec(str(base), attention=attention), auto_class, len(LABELS))
     recipe = attach(model, view(model), params, seed=1)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -176,7 +175,7 @@ def test_the_image_processor_makes_the_pixels_that_were_trained_on(bases, tmp_pa
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(bases["vit"])
     params = {"method": "lora"}
     setup, recipe, _ = trained(bases["vit"], params, "image_classification")
-    setup = replace(setup, data={"image": "image", "image_size": 16})
+    setup = setup.but(data={"image": "image", "image_size": 16})
     folder = exported(setup, recipe, params, tmp_path / "to", tmp_path)
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     pixels = processor([np.zeros((40, 50, 3), dtype=np.uint8)], return_tensors="np")["pixel_values"]
@@ -198,7 +197,7 @@ def card_of(record, history):
 def test_code_of_the_model_card_for_texts(params, text, bases, tmp_path, monkeypatch, capsys):
     history = History(h.search(20))
     setup, recipe, _ = trained(bases["bert"], params)
-    setup = replace(setup, data={"text": text}, max_length=6)
+    setup = setup.but(data={"text": text}, max_length=6)
     save_file(trained_state(recipe), tmp_path / "trained.safetensors")
     folder = export(
         setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", label_names=LABELS,
@@ -223,7 +222,7 @@ def test_code_of_the_model_card_for_pictures(bases, tmp_path, monkeypatch, capsy
     setup, recipe, _ = trained(bases["vit"], params, "image_classification")
     save_file(trained_state(recipe), tmp_path / "trained.safetensors")
     folder = export(
-        setup=replace(setup, data={"image": None}), params=params, seed=1, tensors=tmp_path / "trained.safetensors",
+        setup=setup.but(data={"image": None}), params=params, seed=1, tensors=tmp_path / "trained.safetensors",
         label_names=LABELS, to=tmp_path / "to", card=card_of(history.front()[0], history), facts={},
     )  # fmt: skip
     monkeypatch.chdir(folder)
@@ -303,10 +302,12 @@ def test_the_base_may_have_moved(bases, tmp_path):
 
 
 def test_the_base_is_not_changed_by_exporting(bases, tmp_path):
-    before = testing.checksum(load_model(str(bases["bert"]), "AutoModelForSequenceClassification", 3))
+    before = testing.checksum(load_model(ModelSpec(str(bases["bert"])), "AutoModelForSequenceClassification", 3))
     setup, recipe, _ = trained(bases["bert"], {"method": "full"})
     exported(setup, recipe, {"method": "full"}, tmp_path / "to", tmp_path)
-    assert testing.checksum(load_model(str(bases["bert"]), "AutoModelForSequenceClassification", 3)) == before
+    assert (
+        testing.checksum(load_model(ModelSpec(str(bases["bert"])), "AutoModelForSequenceClassification", 3)) == before
+    )
 
 
 # ── of trials that a worker trained ─────────────────────────────────────────────────────────────────────────────────
@@ -318,7 +319,7 @@ def worker(tmp_path_factory):
     (folder / "model").mkdir()
     data = {"train": str(write_texts(folder / "train.csv", 160)), "text": "text", "label": "label",
             "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
-    setup = Setup(
+    setup = Setup.of(
         model=bert(folder / "model"), task="text_classification", data=data, folder=str(folder / "run"),
         cache=str(folder / "cache"), epochs=4, batch_size=16, keep="all", prefix_cache_bytes=0, rungs=(),
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """One trial: what it reports, how it ends, and that the cached prefix changes nothing."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +63,7 @@ def test_the_same_trial_twice_gives_the_same_bits(worker, setup, method):
 
 @pytest.mark.parametrize("method", ["head", "last_layers", "bias"])
 def test_the_cached_prefix_changes_logits_by_rounding_only(worker, setup, method):
-    plain = Worker(replace(setup, prefix_cache_bytes=0))
+    plain = Worker(setup.but(prefix_cache_bytes=0))
     params = {f"{method}.layers": [2]} if method == "bias" else {}
     cached, uncached = (w.network(trial(method, **params)) for w in (worker, plain))
     assert cached.depth > 0 == uncached.depth
@@ -87,7 +86,7 @@ def test_a_loss_that_is_not_finite_fails_with_its_reason(worker):
 
 
 def test_a_trial_that_takes_too_long_fails(setup):
-    _, result = outcome(Worker(replace(setup, trial_seconds=1e-9)).evaluate(trial()))
+    _, result = outcome(Worker(setup.but(trial_seconds=1e-9)).evaluate(trial()))
     assert result.status is Status.FAILED
     assert "time limit" in result.error
 
@@ -155,13 +154,13 @@ def test_a_convolutional_prefix_is_cached_too(tmp_path):
         pixels = rng.integers(0, 100, (32, 32, 3)) + (0 if index % 2 else 150)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
     (tmp_path / "model").mkdir()
-    setup = Setup(
+    setup = Setup.of(
         model=mobilenet(tmp_path / "model"), task="image_classification",
         data={"train": str(tmp_path / "pictures"), "validation_share": 0.25, "test_share": 0.25},
         folder=str(tmp_path / "run"), cache=str(tmp_path / "cache"), epochs=1, batch_size=8,
     )  # fmt: skip
     for method in ("head", "last_layers"):
-        cached, plain = Worker(setup), Worker(replace(setup, prefix_cache_bytes=0))
+        cached, plain = Worker(setup), Worker(setup.but(prefix_cache_bytes=0))
         a, b = (w.logits(w.network(trial(method)), "validation") for w in (cached, plain))
         assert cached.network(trial(method)).depth > 0
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
@@ -170,12 +169,12 @@ def test_a_convolutional_prefix_is_cached_too(tmp_path):
 
 
 def test_steps_rungs_and_schedule():
-    setup = Setup(model="", task="", data={}, folder="", cache="", epochs=2, batch_size=10, warmup=0.1)
+    setup = Setup.of(model="", task="", data={}, folder="", cache="", epochs=2, batch_size=10, warmup=0.1)
     assert total_steps(setup, 95) == 20
-    assert total_steps(replace(setup, steps=7, epochs=None), 95) == 7
+    assert total_steps(setup.but(steps=7, epochs=None), 95) == 7
     assert rung_steps((0.01, 0.3, 1.0), 20) == {1, 6}
     factors = [learning_rate_factor(setup, 20, step) for step in range(20)]
     assert factors[2] == max(factors) == 1.0
     assert factors[0] == pytest.approx(1 / 3)
     assert 0 < factors[-1] < 0.1
-    assert learning_rate_factor(replace(setup, schedule="constant"), 20, 19) == 1.0
+    assert learning_rate_factor(setup.but(schedule="constant"), 20, 19) == 1.0

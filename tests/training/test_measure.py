@@ -23,7 +23,7 @@ def setup(tmp_path):
     (tmp_path / "model").mkdir()
     data = {"train": str(write_texts(tmp_path / "train.csv", 120)), "text": "text", "label": "label",
             "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
-    return Setup(
+    return Setup.of(
         model=bert(tmp_path / "model"), task="text_classification", data=data, folder=str(tmp_path / "run"),
         cache=str(tmp_path / "cache"), batch_size=16,
     )  # fmt: skip
@@ -117,7 +117,7 @@ def test_a_cost_is_by_proportion_and_a_cache_is_built_once(tmp_path, monkeypatch
     (tmp_path / "model").mkdir()
     data = {"train": str(write_texts(tmp_path / "train.csv", 400)), "text": "text", "label": "label",
             "validation_share": 0.5}  # fmt: skip
-    setup = Setup(
+    setup = Setup.of(
         model=bert(tmp_path / "model"), task="text_classification", data=data, folder=str(tmp_path / "run"),
         cache=str(tmp_path / "cache"), batch_size=16, epochs=1,
     )  # fmt: skip

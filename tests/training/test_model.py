@@ -8,6 +8,7 @@ from architectures import MAKE, SIZE, albert, bert, deberta, gpt2, inputs, make,
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.training.model import CHAINED, clone_shared, load_model, meta_model, view
 from autopeft.training.prefix_cache import Cut
+from autopeft.training.setup import ModelSpec
 
 SEQUENCE = "AutoModelForSequenceClassification"
 
@@ -143,24 +144,24 @@ def saved(tmp_path_factory):
 
 
 def test_load_is_frozen_fp32_and_in_evaluation_mode(saved):
-    model = load_model(str(saved), SEQUENCE, 3)
+    model = load_model(ModelSpec(str(saved)), SEQUENCE, 3)
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert not any(p.requires_grad for p in model.parameters())
     assert model.config._attn_implementation == "eager"
-    assert load_model(str(saved), SEQUENCE, 3, attention="sdpa").config._attn_implementation == "sdpa"
+    assert load_model(ModelSpec(str(saved), attention="sdpa"), SEQUENCE, 3).config._attn_implementation == "sdpa"
 
 
 def test_load_leaves_the_random_state(saved):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    load_model(str(saved), SEQUENCE, 7, seed=1)
+    load_model(ModelSpec(str(saved)), SEQUENCE, 7, seed=1)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_a_head_of_another_size_is_replaced_the_same_for_a_seed(saved):
-    models = [load_model(str(saved), SEQUENCE, 7, seed=seed) for seed in (1, 1, 2)]
+    models = [load_model(ModelSpec(str(saved)), SEQUENCE, 7, seed=seed) for seed in (1, 1, 2)]
     heads = [model.classifier.weight for model in models]
     assert heads[0].shape == (7, 16)
     assert models[0].config.num_labels == 7
@@ -169,7 +170,7 @@ def test_a_head_of_another_size_is_replaced_the_same_for_a_seed(saved):
 
 
 def test_meta_model_has_the_same_parts_and_no_weights(saved):
-    real, meta = load_model(str(saved), SEQUENCE, 7), meta_model(str(saved), SEQUENCE, 7)
+    real, meta = load_model(ModelSpec(str(saved)), SEQUENCE, 7), meta_model(ModelSpec(str(saved)), SEQUENCE, 7)
     assert all(p.is_meta for p in meta.parameters())
     assert {n: p.shape for n, p in meta.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
     assert view(meta) == view(real)
@@ -177,8 +178,8 @@ def test_meta_model_has_the_same_parts_and_no_weights(saved):
 
 def test_meta_model_keeps_ties(tmp_path):
     gpt2(transformers.GPT2LMHeadModel).save_pretrained(tmp_path)
-    meta = meta_model(str(tmp_path), "AutoModelForCausalLM", 0)
-    real = load_model(str(tmp_path), "AutoModelForCausalLM", 0)
+    meta = meta_model(ModelSpec(str(tmp_path)), "AutoModelForCausalLM", 0)
+    real = load_model(ModelSpec(str(tmp_path)), "AutoModelForCausalLM", 0)
     assert [n for n, _ in meta.named_parameters()] == [n for n, _ in real.named_parameters()]
 
 
@@ -199,19 +200,19 @@ def test_a_checkpoint_without_a_layer_is_refused(tmp_path):
     config.num_hidden_layers = 2
     config.save_pretrained(tmp_path)
     with pytest.raises(UsageError, match=r"lacks the weights of bert\.encoder\.layer\.1"):
-        load_model(str(tmp_path), SEQUENCE, 3)
+        load_model(ModelSpec(str(tmp_path)), SEQUENCE, 3)
 
 
 def test_a_model_that_is_not_there(tmp_path):
     with pytest.raises(EnvironmentFault, match="cannot be had"):
-        load_model(str(tmp_path / "none"), SEQUENCE, 3)
+        load_model(ModelSpec(str(tmp_path / "none")), SEQUENCE, 3)
 
 
 def test_decoders_get_a_padding_token(tmp_path):
     model = gpt2()
     model.config.pad_token_id = None
     model.save_pretrained(tmp_path)
-    assert load_model(str(tmp_path), SEQUENCE, 3).config.pad_token_id == 1
+    assert load_model(ModelSpec(str(tmp_path)), SEQUENCE, 3).config.pad_token_id == 1
 
 
 # ── clone ───────────────────────────────────────────────────────────────────────────────────────────────────────────

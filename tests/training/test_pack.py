@@ -81,7 +81,7 @@ def alone_and_packed(setup, trials, **options):
     """(events, tensors) by number: of each trial alone, and of all of them as one pack."""
     out = []
     for name in ("alone", "packed"):
-        own = replace(setup, folder=str(Path(setup.folder).with_name(f"{Path(setup.folder).name}-{name}")), **options)
+        own = setup.but(folder=str(Path(setup.folder).with_name(f"{Path(setup.folder).name}-{name}")), **options)
         worker = Worker(own)
         found = {t.number: list(worker.evaluate(t)) for t in trials} if name == "alone" else run(Pack(worker), trials)
         out.append((found, {trial.number: tensors(own, trial.number) for trial in trials}))
@@ -183,7 +183,7 @@ def test_a_loss_that_is_not_finite_costs_its_own_trial_only(setup):
 
 
 def test_a_trial_over_its_time_limit_fails_in_a_pack_too(setup):
-    found = run(Pack(Worker(replace(setup, trial_seconds=1e-9))), MIXED[:2])
+    found = run(Pack(Worker(setup.but(trial_seconds=1e-9))), MIXED[:2])
     assert [found[n][-1].status for n in (0, 1)] == [Status.FAILED] * 2
     assert "time limit" in found[0][-1].error
 
@@ -196,7 +196,7 @@ def test_time_in_which_another_trial_has_the_worker_counts_for_nothing(setup, mo
     monkeypatch.setattr(Worker, "evaluate", slow)
     bias = Trial(10, {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2}, 7)
     head = Trial(11, {"method": "head", "head.lr": 1e-2}, 7)
-    found = run(Pack(Worker(replace(setup, epochs=1, trial_seconds=2.0))), [MIXED[0], head, bias])
+    found = run(Pack(Worker(setup.but(epochs=1, trial_seconds=2.0))), [MIXED[0], head, bias])
     for number in (0, 11):
         assert found[number][-1].status is Status.COMPLETE, found[number][-1].error
         assert found[number][-1].metrics["train_seconds"] < 2.0
@@ -225,9 +225,9 @@ def limit_memory(monkeypatch, rows):
 
 def test_out_of_memory_splits_the_pack_and_loses_no_trial(setup, monkeypatch):
     (_, ours), _ = alone_and_packed(setup, MIXED)
-    passes = limit_memory(monkeypatch, rows=2 * setup.batch_size)
+    passes = limit_memory(monkeypatch, rows=2 * setup.train.batch_size)
     found = run(Pack(Worker(setup)), MIXED)
-    assert max(passes) == 2 * setup.batch_size
+    assert max(passes) == 2 * setup.train.batch_size
     for trial in MIXED:
         assert found[trial.number][-1].status is Status.COMPLETE, found[trial.number][-1].error
         same(ours[trial.number], tensors(setup, trial.number))
@@ -235,10 +235,10 @@ def test_out_of_memory_splits_the_pack_and_loses_no_trial(setup, monkeypatch):
 
 @pytest.mark.comes_apart
 def test_out_of_memory_with_one_member_leaves_each_trial_alone_where_it_divides_its_batch(setup, monkeypatch):
-    limit_memory(monkeypatch, rows=setup.batch_size - 1)
+    limit_memory(monkeypatch, rows=setup.train.batch_size - 1)
     found = run(Pack(Worker(setup)), MIXED[:2])
     for number in (0, 1):
-        assert found[number][-1].metrics["micro_batch_size"] == setup.batch_size // 2
+        assert found[number][-1].metrics["micro_batch_size"] == setup.train.batch_size // 2
         assert [event.step for event in found[number][:-1]] == [9, 18]
 
 
@@ -273,7 +273,7 @@ def test_dropout_is_each_members_own(setup):
 @pytest.mark.parametrize("name", sorted(name for name in CHAINED if "mobilenet" not in name))
 def test_every_architecture_whose_blocks_are_a_chain_can_be_packed(setup, name):
     """Three steps of several trials, on the model's own default modules and on all that it has."""
-    worker = other_model(Worker(replace(setup, epochs=None, steps=3, prefix_cache_bytes=0)), MAKE[name]())
+    worker = other_model(Worker(setup.but(epochs=None, steps=3, prefix_cache_bytes=0)), MAKE[name]())
     trials = [Trial(n, {"method": "lora", "lora.rank": 2 + n, "lora.lr": 1e-2, "head.lr": 1e-2, **more}, n)
               for n, more in enumerate(({}, {"lora.modules": "all", "lora.layers": [1]}, {}))]  # fmt: skip
     members = [Member.of(worker, trial) for trial in trials]

@@ -1,7 +1,5 @@
 """bf16 in its two kinds: what is cast, what is not, and that the logits stay near those of fp32."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -13,7 +11,7 @@ from autopeft.training.measure import TOLERANCE
 from autopeft.training.model import load_model, view
 from autopeft.training.precision import PRECISIONS, Precision
 from autopeft.training.recipe import attach
-from autopeft.training.setup import Setup
+from autopeft.training.setup import ModelSpec, Setup
 from autopeft.trial import Status, Trial
 
 CPU = torch.device("cpu")
@@ -30,7 +28,7 @@ def loaded(request, tmp_path_factory):
     make, auto_class, inputs = MODELS[request.param]
     folder = tmp_path_factory.mktemp(request.param)
     make(folder)
-    return load_model(str(folder), auto_class, 3), inputs
+    return load_model(ModelSpec(str(folder)), auto_class, 3), inputs
 
 
 def lowered(base, params, name):
@@ -130,13 +128,13 @@ def test_a_search_in_bf16_scores_as_in_fp32_from_the_cache_and_without(tmp_path,
     (tmp_path / "model").mkdir()
     data = {"train": str(write_texts(tmp_path / "train.csv", 240)), "text": "text", "label": "label",
             "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
-    setup = Setup(
+    setup = Setup.of(
         model=bert(tmp_path / "model"), task="text_classification", data=data, folder=str(tmp_path / "run"),
         cache=str(tmp_path / "cache"), epochs=4, batch_size=16, keep="none",
     )  # fmt: skip
     trial = Trial(0, {"method": "last_layers", "last_layers.count": 1, "last_layers.lr": 5e-3, "head.lr": 1e-2}, 5)
     *_, exact = Worker(setup).evaluate(trial)
-    workers = [Worker(replace(setup, precision=name, prefix_cache_bytes=size)) for size in (2**30, 0)]
+    workers = [Worker(setup.but(precision=name, prefix_cache_bytes=size)) for size in (2**30, 0)]
     networks = [worker.network(trial) for worker in workers]
     assert networks[0].depth > 0 == networks[1].depth
     cached, uncached = (w.logits(n, "validation") for w, n in zip(workers, networks, strict=True))

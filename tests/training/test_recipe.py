@@ -103,7 +103,7 @@ def test_groups_have_their_own_rates_and_the_head_comes_last():
 )  # fmt: skip
 @pytest.mark.parametrize("subject", [BERT, VIT], ids=str)
 def test_composed_recipes_keep_the_contract(method, subject, monkeypatch):
-    monkeypatch.setattr(testing, "method_recipes", lambda name: [{"method": name}])
+    monkeypatch.setattr(testing.methods, "method_recipes", lambda name: [{"method": name}])
     for check in testing.METHOD_CHECKS:
         if check is not testing.check_method_describes_itself:
             check(method, subject)
@@ -150,7 +150,7 @@ def test_stand_ins():
 
 @pytest.mark.parametrize("method", ["lora+bias", "ia3+norm"])
 def test_composed_recipes_on_a_convolutional_net(method, monkeypatch):
-    monkeypatch.setattr(testing, "method_recipes", lambda name: [{"method": name}])
+    monkeypatch.setattr(testing.methods, "method_recipes", lambda name: [{"method": name}])
     for check in testing.METHOD_CHECKS:
         if check is not testing.check_method_describes_itself:
             check(method, MOBILENET)
