@@ -188,7 +188,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(tmp_path):
     masked = make(transformers.BertForMaskedLM, vocab_size=20, max_position_embeddings=8, **SIZE)
     masked.save_pretrained(tmp_path)
     for load in (load_model, meta_model):
-        parts = view(load(str(tmp_path), SEQUENCE, 3))
+        parts = view(load(ModelSpec(str(tmp_path)), SEQUENCE, 3))
         assert parts.head == ("bert.pooler", "classifier")
         assert parts.above == ()
 
