@@ -38,7 +38,8 @@ class Candidate:
 class Confirm:
     """Hands out each candidate once a seed, and writes what comes back to the ledger.
 
-    A round that was interrupted is finished first: its members get the seeds that it lacks, and no others.
+    A round that was interrupted is finished first: its members get the seeds that it lacks, and no others. A retraining
+    that the machine cost (its worker died) is one that it lacks; one that diverged has used its seed up.
 
     Args:
         ledger: Opened for writing; its confirmations so far say which seeds are used up.
@@ -64,7 +65,8 @@ class Confirm:
         candidates = list({candidate.name: candidate for candidate in candidates}.values())
         used: dict[str, set[int]] = {}
         for entry in self.history.confirmations:
-            used.setdefault(entry.name, set()).add(entry.seed)
+            if not entry.may_run_again:
+                used.setdefault(entry.name, set()).add(entry.seed)
         done = Counter({name: len(found) for name, found in used.items()})
         last = self.history.rounds[-1] if self.history.rounds else {}
         unfinished = last if any(done[name] < target for name, target in last.items()) else {}
@@ -110,6 +112,7 @@ class Confirm:
     def tell(self, result: Result) -> None:
         """Writes a retraining's outcome to the ledger."""
         candidate = self._jobs[result.trial.number]
+        optional = {"by_class": result.by_class, "fault": result.fault}
         event = self.ledger.append(
             {
                 "event": "confirm",
@@ -120,7 +123,7 @@ class Confirm:
                 "status": str(result.status),
                 "metrics": dict(result.metrics),
                 "error": result.error,
-                **({"by_class": result.by_class} if result.by_class else {}),
+                **{key: value for key, value in optional.items() if value},
             }
         )
         self.history.apply(event)

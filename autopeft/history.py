@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from autopeft import ledger as ledgers
 from autopeft.errors import UsageError
 from autopeft.objectives import Objective, losses, reference_point
 from autopeft.pareto import hypervolume, non_dominated
-from autopeft.trial import Report, Status, Trial
+from autopeft.trial import MACHINE, MOST_LOST, Report, Status, Trial
 
 
 @dataclass(slots=True)
@@ -31,6 +31,8 @@ class Record:
         by_class: Of its result: rows predicted as each label, and those that were right; empty where there are none.
         asked_seconds, told_seconds: Search time of the two events; told is None before.
         report_seconds: Search time of each report.
+        fault: "machine" where it failed by the machine's fault; else empty.
+        lost: How often the machine has cost it.
     """
 
     trial: Trial
@@ -44,6 +46,8 @@ class Record:
     asked_seconds: float = 0.0
     told_seconds: float | None = None
     report_seconds: list[float] = field(default_factory=list)
+    fault: str = ""
+    lost: int = 0
 
     @property
     def number(self) -> int:
@@ -66,6 +70,11 @@ class Record:
     def is_running(self) -> bool:
         return self.status is None and not self.refusal
 
+    @property
+    def may_run_again(self) -> bool:
+        """Whether a resume gives it a second chance: the machine cost it, and not its configuration."""
+        return self.fault == MACHINE and self.lost < MOST_LOST
+
 
 @dataclass(frozen=True)
 class Confirmation:
@@ -80,6 +89,7 @@ class Confirmation:
         metrics: Test metrics by name, and the parameter counts.
         seconds: Search time of the event.
         by_class: As of a record, on the test split.
+        fault, lost: As of a record. A retraining that is tried again takes the place of the one that was lost.
     """
 
     name: str
@@ -91,6 +101,13 @@ class Confirmation:
     error: str = ""
     seconds: float = 0.0
     by_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    fault: str = ""
+    lost: int = 0
+
+    @property
+    def may_run_again(self) -> bool:
+        """Whether its seed is tried again by the next confirmation."""
+        return self.fault == MACHINE and self.lost < MOST_LOST
 
 
 class Front:
@@ -121,7 +138,7 @@ class History:
         header: The first event: config, objectives, data, provenance, what was measured to choose.
         records: By number.
         told: The numbers in order of telling.
-        confirmations: In order.
+        confirmations: In order; one a name and seed where the machine cost the earlier ones.
         rounds: What each `confirm` set out to do: name → how many retrainings it then has in all.
         resumes: The resume events: what changed in the config, and where the run went on.
     """
@@ -185,31 +202,51 @@ class History:
             record.status, record.metrics = Status(event["status"]), event["metrics"]
             record.error, record.told_seconds = event["error"], event["seconds"]
             record.by_class = event.get("by_class", {})
+            record.fault = event.get("fault", "")
+            record.lost += record.fault == MACHINE
             self.told.append(record.number)
         elif kind == "rerun":
-            # Its driver or worker died before it was told: what it reported then is dropped.
+            # Its driver died before it was told, or the machine cost it: what was heard of it is dropped.
             record = self._record(event)
+            if record.status is not None:
+                self._untell(record)
             record.reports.clear()
             record.report_seconds.clear()
         elif kind == "confirming":
             self.rounds.append(event["seeds"])
         elif kind == "confirm":
-            self.confirmations.append(
-                Confirmation(
-                    event["name"],
-                    event["number"],
-                    event["params"],
-                    event["seed"],
-                    Status(event["status"]),
-                    event["metrics"],
-                    event["error"],
-                    event["seconds"],
-                    event.get("by_class", {}),
-                )
-            )
+            self._confirm(event)
         elif kind == "resume":
             self.resumes.append(event)
         # An event of a later minor version is not ours to judge: it changes nothing here.
+
+    def _untell(self, record: Record) -> None:
+        """Makes a trial that was lost run again: it is told once, when it ends."""
+        index = self.told.index(record.number)
+        del self.told[index]
+        self._in_front -= index < self._in_front  # it failed, so it is on no front
+        record.status, record.metrics, record.error, record.told_seconds, record.fault = None, {}, "", None, ""
+
+    def _confirm(self, event: Mapping[str, Any]) -> None:
+        fault = event.get("fault", "")
+        found = Confirmation(
+            event["name"],
+            event["number"],
+            event["params"],
+            event["seed"],
+            Status(event["status"]),
+            event["metrics"],
+            event["error"],
+            event["seconds"],
+            event.get("by_class", {}),
+            fault,
+            int(fault == MACHINE),
+        )
+        for index, earlier in enumerate(self.confirmations):
+            if (earlier.name, earlier.seed) == (found.name, found.seed) and earlier.fault == MACHINE:
+                self.confirmations[index] = replace(found, lost=earlier.lost + found.lost)
+                return
+        self.confirmations.append(found)
 
     def _record(self, event: Mapping[str, Any]) -> Record:
         number: int = event["number"]

@@ -88,7 +88,7 @@ class Search:
         return self._count - len(self.history.told)
 
     def ask(self) -> Trial | None:
-        """The next trial: one that a dead driver left unfinished, or a new one. None when the search is over.
+        """The next trial: one that a dead driver or worker left unfinished, or a new one. None when the search is over.
 
         Raises:
             UsageError: 1,000 proposals in a row were refused, and none before them ran.
@@ -184,7 +184,8 @@ class Search:
         number = result.trial.number
         metrics = {**self._running_record(number).known, **result.metrics}
         event = {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics}
-        self._write(event | {"error": result.error} | ({"by_class": result.by_class} if result.by_class else {}))
+        optional = {"by_class": result.by_class, "fault": result.fault}
+        self._write(event | {"error": result.error} | {key: value for key, value in optional.items() if value})
 
     def _running_record(self, number: int) -> Record:
         if number >= len(self.history.records) or not self.history.records[number].is_running:
@@ -289,18 +290,22 @@ class Search:
             self.sampler.tell(record)
 
     def _replay(self) -> None:
-        """The ledger's events, less the reports of trials that were never told: their rerun reports again."""
+        """The ledger's events, less the reports of trials that run again: their rerun reports again.
+
+        Runs again what a dead driver left unfinished, and once what was lost by the machine's fault.
+        """
         events = self.ledger.events
         self._should_stop = False
-        told = {event["number"] for event in events if event["event"] == "tell"}
+        outcome = History(event for event in events if event["event"] != "report")
+        again = {record.number for record in outcome.records if record.is_running or record.may_run_again}
         last_rerun = {event["number"]: index for index, event in enumerate(events) if event["event"] == "rerun"}
         for index, event in enumerate(events):
             if event["event"] == "report":
                 number = event["number"]
-                if number not in told or index < last_rerun.get(number, -1):
+                if number in again or index < last_rerun.get(number, -1):
                     continue
             self._apply(event)
-        self._orphans.extend(record.trial for record in self.history.records if record.is_running)
+        self._orphans.extend(self.history.records[number].trial for number in sorted(again))
 
 
 __all__ = ["Check", "Record", "Search"]

@@ -19,6 +19,10 @@ class Status(enum.StrEnum):
     FAILED = "FAILED"
 
 
+# `Result.fault` of a trial that ended for no trait of its own: its worker died, or its node is gone.
+MACHINE = "machine"
+MOST_LOST = 2  # a trial that the machine cost so often has failed for good: its own memory may be what kills workers
+
 # Depend on what else the machine did: never compared, never part of "the same results".
 WEATHER = frozenset({"train_seconds", "evaluate_seconds", "attach_seconds", "peak_memory_bytes", "micro_batch_size"})
 
@@ -81,6 +85,7 @@ class Result:
         error: Why, where status is OUT_OF_MEMORY or FAILED; else empty.
         by_class: Of a complete classification: `predicted`, the rows that were given each label, and `correct`, those of
             them that have it. With the split's rows of each label, precision, recall and F1 follow. Else empty.
+        fault: "machine" where a FAILED trial ended by the machine's fault: it may run again. Else empty.
     """
 
     trial: Trial
@@ -88,6 +93,7 @@ class Result:
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
     by_class: Mapping[str, list[int]] = field(default_factory=dict)
+    fault: str = ""
 
     def __post_init__(self) -> None:
         wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
@@ -95,6 +101,8 @@ class Result:
             raise ValueError(f"metrics of a result are finite; trial {self.trial.number} came with {wrong}")
         if bool(self.error) != (self.status in (Status.FAILED, Status.OUT_OF_MEMORY)):
             raise ValueError(f"a {self.status} result {'has no' if self.error else 'needs an'} error text")
+        if self.fault not in ("", MACHINE) or (self.fault and self.status is not Status.FAILED):
+            raise ValueError(f"the fault of a {self.status} result is not {self.fault!r}")
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -103,12 +111,13 @@ class Result:
             "metrics": dict(self.metrics),
             "error": self.error,
             "by_class": dict(self.by_class),
+            "fault": self.fault,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Result:
         trial, status = Trial.from_json(data["trial"]), Status(data["status"])
-        return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["by_class"]))
+        return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["by_class"]), data["fault"])
 
 
 # Trains and scores one trial: yields a Report at each rung, then exactly one Result. A generator, so that every

@@ -103,6 +103,33 @@ def test_a_failed_retraining_is_not_tried_again(path):
     assert "seen before" in confirm(path, 1, CANDIDATES[:1]).notes[0]
 
 
+def lose(path: Path, seeds: int = 2) -> list[int]:
+    """A round of one candidate whose workers all die. Returns the seeds."""
+    ledger = Ledger(path)
+    conversation = Confirm(ledger, CANDIDATES[:1], seeds, seed=0)
+    asked = []
+    while (trial := conversation.ask()) is not None:
+        asked.append(trial.seed)
+        conversation.tell(Result(trial, Status.FAILED, error="its worker died", fault="machine"))
+    ledger.close()
+    return asked
+
+
+def test_a_retraining_that_the_machine_cost_is_tried_again_with_its_seed(path):
+    lost = lose(path)
+    again = confirm(path, 2, CANDIDATES[:1])
+    assert again.notes == ["going on with the confirmation that was interrupted: 2 retrainings are left"]
+    found = History(read(path)).confirmations
+    assert [(entry.seed, entry.status) for entry in found] == [(seed, Status.COMPLETE) for seed in lost]
+
+
+def test_one_that_the_machine_cost_twice_has_failed(path):
+    assert lose(path) == lose(path)
+    assert len(lose(path)) == 2
+    seeds = [entry.seed for entry in History(read(path)).confirmations]
+    assert len(seeds) == len(set(seeds)) == 4, "the third time they are fresh ones"
+
+
 def test_who_is_picked_twice_is_confirmed_once(path):
     confirm(path, 2, [CANDIDATES[0], CANDIDATES[0]])
     assert len(told(path)["trial 3"]) == 2

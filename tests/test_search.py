@@ -212,6 +212,84 @@ def test_what_was_proposed_ahead_is_asked_for_after_a_resume(tmp_path):
     assert [complete(resumed).params for _ in range(2)] == suggested[1:]
 
 
+# ── lost ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def lose(conversation: Search):
+    trial = conversation.ask()
+    conversation.tell(Result(trial, Status.FAILED, error="its worker died", fault="machine"))
+    return trial
+
+
+def test_what_the_machine_cost_runs_again_once_after_a_resume(tmp_path):
+    conversation = make_search(tmp_path, trials=4)
+    complete(conversation)
+    lost = lose(conversation)
+    complete(conversation), complete(conversation)
+    assert conversation.ask() is None, "not in the session that lost it: its machine may be the same"
+    conversation.ledger.close()
+    for status in ("lost", "failed"):
+        resumed = make_search(tmp_path, trials=4)
+        again = resumed.ask()
+        if status == "failed":
+            assert again is None, "lost twice it has failed"
+            break
+        assert (again.number, dict(again.params), again.seed) == (lost.number, dict(lost.params), lost.seed)
+        assert resumed.running == 1
+        resumed.tell(Result(again, Status.FAILED, error="its worker died", fault="machine"))
+        assert resumed.ask() is None
+        resumed.ledger.close()
+    assert resumed.history.counts() == {"COMPLETE": 3, "FAILED": 1}
+
+
+def test_a_trial_that_was_lost_and_completes_is_told_once(tmp_path):
+    conversation = make_search(tmp_path, trials=3)
+    complete(conversation), lose(conversation), complete(conversation)
+    conversation.ledger.close()
+    resumed = make_search(tmp_path, trials=3)
+    resumed.history.front()
+    complete(resumed, accuracy=0.99)
+    replayed = History.read(tmp_path / NAME)
+    assert resumed.history.told == replayed.told == [0, 2, 1]
+    assert resumed.history.records == replayed.records
+    assert [record.number for record in resumed.history.front()] == [r.number for r in replayed.front()]
+    assert 1 in [record.number for record in resumed.history.front()]
+
+
+def test_the_reports_of_a_lost_trial_are_dropped_for_its_rerun(tmp_path):
+    heard = []
+
+    class Ear(Rung3):
+        def report(self, record, report):
+            heard.append((record.number, report.metrics["accuracy"]))
+            return False
+
+    conversation = make_search(tmp_path, trials=2, stopper=Ear())
+    complete(conversation)
+    trial = conversation.ask()
+    conversation.report(trial, Report(3, {"accuracy": 0.3}))
+    conversation.tell(Result(trial, Status.FAILED, error="its worker died", fault="machine"))
+    conversation.ledger.close()
+    heard.clear()
+    resumed = make_search(tmp_path, trials=2, stopper=Ear())
+    again = resumed.ask()
+    resumed.report(again, Report(3, {"accuracy": 0.4}))
+    resumed.tell(Result(again, Status.COMPLETE, {"accuracy": 0.5}))
+    resumed.ledger.close()
+    live = list(heard)
+    heard.clear()
+    make_search(tmp_path, trials=2, stopper=Ear())
+    assert heard == live == [(1, 0.4)]
+
+
+def test_a_trial_that_diverged_does_not_run_again(tmp_path):
+    conversation = make_search(tmp_path, trials=2)
+    complete(conversation)
+    conversation.tell(Result(conversation.ask(), Status.FAILED, error="the training loss is nan"))
+    conversation.ledger.close()
+    assert make_search(tmp_path, trials=2).ask() is None
+
+
 # ── refuse ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -13,7 +13,7 @@ from autopeft.errors import EnvironmentFault
 from autopeft.executors import Conversation
 from autopeft.executors._actor import Files, unpack
 from autopeft.executors._nodes import Luggage
-from autopeft.trial import Report, Result, Status, Trial
+from autopeft.trial import MACHINE, Report, Result, Status, Trial
 
 # Beyond its time limit, which `evaluate` keeps between steps, a step may take so long before its worker is ended.
 GRACE_SECONDS = 5.0
@@ -126,7 +126,8 @@ class Bridge:
                 f"{_why_died(fault)}. Their logs, on their nodes: session_latest/logs/worker-*.err in Ray's temporary "
                 "folder, /tmp/ray where it was not set"
             )
-        self.search.tell(Result(running.trial, Status.FAILED, error=why))
+        fault = "" if running.why_killed else MACHINE  # a step that hangs is the trial's own
+        self.search.tell(Result(running.trial, Status.FAILED, error=why, fault=fault))
 
     def watch(self, tune_trials: Sequence[Any]) -> None:
         """Ends workers whose step hangs, and the run where it has to end."""

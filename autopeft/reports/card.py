@@ -143,8 +143,7 @@ def _scores(facts: Facts, record: Record) -> Iterator[str]:
     confirmed = facts.confirmation(record)
     metric = text.markdown(text.metric_title(facts.metric))
     if confirmed is not None:
-        mean = text.mean_and_interval(confirmed.interval.mean, confirmed.interval.half_width)
-        yield f"| {metric} | {mean} | {confirmed.label}: of its retrainings, this one is of the search's seed |"
+        yield f"| {metric} | {confirmed.value} | {confirmed.label}: of its retrainings, this one is of the search's seed |"
     yield f"| {metric} | {text.score(facts.score(record))} | {facts.validation_label}, the best of many: flattered |"
     for baseline in facts.baselines:
         yield (

@@ -63,7 +63,8 @@ def class_table(facts: Facts, record: Record, place: str = "", most: int | None 
             row |= {key: float(value) for key, value in zip(keys.values(), values, strict=True)}
     note = "Validation: one seed." if "validation" in parts else ""
     if "test" in parts:
-        note += f" Test: the mean of {text.plural(len(retrained), 'fresh seed')}."
+        of = f" of {len(confirmations)}" if len(retrained) < len(confirmations) else ""
+        note += f" Test: the mean of {len(retrained)}{of} fresh {'seed' if len(confirmations) == 1 else 'seeds'}."
     if most is not None and len(_names(facts)) > most and parts:
         first = next(iter(parts))
         kept = sorted(np.argsort(parts[first][: -len(AVERAGES), 2], kind="stable")[:most])

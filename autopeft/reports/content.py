@@ -97,13 +97,19 @@ def score_notes(facts: Facts) -> list[str]:
         + ": the best of many is flattered by chance."
     ]
     if facts.confirmed:
-        seeds = sorted({entry.interval.n for entry in facts.confirmed.values() if not entry.sample.is_fixed})
+        seeds = sorted({entry.tried for entry in facts.confirmed.values() if not entry.sample.is_fixed})
         many = " to ".join(map(str, sorted({seeds[0], seeds[-1]}))) if seeds else "no"
         rows = f", {facts.rows('test'):,} rows" if facts.rows("test") else ""
         notes.append(
             f"Confirmed scores are of the test split{rows}, retrained with {many} fresh seeds: mean ± 95 % "
             "t interval over seeds. The choice of test rows adds to that; the leaderboard counts it in."
         )
+        for entry in facts.incomplete:
+            name = entry.name if entry.number is None else f"{facts.names[entry.number]} ({entry.name})"
+            notes.append(
+                f"{name}: {entry.seeds} seeds gave a number. Its mean is of these alone, so flattered; it is compared "
+                "with nothing."
+            )
         if facts.seen_before:
             notes.append(
                 f"Confirmed more than once: {', '.join(facts.seen_before)}. The later seeds were asked for with "

@@ -37,7 +37,7 @@ class Confirmed:
         sample: Seed → test score.
         interval: Mean and 95 % t interval over seeds.
         metrics: Mean of every metric over the seeds.
-        failures: Why a seed gave no number; one entry each.
+        failures: Why a seed gave no number; one entry each. The mean is then of the survivors, and its label says so.
         drop: The search's validation score less the confirmed mean, as a loss of score: positive is worse on test.
             None where the search did not run it.
     """
@@ -52,12 +52,34 @@ class Confirmed:
     drop: float | None
 
     @property
+    def tried(self) -> int:
+        """How many seeds were tried: those that gave a number, and those that did not."""
+        return self.interval.n + len(self.failures)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each seed gave a number. The mean of the others alone is compared with nothing."""
+        return not self.failures
+
+    @property
+    def seeds(self) -> str:
+        """`5`, or `2 of 5`."""
+        return str(self.tried) if self.is_whole else f"{self.interval.n} of {self.tried}"
+
+    @property
+    def value(self) -> str:
+        """The mean with its interval. It never stands without the seeds that are missing from it."""
+        shown = text.mean_and_interval(self.interval.mean, self.interval.half_width)
+        return shown if self.is_whole else f"{shown} ({self.seeds} seeds)"
+
+    @property
     def label(self) -> str:
         """What this number is."""
-        n = self.interval.n
         if self.sample.is_fixed:
             return "test, no seed involved"
-        return "test, 1 seed" if n == 1 else f"confirmed on test, {n} seeds, mean ± 95 % CI"
+        if self.interval.n == 1:
+            return "test, 1 seed" if self.is_whole else f"test, {self.seeds} seeds"
+        return f"confirmed on test, {self.seeds} seeds, mean ± 95 % CI"
 
 
 @dataclass(frozen=True)
@@ -215,14 +237,14 @@ class Facts:
     def confirmed(self) -> Mapping[str, Confirmed]:
         """By name. A name with no complete retraining is left out; `confirm_failures` has its reasons."""
         values: dict[str, dict[int, Mapping[str, float]]] = {}
-        failures: dict[str, list[str]] = {}
+        failures: dict[str, dict[int, str]] = {}
         first: dict[str, Confirmation] = {}
         for entry in self.history.confirmations:
             first.setdefault(entry.name, entry)
             if entry.status is Status.COMPLETE:
                 values.setdefault(entry.name, {})[entry.seed] = entry.metrics
             else:
-                failures.setdefault(entry.name, []).append(f"seed {entry.seed}: {entry.status}: {entry.error}")
+                failures.setdefault(entry.name, {})[entry.seed] = f"seed {entry.seed}: {entry.status}: {entry.error}"
         out = {}
         rows = self.rows("test") if self.metric in ROW_SHARES else None
         for name, by_seed in values.items():
@@ -239,7 +261,7 @@ class Facts:
                 sample,
                 interval(list(sample.values.values())),
                 means,
-                tuple(failures.get(name, ())),
+                tuple(why for seed, why in failures.get(name, {}).items() if seed not in by_seed),
                 drop,
             )
         return out
@@ -262,6 +284,11 @@ class Facts:
             for entry in self.history.confirmations
             if entry.status is not Status.COMPLETE
         ]
+
+    @cached_property
+    def incomplete(self) -> list[Confirmed]:
+        """Who lacks a number of a seed that was tried."""
+        return [entry for entry in self.confirmed.values() if not entry.is_whole]
 
     def confirmation(self, record: Record) -> Confirmed | None:
         """The confirmed number of a trial; None where it was not confirmed."""
@@ -318,9 +345,9 @@ class Facts:
         return sentence[0].upper() + sentence[1:] + "."
 
     def _difference(self, first: Record, second: Record) -> float:
-        """By how much the first is better: on test where both were confirmed, else on validation."""
+        """By how much the first is better: on test where both were confirmed by all their seeds, else on validation."""
         found = [self.confirmation(first), self.confirmation(second)]
-        means = [entry.interval.mean for entry in found if entry is not None]
+        means = [entry.interval.mean for entry in found if entry is not None and entry.is_whole]
         if len(means) == 2:
             return self.better(means[0], means[1])
         return self.better(self.score(first), self.score(second))
@@ -358,13 +385,13 @@ class Facts:
             baseline = self.baseline(kind)
             if baseline is None or baseline.record is record:
                 continue
-            confirmed = self.confirmation(record)
-            if confirmed is not None and baseline.confirmed is not None:
-                gain = self.better(confirmed.interval.mean, baseline.confirmed.interval.mean)
+            tested = [c for c in (self.confirmation(record), baseline.confirmed) if c is not None and c.is_whole]
+            if len(tested) == 2:
+                gain = self.better(tested[0].interval.mean, tested[1].interval.mean)
             else:
                 gain = self.better(self.score(record), baseline.score)
             side = "over" if gain >= 0 else "below"
-            where = " on validation" if confirmed is not None and baseline.confirmed is None else ""
+            where = " on validation" if self.confirmation(record) is not None and len(tested) < 2 else ""
             return f", {text.score(abs(gain), 3)} {side} the {baseline.title}{where}"
         return ""
 

@@ -103,14 +103,14 @@ def front_csv_text(facts: Facts) -> str:
     metrics = sorted({key for record in facts.front for key in record.metrics})
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    test = [f"test_{facts.metric}_mean", f"test_{facts.metric}_half_width_95", "test_seeds"]
+    test = [f"test_{facts.metric}_mean", f"test_{facts.metric}_half_width_95", "test_seeds", "test_seeds_tried"]
     writer.writerow([text.cell(key) for key in ("trial", "name", "is_knee", "method", *metrics, *test, *keys)])
     for record in facts.front:
         confirmed = facts.confirmation(record)
         found = (
-            [None] * 3
+            [None] * 4
             if confirmed is None
-            else [confirmed.interval.mean, confirmed.interval.half_width, confirmed.interval.n]
+            else [confirmed.interval.mean, confirmed.interval.half_width, confirmed.interval.n, confirmed.tried]
         )
         row = [record.number, facts.names[record.number], facts.knee is record, record.params["method"]]
         row += [record.metrics.get(key) for key in metrics] + found
@@ -142,6 +142,7 @@ def _confirmed(found: Confirmed | None) -> Mapping[str, Any] | None:
         "mean": found.interval.mean,
         "half_width_95": found.interval.half_width,
         "seeds": found.interval.n,
+        "seeds_tried": found.tried,
         "values": {str(seed): value for seed, value in found.sample.values.items()},
         "drop": found.drop,
         "label": found.label,

@@ -143,7 +143,7 @@ def _tiles(facts: Facts) -> list[dict[str, str]]:
             value, label = text.score(facts.score(record), 3), facts.validation_label
         else:
             value = text.mean_and_interval(confirmed.interval.mean, confirmed.interval.half_width, 3)
-            label = f"test, {text.plural(confirmed.interval.n, 'seed')}, 95 % CI"
+            label = f"test, {confirmed.seeds} {'seed' if confirmed.tried == 1 else 'seeds'}, 95 % CI"
         what = f"{text.metric_title(facts.metric)} of the {title}, trial {record.number}"
         tiles.append({"value": value, "title": what, "detail": label})
         size = facts.size(record)

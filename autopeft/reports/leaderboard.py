@@ -53,7 +53,7 @@ class Row:
         score: Validation, one seed.
         size: Trainable parameters; None where they are not known.
         confirmed: The test score; None where it was not confirmed.
-        group: What it is tied with, from 1; 0 for one seed; None where it was not confirmed.
+        group: What it is tied with, from 1; 0 for one seed, and where seeds are missing; None where it was not confirmed.
     """
 
     search: str
@@ -72,6 +72,11 @@ class Row:
         if self.confirmed is None:
             return "unconfirmed: validation, one seed"
         return self.confirmed.label
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was confirmed by all seeds that were tried: only then it is compared."""
+        return self.confirmed is not None and self.confirmed.is_whole
 
 
 @dataclass(frozen=True)
@@ -192,6 +197,7 @@ def csv(found: Sequence[Board]) -> str:
         "test_mean",
         "test_half_width_95",
         "test_seeds",
+        "test_seeds_tried",
         "validation",
         "drop",
         "trainable_parameters",
@@ -207,6 +213,7 @@ def csv(found: Sequence[Board]) -> str:
                     "test_mean": test.get("mean"),
                     "test_half_width_95": test.get("half_width_95"),
                     "test_seeds": test.get("seeds"),
+                    "test_seeds_tried": test.get("seeds_tried"),
                 }
             )
     return Table("leaderboard", tuple(Column(key, key) for key in keys), tuple(rows)).csv()
@@ -223,7 +230,7 @@ def _board_data(board: Board) -> dict[str, Any]:
         found = row.confirmed
         rows.append(
             {
-                "rank": rank if found is not None else None,
+                "rank": rank if row.is_whole else None,
                 "group": row.group,
                 "search": row.search,
                 "model": row.model,
@@ -238,6 +245,7 @@ def _board_data(board: Board) -> dict[str, Any]:
                     "mean": found.interval.mean,
                     "half_width_95": found.interval.half_width,
                     "seeds": found.interval.n,
+                    "seeds_tried": found.tried,
                     "values": {str(seed): value for seed, value in found.sample.values.items()},
                 },
                 "validation": row.score,
@@ -258,11 +266,13 @@ def _board(group: Sequence[Facts], by: By) -> Board:
         [replace(row, model=model) for facts, model in zip(group, models, strict=True) for row in _rows(facts, by)]
     )
     sign = -1 if first.is_maximized else 1
-    confirmed = [row for row in rows if row.confirmed is not None]
-    samples = [row.confirmed.sample for row in confirmed if row.confirmed is not None]
-    groups = tied_groups(samples, maximize=first.is_maximized)
-    placed = [replace(row, group=number) for row, number in zip(confirmed, groups, strict=True)]
-    placed.sort(key=lambda row: (row.group == 0, sign * (row.confirmed.interval.mean if row.confirmed else 0.0)))
+    whole = [row for row in rows if row.is_whole]
+    groups = tied_groups([row.confirmed.sample for row in whole if row.confirmed], maximize=first.is_maximized)
+    placed = [replace(row, group=number) for row, number in zip(whole, groups, strict=True)]
+    placed += [replace(row, group=0) for row in rows if row.confirmed is not None and not row.is_whole]
+    placed.sort(
+        key=lambda row: (not row.is_whole, row.group == 0, sign * (row.confirmed.interval.mean if row.confirmed else 0))
+    )
     rest = sorted((row for row in rows if row.confirmed is None), key=lambda row: sign * row.score)
     notes = _notes(first, placed, rest)
     return Board(first.metric, first.score_objective.goal, _data_title(first), (*placed, *rest), tuple(notes))
@@ -353,18 +363,26 @@ def _cells(row: Row) -> dict[str, Any]:
         "model": row.model,
         "name": row.name + (f" (trial {row.trial})" if row.trial is not None else ""),
         "role": row.role,
-        "test": None if found is None else text.mean_and_interval(found.interval.mean, found.interval.half_width),
-        "seeds": None if found is None or is_fixed else found.interval.n,
+        "test": None if found is None else found.value,
+        "seeds": None if found is None or is_fixed else found.seeds,
         "score": row.score,
         "drop": None if found is None else found.drop,
         "size": row.size,
-        "standing": "unconfirmed" if found is None else "confirmed" if found.sample.can_be_compared else "one seed",
+        "standing": _standing(found),
     }
+
+
+def _standing(found: Confirmed | None) -> str:
+    if found is None:
+        return "unconfirmed"
+    if not found.is_whole:
+        return f"{found.seeds} seeds"
+    return "confirmed" if found.sample.can_be_compared else "one seed"
 
 
 def _notes(facts: Facts, placed: Sequence[Row], rest: Sequence[Row]) -> list[str]:
     notes = []
-    if placed and placed[0].confirmed is not None:
+    if placed and placed[0].confirmed is not None and placed[0].is_whole:
         notes.append(
             "Confirmed: retrained with fresh seeds, scored on the test split; ± is half the 95 % t interval over "
             "seeds. Rows of one group cannot be told from its best at 5 %: Welch's t (paired where the seeds are the "
@@ -375,8 +393,13 @@ def _notes(facts: Facts, placed: Sequence[Row], rest: Sequence[Row]) -> list[str
             "Each search's trials were chosen by validation. The first of many test means is a little "
             "flattered itself: read the group, not the order within it."
         )
-    if any(row.group == 0 for row in placed):
+    if any(row.group == 0 and row.is_whole for row in placed):
         notes.append("No group: confirmed with one seed, so nothing can be said of chance. Confirm with more seeds.")
+    if any(not row.is_whole for row in placed):
+        notes.append(
+            "2 of 5 seeds, say: the other retrainings gave no number, so that the mean is of the survivors. Such rows "
+            "stand last, in no group."
+        )
     if rest:
         notes.append(
             "Unconfirmed: the score is of validation, one seed, the best of many, so flattered by chance; it "

@@ -158,9 +158,8 @@ def _front_row(facts: Facts, record: Record) -> dict[str, Any]:
 def _test(found: Confirmed | None) -> dict[str, Any]:
     if found is None:
         return {"test": None, "seeds": None, "drop": None, "label": None}
-    value = text.mean_and_interval(found.interval.mean, found.interval.half_width)
-    seeds = None if found.sample.is_fixed else found.interval.n
-    return {"test": value, "seeds": seeds, "drop": found.drop, "label": found.label}
+    seeds = None if found.sample.is_fixed else found.seeds
+    return {"test": found.value, "seeds": seeds, "drop": found.drop, "label": found.label}
 
 
 def _size(facts: Facts, size: float | None) -> dict[str, Any]:
@@ -171,7 +170,10 @@ def _size(facts: Facts, size: float | None) -> dict[str, Any]:
 def _confirmed_note(facts: Facts) -> str:
     if not facts.confirmed:
         return ""
-    return "Drop: validation less test, positive where the search promised too much."
+    note = "Drop: validation less test, positive where the search promised too much."
+    if facts.incomplete:
+        note += " Of 2 of 5 seeds, say: the mean of the retrainings that gave a number; the others are under Failures."
+    return note
 
 
 def baselines(facts: Facts) -> Table:

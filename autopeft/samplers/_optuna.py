@@ -6,8 +6,9 @@ COMPLETE        COMPLETE with its losses (parameters on log10; all are minimised
 refused         PRUNED with a violated constraint: told as FAIL, Optuna forgets it and proposes its like again
 OUT_OF_MEMORY   the same: its region cannot run here
 STOPPED         PRUNED, without values and without a constraint: among the worse, and no partial score taken as final
-FAILED          as STOPPED, whatever the reason. Diverging and being too slow are traits of a configuration, and a dead
-                worker is its memory more often than bad luck; one point among the worse forbids nothing.
+FAILED          as STOPPED: diverging and being too slow are traits of a configuration
+lost            not told, while it may run again: its worker died, which says nothing of it. Lost twice it is FAILED: then
+                its memory is what kills workers, and one point among the worse forbids nothing.
 
 Nothing but the study lives from one ask to the next, and it holds what was told and nothing else that a sampler
 looks at. So a study that is filled from a ledger proposes what the live one does.
@@ -133,12 +134,13 @@ class OptunaSampler:
         return params
 
     def tell(self, record: Record) -> None:
-        self.ran += not record.refusal
+        is_lost = record.may_run_again
+        self.ran += not record.refusal and not is_lost
         self.completed += record.is_complete
         if not self.space.contains(record.params):
             return  # refused for this very reason: nothing that Optuna could place
         self._told.add(canonical(record.params))
-        if self.looks_at(record):
+        if self.looks_at(record) and not is_lost:
             self.study.add_trial(self.as_trial(record))
 
     def as_trial(self, record: Record) -> optuna.trial.FrozenTrial:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from autopeft.history import Confirmation, History, Record
 from autopeft.pareto import knee
-from autopeft.trackers._progress import Progress
+from autopeft.trackers._progress import Progress, Standing
 from autopeft.trackers._redact import Redactor
 from autopeft.trial import Status
 
@@ -128,6 +128,7 @@ class Layout:
     places: dict[int, Place] = field(default_factory=dict)
     _curve: list[Point] = field(default_factory=list)
     _steps: int = 0  # of the curve that are in `_curve`
+    _drawn: Sequence[Standing] = ()  # the curve that they are of
 
     @property
     def search_id(self) -> str:
@@ -264,6 +265,8 @@ class Layout:
     def _curves(self) -> tuple[Point, ...]:
         """The parent's metrics after each tell: step = number of finished trials. What is past does not change."""
         best_key = metric_key(f"best_{self.history.objectives[0].metric}", "search")
+        if self._drawn is not self.progress.curve:  # it began anew: a trial that the machine cost runs again
+            self._drawn, self._curve, self._steps = self.progress.curve, [], 0
         for step, standing in enumerate(self.progress.curve[self._steps :], start=self._steps + 1):
             time = self._time(standing.seconds)
             values = {

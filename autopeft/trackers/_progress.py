@@ -45,7 +45,11 @@ class Progress:
     """
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self.curve: list[Standing] = []
+        self._told: list[int] = []
         self._front = Front()
 
     @property
@@ -54,11 +58,14 @@ class Progress:
 
     def update(self, history: History) -> None:
         """Takes the tells that came since the last call."""
+        if self._told != history.told[: len(self._told)]:
+            self._begin()  # a trial that the machine cost runs again: it was told too early
         if len(self.curve) == len(history.told):
             return
         score, reference = history.objectives[0], reference_point(history.objectives)
         for number in history.told[len(self.curve) :]:
             record = history.records[number]
+            self._told.append(number)
             before = self.curve[-1] if self.curve else Standing(0.0, 0.0, 0, None, {}, 0.0)
             if record.is_complete:
                 self._front.take(record, history.losses([record])[0])

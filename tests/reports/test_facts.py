@@ -75,7 +75,7 @@ def test_confirmed_numbers_take_over_with_their_label():
     found = facts.confirmation(facts.history.records[1])
     assert found.interval.mean == pytest.approx(0.84)
     assert found.drop == pytest.approx(0.01)
-    assert found.label == "confirmed on test, 3 seeds, mean ± 95 % CI"
+    assert found.label == "confirmed on test, 3 of 4 seeds, mean ± 95 % CI"
     assert facts.confirm_failures == [("trial 1", "FAILED, seed 9: nan")]
     assert "accuracy 0.870 ± 0.025 (confirmed on test, 3 seeds, mean ± 95 % CI)" in facts.verdict
     assert "0.170 over the frozen head" in facts.verdict

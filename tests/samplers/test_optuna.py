@@ -186,6 +186,15 @@ def test_how_each_record_is_told(way: str) -> None:
     assert (sampler.ran, sampler.completed) == (way != "refused", way == "complete")
 
 
+def test_what_the_machine_cost_is_not_told_and_lost_twice_it_has_failed() -> None:
+    sampler = TPESampler(example_space(), OBJECTIVES)
+    sampler.tell(Record(Trial(0, HEAD, 0), KNOWN, status=Status.FAILED, error="died", fault="machine", lost=1))
+    assert (sampler.study.trials, sampler.ran) == ([], 0)
+    sampler.tell(Record(Trial(0, HEAD, 0), KNOWN, status=Status.FAILED, error="died", fault="machine", lost=2))
+    (told,) = sampler.study.trials
+    assert (told.state, sampler.ran) == (TrialState.PRUNED, 1)
+
+
 def test_what_is_not_in_the_space_is_not_placed() -> None:
     sampler = TPESampler(example_space(), OBJECTIVES)
     sampler.tell(Record(Trial(0, {**HEAD, "head.lr": 9.0}, 0), refusal="not in the space"))

@@ -42,3 +42,25 @@ def test_a_second_update_adds_nothing():
     curve = list(progress.curve)
     progress.update(history)
     assert progress.curve == curve
+
+
+def test_a_trial_that_the_machine_cost_and_that_runs_again_is_counted_once():
+    params = {"method": "head", "head.lr": 1e-3}
+    lost = {**h.tell(0, {}, "FAILED", "its worker died"), "fault": "machine"}
+    events = [h.header(), h.ask(0, params, 10), h.ask(1, params, 10), lost, h.tell(1, h_metrics(0.7))]
+    again = [{"event": "rerun", "number": 0, "seconds": 3.0}, h.tell(0, h_metrics(0.8))]
+    history, progress = History(events), Progress()
+    progress.update(history)
+    assert progress.curve[-1].counts == {Status.FAILED: 1, Status.COMPLETE: 1}
+    for event in again:
+        history.apply(event)
+        progress.update(history)
+    whole = Progress()
+    whole.update(History([*events, *again]))
+    assert progress.curve == whole.curve
+    assert progress.curve[-1].counts == {Status.COMPLETE: 2}
+    assert progress.front == history.front() == [history.records[0]]
+
+
+def h_metrics(accuracy):
+    return {"accuracy": accuracy, "trainable_parameters": 10}
