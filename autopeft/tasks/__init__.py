@@ -54,11 +54,13 @@ class Ragged:
         values: (n_values,) or (n_values, width).
         offsets: (n_rows + 1,) int64.
         pad: Fills a batch's shorter rows.
+        is_left: Whether it stands before a row, not behind it.
     """
 
     values: np.ndarray
     offsets: np.ndarray
     pad: float
+    is_left: bool = False
 
 
 @dataclass(frozen=True)

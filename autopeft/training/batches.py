@@ -79,8 +79,9 @@ def pad(column: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     values = np.full((len(rows), longest, *column.values.shape[1:]), column.pad, dtype=column.values.dtype)
     mask = np.zeros((len(rows), longest), dtype=np.int64)
     for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        values[index, : end - start] = column.values[start:end]
-        mask[index, : end - start] = 1
+        first = longest - (end - start) if column.is_left else 0
+        values[index, first : first + end - start] = column.values[start:end]
+        mask[index, first : first + end - start] = 1
     return values, mask
 
 

@@ -16,7 +16,7 @@ from autopeft.files import build_once
 from autopeft.tasks import Ragged, Split, Task
 from autopeft.training.setup import Setup
 
-FORMAT = 2  # of the folder: a run that an older autopeft began is encoded anew
+FORMAT = 3  # of the folder: a run that an older autopeft began is encoded anew
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _save_split(folder: Path, split: Split) -> None:
     kinds = {}
     for name, column in split.columns.items():
         if isinstance(column, Ragged):
-            kinds[name] = {"kind": "ragged", "pad": column.pad}
+            kinds[name] = {"kind": "ragged", "pad": column.pad, "is_left": column.is_left}
             np.save(folder / f"{name}.values.npy", column.values)
             np.save(folder / f"{name}.offsets.npy", column.offsets)
         else:
@@ -121,7 +121,7 @@ def _load_split(folder: Path) -> Split:
     for name, kind in meta["columns"].items():
         if kind["kind"] == "ragged":
             values = np.load(folder / f"{name}.values.npy", mmap_mode="r")
-            columns[name] = Ragged(values, np.load(folder / f"{name}.offsets.npy"), kind["pad"])
+            columns[name] = Ragged(values, np.load(folder / f"{name}.offsets.npy"), kind["pad"], kind["is_left"])
         else:
             columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
     scale = {}

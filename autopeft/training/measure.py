@@ -238,7 +238,7 @@ def some_rows(split: Split, most: int, seed: int) -> Split:
         if isinstance(column, Ragged):
             parts = [column.values[column.offsets[row] : column.offsets[row + 1]] for row in rows]
             offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-            columns[name] = Ragged(np.concatenate(parts), offsets, column.pad)
+            columns[name] = Ragged(np.concatenate(parts), offsets, column.pad, column.is_left)
         else:
             columns[name] = np.asarray(column[rows])
     return Split(columns, split.labels[rows], split.scale)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from autopeft.errors import EnvironmentFault, UsageError
+from autopeft.tasks._text import model_padding
 from autopeft.training.setup import ModelSpec
 
 # Kind → what the name of such a module looks like inside its block; the first row that fits decides.
@@ -156,9 +157,9 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
             config = transformers.AutoConfig.from_pretrained(path, **common)
             if n_outputs and config.num_labels != n_outputs:
                 config.num_labels = n_outputs  # with label names of its own, else those of the checkpoint stay
-            if getattr(config, "pad_token_id", None) is None and getattr(config, "eos_token_id", None) is not None:
-                eos = config.eos_token_id  # GPT-2, Llama: their classifiers look for the last token that is no padding
-                config.pad_token_id = eos[0] if isinstance(eos, (list, tuple)) else eos
+            pad = model_padding(config, path, common)
+            if pad is not None:  # the classifiers of GPT-2, Llama look for the last token that is no padding
+                config.pad_token_id = config.get_text_config().pad_token_id = pad
             model, info = getattr(transformers, auto_class).from_pretrained(
                 path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
                 **common, **options,
