@@ -20,7 +20,7 @@ from autopeft.ledger import Ledger
 from autopeft.samplers import Sampler
 from autopeft.space import Space, canonical
 from autopeft.stoppers import Stopper
-from autopeft.trial import Report, Result, Trial, derive_seed
+from autopeft.trial import Report, Result, Status, Trial, derive_seed
 
 MOST_REFUSALS_IN_A_ROW = 1000
 SLOW_SECONDS = 0.01  # a sampler that takes longer proposes ahead
@@ -178,11 +178,18 @@ class Search:
     def tell(self, result: Result) -> None:
         """Takes how a trial ended. It is on the disk before this returns, and the sampler knows.
 
+        A complete trial whose counts are not those foretold has failed: the front would have it in a wrong place.
+
         Raises:
             ValueError: That trial is not running.
         """
         number = result.trial.number
-        metrics = {**self._running_record(number).known, **result.metrics}
+        known = self._running_record(number).known
+        wrong = [f"{name} is {result.metrics[name]:,.0f}, foretold were {known[name]:,.0f}" for name in known
+                 if result.metrics.get(name, known[name]) != known[name]]  # fmt: skip
+        if wrong and result.status is Status.COMPLETE:
+            result = Result(result.trial, Status.FAILED, {}, f"counted wrongly before training: {'; '.join(wrong)}")
+        metrics = {**known, **result.metrics}
         event = {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics}
         optional = {"by_class": result.by_class, "fault": result.fault}
         self._write(event | {"error": result.error} | {key: value for key, value in optional.items() if value})

@@ -515,6 +515,17 @@ def test_a_trial_is_told_once_and_reports_before(tmp_path):
     assert [event["event"] for event in events(tmp_path)] == ["search", "ask", "tell"]
 
 
+def test_a_trial_whose_counts_are_not_those_foretold_has_failed(tmp_path):
+    conversation = make_search(tmp_path, trials=2)
+    for off in (0, 1):
+        trial = conversation.ask()
+        (record,) = [record for record in conversation.history.records if record.number == trial.number]
+        counts = {name: value + off for name, value in record.known.items()}
+        conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.5, **counts}))
+        assert record.status is (Status.FAILED if off else Status.COMPLETE)
+        assert ("trainable_parameters is" in record.error) == bool(off)
+
+
 def test_a_report_that_is_not_finite_cannot_be_made():
     with pytest.raises(ValueError, match="metrics of a report are finite; step 3 came with"):
         Report(3, {"train_loss": float("inf")})

@@ -8,9 +8,12 @@ from typing import Any
 from autopeft.methods import Scope
 from autopeft.methods._unfreeze import Unfreeze, in_blocks
 
+# What stands for masked inputs while a model is pretrained, and is read by no task of ours: no gradient would reach it.
+OF_PRETRAINING = ("mask_token", "masked_spec_embed", "mask_emb")
+
 
 class Full(Unfreeze):
-    """Trains all of the base, its embeddings too."""
+    """Trains all of the base, its embeddings too; not what only pretraining reads."""
 
     label = "full fine-tuning"
     stock: Mapping[str, Any] = {"lr": 5e-5}
@@ -19,7 +22,8 @@ class Full(Unfreeze):
         if "layers" in params and params["layers"] != "all":
             return in_blocks(model, scope)
         heads = tuple(f"{head}." for head in scope.head)
-        return [name for name, _ in model.named_parameters() if not name.startswith(heads)]
+        names = [name for name, _ in model.named_parameters() if not name.startswith(heads)]
+        return [name for name in names if name.rpartition(".")[2] not in OF_PRETRAINING]
 
     def describe(self, params: Mapping[str, Any]) -> str:
         return self.label

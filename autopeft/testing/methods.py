@@ -161,6 +161,46 @@ def check_method_trains_its_own(name: str, subject: MethodSubject) -> None:
         assert set(moved) == set(attached.trained), f"three steps do not change {set(before) - set(moved)}"
 
 
+def method_pairs(name: str) -> Iterator[dict[str, Any]]:
+    """The method alone, and in one recipe with each other one, this one first or last."""
+    from autopeft import plugins
+
+    yield {"method": name}
+    for other in plugins.names("methods"):
+        if name not in ("head", other) and other != "head":
+            yield {"method": f"{name}+{other}"}
+
+
+def check_method_trains_what_is_counted(name: str, subject: MethodSubject) -> None:
+    """Prepared as trials run it, by itself and beside every other method: each counted tensor has had a gradient, each
+    tensor that changes is counted. A pair that is refused is no pair."""
+    import torch
+
+    from autopeft.errors import Refused
+    from autopeft.training.network import as_trials_run
+    from autopeft.training.precision import Precision
+    from autopeft.training.recipe import attach
+
+    precision = Precision("fp32", torch.device("cpu"), subject.view)
+    for params in method_pairs(name):
+        try:
+            attached = attach(subject.base, subject.view, params, seed=1)
+        except Refused:
+            if params["method"] == name:
+                raise
+            continue
+        as_trials_run(attached.model, subject.view, precision)
+        before = {n: t.detach().clone() for n, t in attached.model.state_dict(keep_vars=True).items()}
+        waiting, optimizer = dict(attached.model.named_parameters()), _optimizer(attached)
+        for _ in range(3):
+            _step(subject, attached, optimizer)
+            waiting = {n: p for n, p in waiting.items() if p.grad is None}
+        without = set(attached.trained) & set(waiting)
+        assert not without, f"{params['method']}: counted, yet no gradient reaches {without}"
+        changed = {n for n, t in attached.model.state_dict().items() if not torch.equal(before[n], t)}
+        assert changed <= set(attached.trained), f"{params['method']}: {changed - set(attached.trained)} changed"
+
+
 def check_method_leaves_the_base(name: str, subject: MethodSubject) -> None:
     """Attaching and training changes no weight, buffer, flag, hook or config of the base; frozen tensors are shared."""
     from autopeft.training.recipe import attach
@@ -264,6 +304,7 @@ METHOD_CHECKS: tuple[Callable[[str, MethodSubject], None], ...] = (
     check_method_describes_itself,
     check_method_count_is_exact,
     check_method_trains_its_own,
+    check_method_trains_what_is_counted,
     check_method_leaves_the_base,
     check_method_saves_all_it_trains,
     check_method_clones_are_independent,

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +25,8 @@ from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.course import Course
 from autopeft.training.data import Data, prepare
 from autopeft.training.faults import FAULTS, is_out_of_memory, peak_memory_bytes, require_device
-from autopeft.training.first_token import read_first_token
-from autopeft.training.low_rank import fuse
 from autopeft.training.model import ModelView, clone_shared, load_model, view
-from autopeft.training.network import Network
+from autopeft.training.network import Network, as_trials_run
 from autopeft.training.optimizer import learning_rate_factor, make_optimizer
 from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
@@ -106,16 +104,28 @@ class Worker:
             "peak_memory_bytes": float(peak_memory_bytes(self.device)),
             "micro_batch_size": float(network.micro_batch_size),
         }
-        yield self.finish(course, network.attached, logits, split, used)
+        yield self.finish(course, network.attached, logits, split, used, tuple(network.untrained))
 
     def course(self, trial: Trial) -> Course:
         """The course of a trial on this data; its clock starts."""
         return Course(self.setup, trial, len(self.data.splits["train"]))
 
     def finish(
-        self, course: Course, attached: Attached, logits: np.ndarray, split: str, used: Mapping[str, float]
+        self,
+        course: Course,
+        attached: Attached,
+        logits: np.ndarray,
+        split: str,
+        used: Mapping[str, float],
+        untrained: Sequence[str] = (),
     ) -> Result:
-        """Scores a trained trial by its logits of a split, and keeps its tensors where they are wanted."""
+        """Scores a trained trial by its logits of a split, and keeps its tensors where they are wanted.
+
+        A trial that counts a tensor which never had a gradient has failed: its size would be too large on the front.
+        """
+        if untrained:
+            some = f"{', '.join(untrained[:3])}{' and others' if len(untrained) > 3 else ''}"
+            return Result(course.trial, Status.FAILED, error=f"counted as trained, yet no gradient reached {some}")
         labels = self.data.splits[split].labels
         known = {**counts(attached), **used}
         result = course.result(self.task.score(logits, labels), known, self.task.by_class(logits, labels))
@@ -129,9 +139,7 @@ class Worker:
 
     def wrap(self, attached: Attached) -> Network:
         """What was attached to a clone of the base, in the precision of the search, cut where its prefix is cached."""
-        self.precision.lower(attached.model)
-        fuse(attached.model)
-        read_first_token(attached.model, self.view)
+        as_trials_run(attached.model, self.view, self.precision)
         return Network(self, attached)
 
     def train(self, network: Network, seed: int, total: int) -> Iterator[tuple[int, float]]:
@@ -145,6 +153,7 @@ class Worker:
         batches = endless(split.lengths, setup.train.batch_size, seed)
         for step in range(1, total + 1):
             loss = network.backward("train", next(batches))
+            network.untrained = {name: p for name, p in network.untrained.items() if p.grad is None}
             if setup.train.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, setup.train.clip)
             optimizer.step()

@@ -1,4 +1,4 @@
-"""A frozen linear layer and its low-rank update as one node of the graph, for one trial or for several side by side.
+"""A linear layer and its low-rank update as one node of the graph, for one trial or for several side by side.
 
 Autograd's own chain writes the gradient of the layer's input twice and adds the two, and casts under autocast what both
 halves read; here each is one product. LoRA: Hu et al., 2021, arXiv:2106.09685.
@@ -20,7 +20,8 @@ def updated(
 
     Args:
         x: (k, n, in): rows of k trials.
-        base: The frozen layer, with `weight` and `bias`: linear, or GPT-2's Conv1D.
+        base: The layer, with `weight` and `bias`: linear, or GPT-2's Conv1D. Where another component of the recipe
+            trains one of them, it gets its gradient.
         a, b: (k, rank, in) and (k, out, rank), the scale of the update in one of them.
         mask: (k, n, in) of dropout; None for none.
 
@@ -33,7 +34,7 @@ def updated(
 
 
 class _Updated(torch.autograd.Function):
-    """`updated`, with gradients of x, a and b."""
+    """`updated`, with gradients of all five; those that nobody asks for are not computed."""
 
     @staticmethod
     def forward(
@@ -51,14 +52,18 @@ class _Updated(torch.autograd.Function):
         of_narrow = torch.bmm(gradient, b)
         of_a = torch.bmm(of_narrow.mT, x if mask is None else x * mask)
         of_b = torch.bmm(gradient.mT, narrow)
-        if not ctx.needs_input_grad[0]:  # nothing below is trained
-            return None, None, None, of_a, of_b, None
-        of_x = torch.matmul(gradient, weight)
-        if mask is None:
-            of_x.baddbmm_(of_narrow, a)
-        else:
-            of_x += torch.bmm(of_narrow, a) * mask
-        return of_x, None, None, of_a, of_b, None
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:  # else nothing below is trained
+            of_x = torch.matmul(gradient, weight)
+            if mask is None:
+                of_x.baddbmm_(of_narrow, a)
+            else:
+                of_x += torch.bmm(of_narrow, a) * mask
+        if ctx.needs_input_grad[1]:
+            of_weight = gradient.flatten(0, 1).mT @ x.flatten(0, 1)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 1))
+        return of_x, of_weight, of_bias, of_a, of_b, None
 
 
 def fuse(model: nn.Module) -> None:

@@ -6,15 +6,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from autopeft.errors import EnvironmentFault
 from autopeft.training.batches import collate
 from autopeft.training.faults import is_out_of_memory
+from autopeft.training.first_token import read_first_token
+from autopeft.training.low_rank import fuse
+from autopeft.training.model import ModelView
+from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut
 from autopeft.training.recipe import Attached
 
 if TYPE_CHECKING:
     from autopeft.training.loop import Worker
+
+
+def as_trials_run(model: nn.Module, view: ModelView, precision: Precision) -> None:
+    """Prepares a clone of the base, its recipe attached, as each trial trains it: exact, and fast."""
+    precision.lower(model)
+    fuse(model)
+    read_first_token(model, view)
 
 
 class Network:
@@ -26,10 +38,13 @@ class Network:
 
     Attributes:
         depth: How many blocks the cache stands for; n_layers + 1 where it stands for all but the head; 0 for none.
+        untrained: Trained parameters that no gradient has reached so far, by name.
     """
 
     def __init__(self, worker: Worker, attached: Attached) -> None:
         self.worker, self.attached, self.model = worker, attached, attached.model
+        parameters = dict(attached.model.named_parameters())
+        self.untrained = {name: parameters[name] for name in attached.trained if name in parameters}
         self.micro_batch_size = worker.setup.machine.micro_batch_size
         self._caches: dict[str, Cached] = {}
         self.cut: Cut | None = None

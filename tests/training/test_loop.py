@@ -8,7 +8,7 @@ import torch
 from models import mobilenet, text_setup
 from safetensors.torch import load_file
 
-from autopeft.training import loop
+from autopeft.training import loop, low_rank
 from autopeft.training.course import rung_steps, total_steps
 from autopeft.training.loop import Worker
 from autopeft.training.optimizer import learning_rate_factor
@@ -99,6 +99,23 @@ def test_a_refused_configuration_fails_rather_than_flies(worker):
     _, result = outcome(worker.evaluate(trial("lora", **{"lora.layers": [77]})))
     assert result.status is Status.FAILED
     assert "layers 0 to 2" in result.error
+
+
+def test_a_tensor_that_is_counted_and_never_trained_fails_the_trial(setup, monkeypatch):
+    """A fused LoRA that keeps the gradient of its layer's bias to itself."""
+    whole = low_rank._Updated.backward
+
+    def without_the_bias(ctx, *gradients):
+        of_x, of_weight, _, of_a, of_b, _ = whole(ctx, *gradients)
+        return of_x, of_weight, None, of_a, of_b, None
+
+    lora_and_bias = Trial(0, {"method": "lora+bias"}, 5)
+    assert outcome(Worker(setup).evaluate(lora_and_bias))[1].status is Status.COMPLETE
+    monkeypatch.setattr(low_rank._Updated, "backward", staticmethod(without_the_bias))
+    _, result = outcome(Worker(setup).evaluate(lora_and_bias))
+    assert result.status is Status.FAILED
+    assert "counted as trained, yet no gradient reached" in result.error
+    assert "query.base_layer.bias" in result.error
 
 
 class Limited:

@@ -12,7 +12,7 @@ from autopeft.training.recipe import attach
 
 
 def test_gradients_are_those_of_autograd():
-    """Of the fused node, against the formula written out, in float64."""
+    """Of the fused node, against the formula written out, in float64; of the base too, which may be trained."""
     torch.manual_seed(0)
     base = torch.nn.Linear(4, 6, dtype=torch.float64)
     shapes = {"x": (3, 5, 4), "a": (3, 2, 4), "b": (3, 6, 2)}
@@ -24,7 +24,8 @@ def test_gradients_are_those_of_autograd():
         plain = base(given["x"]) + x @ given["a"].mT @ given["b"].mT
         assert torch.allclose(out, plain)
         weights = torch.randn_like(plain)
-        ours, theirs = (torch.autograd.grad((value * weights).sum(), list(given.values())) for value in (out, plain))
+        asked = [*given.values(), base.weight, base.bias]
+        ours, theirs = (torch.autograd.grad((value * weights).sum(), asked) for value in (out, plain))
         assert all(torch.allclose(one, other) for one, other in zip(ours, theirs, strict=True))
 
 

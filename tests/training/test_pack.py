@@ -1,5 +1,6 @@
 """Trials as one pass: each is what it would be alone but for rounding, whoever shares the pass."""
 
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from architectures import MAKE
 from models import text_setup
 from safetensors.torch import load_file
 
+from autopeft import plugins, testing
+from autopeft.errors import Refused
 from autopeft.tasks import Ragged, Split
 from autopeft.training.loop import Worker
 from autopeft.training.model import CHAINED, view
@@ -109,6 +112,30 @@ def test_a_packed_trial_in_bf16_scores_as_it_does_alone(setup):
     for trial in MIXED:
         losses = [found[trial.number][-1].metrics["train_loss"] for found in (alone, packed)]
         assert losses[1] == pytest.approx(losses[0], abs=0.05)
+
+
+def test_what_a_packed_trial_counts_it_trains(setup):
+    """Of every method and every pair of them: which can be packed, and that each of their tensors moves; no other is."""
+    worker, members = Worker(setup), []
+    for params in (params for name in plugins.names("methods") for params in testing.method_pairs(name)):
+        with contextlib.suppress(Refused):
+            members.append(Member.of(worker, Trial(len(members), params, 5)))
+    held = [member for member in members if member is not None]
+    assert {member.trial.params["method"] for member in held} == {"head", "lora"}
+    before = {member.trial.number: clones(member) for member in held}
+    for acts in (False, True):
+        some = [member for member in held if bool(member.updates) is acts]
+        stack = Stack(worker, some, len(some))
+        for _ in range(3):
+            stack.step()
+        stack.unload()
+    for member in held:
+        changed = {n for n, t in clones(member).items() if not torch.equal(t, before[member.trial.number][n])}
+        assert changed == set(member.attached.trained)
+
+
+def clones(member):
+    return {name: tensor.clone() for name, tensor in member.attached.model.state_dict().items()}
 
 
 def test_heads_alone_share_passes_over_the_cached_activations(setup, monkeypatch):
