@@ -18,7 +18,7 @@ import numpy as np
 
 from autopeft import ledger as ledgers
 from autopeft.config import Config, load
-from autopeft.errors import Refused, UsageError
+from autopeft.errors import Refused, UsageError, command
 from autopeft.prepared import Model, make_executor, prepare, require_executor
 from autopeft.runs import Run, go, open_run, opened, write_config
 
@@ -51,7 +51,7 @@ def run(config: Config | Mapping[str, Any] | str | Path, *, name: str | None = N
 def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -> Run:
     """Runs a search in a folder whose ledger has not begun."""
     folder = (folder or new_folder(config)).resolve()
-    taken = UsageError(f"{folder} holds a run already: `autopeft resume {folder}` goes on with it")
+    taken = UsageError(f"{folder} holds a run already: {command('autopeft', 'resume', folder)} goes on with it")
     if (folder / ledgers.NAME).exists() and ledgers.read(folder / ledgers.NAME):
         raise taken
     require_executor(config)

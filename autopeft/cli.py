@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from autopeft.errors import AutoPEFTError, EnvironmentFault
+from autopeft.errors import AutoPEFTError, EnvironmentFault, command
 
 if TYPE_CHECKING:
     from autopeft.runs import Run
@@ -260,7 +260,7 @@ def report(run: Folder, as_json: Json = False) -> None:
 
 @cli.command()
 def track(run: Folder, as_json: Json = False) -> None:
-    """Fill MLflow from the ledger; a second time adds nothing.
+    """Fill the trackers from the ledger; a second time adds nothing.
 
     Example: autopeft track runs/my-1
     """
@@ -270,6 +270,8 @@ def track(run: Folder, as_json: Json = False) -> None:
     if as_json:
         _print_json({"run": str(run), "trackers": counts})
     else:
+        if not counts:
+            _say("none of the trackers of this run is filled from the ledger")
         for name, count in counts.items():
             print(f"{name}: {', '.join(f'{number} {what}' for what, number in count.items())}")
 
@@ -475,7 +477,7 @@ def _end_interrupted(folder: Path) -> NoReturn:
     from autopeft import ledger
 
     if (folder / ledger.NAME).exists():
-        _say(f"interrupted; resume with: autopeft resume {_relative(folder)}")
+        _say(f"interrupted; resume with: {command('autopeft', 'resume', _relative(folder))}")
     else:
         _say("interrupted before the search began")
     raise typer.Exit(INTERRUPTED) from None
@@ -491,8 +493,8 @@ def _show_search(run: Run, as_json: bool) -> None:
     _print_table(front_table(run.history, run.describe))
     _print_classes(run)
     print(f"\npicture  {_relative(run.folder / 'front.png')}\nreport   {_relative(run.folder / 'report.html')}")
-    for command in run.open_commands():
-        print(f"MLflow   {command}")
+    for name, line in run.open_commands().items():
+        print(f"{name:<8} {line}")
 
 
 def _plain(value: Any) -> str:

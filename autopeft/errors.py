@@ -13,6 +13,7 @@ AutoPEFTError                1   something of ours is wrong
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -108,3 +109,8 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` Did you mean 'tpe'?`, or nothing where no known name is near."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def command(*words: object) -> str:
+    """A command that a message suggests, to be pasted into a shell: `command("autopeft", "track", folder)`."""
+    return f"`{shlex.join(map(str, words))}`"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import pkgutil
 import sys
 from collections.abc import Mapping
@@ -73,6 +74,12 @@ def make(kind: str, name: str, options: Mapping[str, Any] | None = None, *given:
         given, more: What the search gives every plugin of the kind.
     """
     return load(kind, name)(*given, **{**(options or {}), **more})
+
+
+def taken(plugin: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Of what is offered, what the constructor of a plugin names among its parameters: a plugin says what it needs."""
+    parameters = inspect.signature(plugin).parameters
+    return {name: value for name, value in offered.items() if name in parameters}
 
 
 def about(kind: str, name: str) -> str:

@@ -278,8 +278,9 @@ def require_gpu(config: Config) -> None:
 
 def make_executor(config: Config) -> Executor:
     """The executor, with the time limit of a trial for its watchdog."""
-    options = {**config.executor.options, "trial_seconds": config.training.trial_seconds}
-    executor: Executor = plugins.make("executors", config.executor.name, options)
+    name = config.executor.name
+    given = plugins.taken(plugins.load("executors", name), {"trial_seconds": config.training.trial_seconds})
+    executor: Executor = plugins.make("executors", name, config.executor.options, **given)
     return executor
 
 

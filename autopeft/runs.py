@@ -16,7 +16,7 @@ from autopeft import ledger as ledgers
 from autopeft import plugins
 from autopeft.config import Config, changes, from_resolved, resolve
 from autopeft.confirm import Candidate, Confirm
-from autopeft.errors import AutoPEFTError, BudgetSpent, NothingCompleted, UsageError
+from autopeft.errors import AutoPEFTError, BudgetSpent, EnvironmentFault, NothingCompleted, UsageError, command
 from autopeft.files import build_once, trial_folder
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
@@ -25,6 +25,7 @@ from autopeft.objectives import with_signal
 from autopeft.pareto import knee
 from autopeft.prepared import Model, Prepared, as_it_began, make_executor, reopen, require_executor
 from autopeft.search import Search
+from autopeft.trackers import Fillable, Opened, Tracker
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
 
@@ -197,13 +198,28 @@ class Run:
         folder = trial_folder(self.folder, record.number)
         return folder if (folder / "trained.safetensors").exists() else None
 
-    def track(self) -> dict[str, Any]:
-        """Fills the config's trackers, but the console, from the ledger. A second time adds nothing."""
-        out = {}
+    def track(self) -> dict[str, Mapping[str, int]]:
+        """Fills the config's trackers that can be filled from the ledger. A second time adds nothing.
+
+        Raises:
+            AutoPEFTError: Some could not be filled; the others are.
+        """
+        out: dict[str, Mapping[str, int]] = {}
+        faults: list[AutoPEFTError] = []
         for entry in self.config.trackers:
-            if entry.name != "console":
-                tracker = make_tracker(entry, self, quiet=True)
+            tracker = make_tracker(entry, self, quiet=True)
+            if not isinstance(tracker, Fillable):
+                continue
+            try:
                 out[entry.name] = tracker.fill(self.history)
+            except AutoPEFTError as fault:
+                faults.append(fault)
+            except Exception as fault:  # somebody else's code: what it raises is no fault of the run
+                faults.append(EnvironmentFault(f"tracker {entry.name!r}: {type(fault).__name__}: {fault}"))
+        if len(faults) > 1:
+            raise EnvironmentFault("; ".join(map(str, faults)))
+        if faults:
+            raise faults[0]
         return out
 
     def confirm(self, seeds: int = 5, which: Sequence[str] = (), *, quiet: bool = False) -> list[Record]:
@@ -245,7 +261,8 @@ class Run:
         try:
             self.track()
         except AutoPEFTError as fault:  # what was confirmed is in the ledger
-            print(f"{fault}. `autopeft track {self.folder}` fills in what is missing there", file=sys.stderr)
+            track = command("autopeft", "track", self.folder)
+            print(f"{fault}. {track} fills in what is missing there", file=sys.stderr)
         return self.front
 
     def _note_majority(self, ledger: Ledger, setup: Setup) -> None:
@@ -353,15 +370,14 @@ class Run:
 
         return {"run": str(self.folder), **front_data(Facts(self.history, self.describe, self.name))}
 
-    def open_commands(self) -> list[str]:
-        """The one-line commands that open this search elsewhere: MLflow's."""
-        out = []
-        for entry in self.config.trackers:
-            if entry.name == "mlflow":
-                from autopeft.trackers.mlflow import open_command
-
-                out.append(open_command(self.history, entry.options, self.folder))
-        return out
+    def open_commands(self) -> dict[str, str]:
+        """The one-line commands that open this search elsewhere, by the trackers that have one."""
+        trackers = {entry.name: make_tracker(entry, self, quiet=True) for entry in self.config.trackers}
+        return {
+            name: tracker.open_command(self.history)
+            for name, tracker in trackers.items()
+            if isinstance(tracker, Opened)
+        }
 
     def _repr_html_(self) -> str:
         from autopeft.reports import html
@@ -440,22 +456,23 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
                 run.report()
     if not history.front():
         counts = ", ".join(f"{count} {name}" for name, count in history.counts().items()) or "none asked"
-        why = f"no trial completed ({counts}); {conversation.why_ended}. `autopeft report {folder}` shows each reason"
+        report = command("autopeft", "report", folder)
+        why = f"no trial completed ({counts}); {conversation.why_ended}. {report} shows each reason"
         raise BudgetSpent(why) if "hours" in conversation.why_ended else NothingCompleted(why)
 
 
-def make_tracker(entry: Any, run: Run, quiet: bool) -> Any:
-    """A tracker with what it may show: names for people, pictures, adapters."""
-    extra: dict[str, Any] = {"describe": run.describe}
-    if entry.name == "console":
-        extra["quiet"] = quiet
-    if entry.name == "mlflow":
+def make_tracker(entry: Any, run: Run, quiet: bool) -> Tracker:
+    """A tracker, with what its constructor takes of names for people, pictures and adapters (`autopeft.trackers`)."""
+    offered = {
+        "describe": run.describe,
+        "quiet": quiet,
         # From the history that the tracker gives, not from the run's own, which the search changes meanwhile.
-        extra |= {
-            "artifacts": lambda history, folder: Run(run.folder, history).artifacts(folder),
-            "adapters": run.exported_adapter,
-        }
-    return plugins.make("trackers", entry.name, entry.options, run.folder, **extra)
+        "artifacts": lambda history, folder: Run(run.folder, history).artifacts(folder),
+        "adapters": run.exported_adapter,
+    }
+    given = plugins.taken(plugins.load("trackers", entry.name), offered)
+    tracker: Tracker = plugins.make("trackers", entry.name, entry.options, run.folder, **given)
+    return tracker
 
 
 def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], None]:

@@ -82,8 +82,8 @@ class FakeRun:
     def summary(self) -> dict[str, Any]:
         return {"schema": 1, "run": str(self.folder), "counts": {"COMPLETE": 2}, "hypervolume": 1.0, "front": []}
 
-    def open_commands(self) -> list[str]:
-        return ["mlflow ui --backend-store-uri sqlite:////x.db"]
+    def open_commands(self) -> dict[str, str]:
+        return {"mlflow": "mlflow ui --backend-store-uri sqlite:////x.db"}
 
     def write_front(self) -> list[Path]:
         return [self.folder / "front.json"]
@@ -338,7 +338,7 @@ def test_search(autopeft: Autopeft, config: Path, searched: list[Any]) -> None:
     assert (asked.config.budget.trials, asked.config.seed, asked.quiet) == (60, 3, True)
     assert asked.folder == Path("runs/first")
     assert "full fine-tuning" in out
-    for line in ("picture  runs/my-1/front.png", "report   runs/my-1/report.html", "MLflow   mlflow ui"):
+    for line in ("picture  runs/my-1/front.png", "report   runs/my-1/report.html", "mlflow   mlflow ui"):
         assert line in out
 
 
@@ -368,7 +368,7 @@ def test_an_interrupted_search_says_how_to_go_on(
     monkeypatch.setattr(app, "search", search)
     code, out, err = autopeft("search", "my.yaml", "--name", "mine")
     assert (code, out) == (130, "")
-    assert err.strip() == "interrupted; resume with: autopeft resume runs/mine"
+    assert err.strip() == "interrupted; resume with: `autopeft resume runs/mine`"
 
 
 def test_a_search_interrupted_before_its_ledger(
@@ -395,7 +395,7 @@ def test_an_interrupted_resume(autopeft: Autopeft, run: FakeRun, monkeypatch: py
     monkeypatch.setattr(run, "resume", resume)
     (run.folder / "ledger.jsonl").touch()
     code, _, err = autopeft("resume", "runs/my-1")
-    assert (code, err) == (130, "interrupted; resume with: autopeft resume runs/my-1\n")
+    assert (code, err) == (130, "interrupted; resume with: `autopeft resume runs/my-1`\n")
 
 
 def test_plan(autopeft: Autopeft, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

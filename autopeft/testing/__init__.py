@@ -44,6 +44,7 @@ from autopeft.testing.tasks import (
 from autopeft.testing.trackers import (
     TRACKER_CHECKS,
     check_tracker_begins_anywhere,
+    check_tracker_fills_once,
     check_tracker_leaves_stdout,
     check_tracker_only_reads,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "check_task_reads_by_seed",
     "check_task_scores",
     "check_tracker_begins_anywhere",
+    "check_tracker_fills_once",
     "check_tracker_leaves_stdout",
     "check_tracker_only_reads",
     "checksum",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autopeft.history import History
-from autopeft.trackers import Tracker
+from autopeft.trackers import Fillable, Opened, Tracker
 
 
 def check_tracker_only_reads(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
@@ -61,4 +61,22 @@ def check_tracker_leaves_stdout(make: Callable[[], Tracker], events: Sequence[Ma
     assert out.getvalue() == "", f"a tracker wrote to stdout: {out.getvalue()[:200]!r}"
 
 
-TRACKER_CHECKS = (check_tracker_only_reads, check_tracker_begins_anywhere, check_tracker_leaves_stdout)
+def check_tracker_fills_once(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
+    """One that can be filled is filled without `start`; a second time adds nothing. One that can be opened says how."""
+    history, tracker = History(events), make()
+    if isinstance(tracker, Fillable):
+        added = tracker.fill(history)
+        assert all(isinstance(count, int) for count in added.values()), f"fill() counts what it added, not {added}"
+        again = {name: count for name, count in make().fill(history).items() if count}  # type: ignore[attr-defined]
+        assert not again, f"fill() added {again} a second time"
+    if isinstance(tracker, Opened):
+        line = tracker.open_command(history)
+        assert line and "\n" not in line, f"open_command() is one line, not {line!r}"
+
+
+TRACKER_CHECKS = (
+    check_tracker_only_reads,
+    check_tracker_begins_anywhere,
+    check_tracker_leaves_stdout,
+    check_tracker_fills_once,
+)

@@ -11,11 +11,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import unquote
 
 from autopeft.errors import UsageError
 from autopeft.files import locked
@@ -41,10 +43,45 @@ def tracking_uri(uri: str | None, folder: Path) -> str:
     A relative SQLite path is taken from the working folder, and made absolute: MLflow itself would look it up in
     whichever folder a process happens to be.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{Path(folder).resolve().parent / 'mlflow.db'}"
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return sqlite_uri(Path(folder).resolve().parent / "mlflow.db")
     if uri.startswith(SQLITE):
-        return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).resolve()}"
+        _, mark, options = uri.partition("?")
+        return sqlite_uri(sqlite_path(uri).resolve()) + mark + options
     return uri
+
+
+def sqlite_path(uri: str) -> Path:
+    """The file that a SQLite URI names."""
+    name = uri.removeprefix(SQLITE).partition("?")[0]
+    return Path(unquote(name) if "%" in name and _is_unquoted() else name)
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of a SQLite file, whatever its name holds.
+
+    Raises:
+        UsageError: The installed SQLAlchemy has no way to say it.
+    """
+    text = str(path)
+    if not set("%?") & set(text):
+        return f"{SQLITE}{text}"
+    if _is_unquoted():
+        return SQLITE + re.sub("%(?=[0-9A-Fa-f]{2})", "%25", text).replace("?", "%3F")
+    if "?" not in text:
+        return f"{SQLITE}{text}"
+    raise UsageError(
+        f"MLflow cannot keep its database at {text}: to the installed SQLAlchemy, what follows the '?' is an option. Give "
+        "trackers.mlflow.uri, put the runs elsewhere, or install SQLAlchemy 2.1 or later"
+    )
+
+
+def _is_unquoted() -> bool:
+    """Whether SQLAlchemy reads `%3F` in the name of a file as `?`: it does from 2.1 on."""
+    from sqlalchemy.engine import make_url
+
+    return make_url(f"{SQLITE}%3F").database == "?"
 
 
 def import_mlflow() -> None:
@@ -92,11 +129,14 @@ class Store:
         self.counts: Counter[str] = Counter()
         if uri.startswith(SQLITE):
             # Several processes at once on a fresh file: 0 of 8 succeed, as MLflow makes its tables without a lock.
-            path = Path(uri.removeprefix(SQLITE))
+            path = sqlite_path(uri)
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path.with_name(path.name + ".lock")):
                 self.client = MlflowClient(tracking_uri=uri)
                 self.client.search_experiments(max_results=1)
+            if (misread := Path(uri.removeprefix(SQLITE)).parent) != path.parent:
+                with contextlib.suppress(OSError):
+                    os.removedirs(misread)  # empty: MLflow makes the folder that a quoted name would be, unquoted
         else:
             self.client = MlflowClient(tracking_uri=uri)
         name = experiment or layout.experiment_name()
@@ -237,7 +277,7 @@ def artifacts_of(held: Held) -> tuple[str, ...]:
 
 def _artifact_root(uri: str, folder: Path) -> Path:
     """Where artifacts lie when no server keeps them: beside the SQLite file, or beside the run folders."""
-    home = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else Path(folder).resolve().parent
+    home = sqlite_path(uri).parent if uri.startswith(SQLITE) else Path(folder).resolve().parent
     return home / "mlartifacts"
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from autopeft.errors import AutoPEFTError, EnvironmentFault
+from autopeft.errors import AutoPEFTError, EnvironmentFault, command
 from autopeft.history import History, Record
 from autopeft.trackers._layout import NUMBERS, WORKFLOW, Address, Describe, Layout, cut
 from autopeft.trackers._redact import Redactor
@@ -143,6 +143,26 @@ class MLflow:
                 ) from None  # the cause's text may hold the secret that was masked here
         return {name: sync.store.counts[name] for name in ("runs", "params", "metrics", "tags", "artifacts")}
 
+    def open_command(self, history: History) -> str:
+        """The one line that opens MLflow at this search: a command with its address as a comment, or the server's."""
+        redactor = Redactor.of([history.config, self.uri])
+        pages = [f"#/experiments?{WORKFLOW}"]  # without the store there is still the way to MLflow's first page
+        import_mlflow()
+
+        def find() -> None:
+            with contextlib.suppress(Exception):
+                pages.append(_find(history, self.uri, self.experiment))
+
+        with without_chatter():
+            asking = threading.Thread(target=find, name="autopeft-mlflow-lookup", daemon=True)
+            asking.start()
+            asking.join(LOOKUP_SECONDS if self.uri.startswith(SERVERS) else None)
+        page = pages[-1]
+        if self.uri.startswith(SERVERS):
+            return f"{redactor.text(self.uri).rstrip('/').replace('***@', '')}/{page}"
+        store = shlex.quote(redactor.text(self.uri))
+        return f"{_program()} ui --backend-store-uri {store} --port 5000  # http://127.0.0.1:5000/{page}"
+
     # ── the writing thread ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _work(self, history: History) -> None:
@@ -232,7 +252,7 @@ class MLflow:
             self._has_warned = True
             print(
                 f"MLflow at {self.redactor.text(self.uri)}: {reason}. The search goes on and nothing is lost: "
-                f"`autopeft track {self.folder}` fills in what is missing there",
+                f"{command('autopeft', 'track', self.folder)} fills in what is missing there",
                 file=sys.stderr,
                 flush=True,
             )
@@ -347,39 +367,12 @@ class Sync:
             raise EnvironmentFault("the search ended before all was written")
 
 
-def open_command(history: History, options: Mapping[str, Any], folder: Path) -> str:
-    """The one line that opens MLflow at this search: a command with its address as a comment, or the server's address.
-
-    Args:
-        history: Of the search.
-        options: The tracker's, as the config has them.
-        folder: The run's.
-    """
-    uri = tracking_uri(options.get("uri"), folder)
-    redactor = Redactor.of([history.config, uri])
-    pages = [f"#/experiments?{WORKFLOW}"]  # without the store there is still the way to MLflow's first page
-    import_mlflow()
-
-    def find() -> None:
-        with contextlib.suppress(Exception):
-            pages.append(_find(history, uri, options.get("experiment")))
-
-    with without_chatter():
-        asking = threading.Thread(target=find, name="autopeft-mlflow-lookup", daemon=True)
-        asking.start()
-        asking.join(LOOKUP_SECONDS if uri.startswith(SERVERS) else None)
-    page = pages[-1]
-    if uri.startswith(SERVERS):
-        return f"{redactor.text(uri).rstrip('/').replace('***@', '')}/{page}"
-    program = Path(sys.executable).with_name("mlflow")
-    found = shutil.which("mlflow")
+def _program() -> str:
+    """MLflow's command, as the user's shell finds it."""
+    program, found = Path(sys.executable).with_name("mlflow"), shutil.which("mlflow")
     if not program.exists() or (found is not None and Path(found).resolve() == program.resolve()):
-        name = "mlflow"
-    else:
-        name = shlex.quote(str(program))  # its environment is not the shell's
-    return (
-        f"{name} ui --backend-store-uri {shlex.quote(redactor.text(uri))} --port 5000  # http://127.0.0.1:5000/{page}"
-    )
+        return "mlflow"
+    return shlex.quote(str(program))  # its environment is not the shell's
 
 
 def _find(history: History, uri: str, experiment: str | None) -> str:

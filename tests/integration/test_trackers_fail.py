@@ -94,7 +94,7 @@ def test_a_silent_server_costs_seconds_at_the_end_of_a_search(tmp_path, capsys):
         folder, events = run_folder(tmp_path), h.search(40)
         _, finishing = timed(MLflow(folder, uri=address), events)
         began = time.monotonic()
-        shown = trackers.open_command(History(events), {"uri": address}, folder)
+        shown = MLflow(folder, uri=address).open_command(History(events))
         assert finishing < trackers.BEHIND_SECONDS + 2
         assert time.monotonic() - began < trackers.LOOKUP_SECONDS + 2
         assert shown.startswith(f"{address}/#/experiments")

@@ -1,6 +1,7 @@
 """A search in a real MLflow store: written live, filled from the ledger, gone on with; each way the same."""
 
 import json
+import shutil
 import sqlite3
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from autopeft.errors import UsageError
 from autopeft.history import History
 from autopeft.trackers import _store
-from autopeft.trackers.mlflow import MLflow, open_command
+from autopeft.trackers.mlflow import MLflow
 from tests.reports import histories as h
 from tests.trackers.stores import follow, note, run_folder, runs
 
@@ -234,10 +235,31 @@ def test_uris(tmp_path, monkeypatch):
     assert _store.tracking_uri("http://host:5000", folder) == "http://host:5000"
 
 
+@pytest.mark.parametrize("name", ["exp #3 (100%)?", "50%20off", "a?b=c&d"])
+def test_a_folder_of_any_name_holds_its_own_database(tmp_path, name):
+    folder = tmp_path / name / "runs" / "demo-1"
+    folder.mkdir(parents=True)
+    shutil.copyfile(run_folder(tmp_path / "plain").parent / "mlflow.db", folder.parent / "mlflow.db")
+    address = _store.tracking_uri(None, folder)
+    assert _store.sqlite_path(address) == folder.parent / "mlflow.db"
+    assert _store.tracking_uri(address, folder) == address
+    tracker(folder).fill(History(h.search(3)))
+    assert len(runs(address)) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {name, "plain"}
+    assert (folder.parent / "mlartifacts").is_dir()
+
+
+def test_a_question_mark_is_refused_where_sqlalchemy_cannot_say_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(_store, "_is_unquoted", lambda: False)
+    with pytest.raises(UsageError, match=r"cannot keep its database at .*a\?b/mlflow.db"):
+        _store.tracking_uri(None, tmp_path / "a?b" / "demo-1")
+    assert _store.tracking_uri(None, Path("/a%b/demo-1")) == "sqlite:////a%b/mlflow.db"
+
+
 def test_the_command_opens_this_search(tmp_path, monkeypatch):
     folder, history = run_folder(tmp_path / "a b"), History(h.search(3))
     tracker(folder).fill(history)
-    command = open_command(history, {}, folder)
+    command = MLflow(folder).open_command(history)
     assert f"mlflow ui --backend-store-uri 'sqlite:///{folder.parent}/mlflow.db'" in command
     from mlflow import MlflowClient
 
@@ -248,5 +270,5 @@ def test_the_command_opens_this_search(tmp_path, monkeypatch):
 
 
 def test_the_command_of_a_server_that_is_down_is_its_address(tmp_path):
-    command = open_command(History(h.search(1)), {"uri": f"http://me:{CANARY}@127.0.0.1:1"}, tmp_path / "a")
+    command = MLflow(tmp_path / "a", uri=f"http://me:{CANARY}@127.0.0.1:1").open_command(History(h.search(1)))
     assert command == "http://127.0.0.1:1/#/experiments?workflowType=machine_learning"
