@@ -260,7 +260,7 @@ def report(run: Folder, as_json: Json = False) -> None:
 
 @cli.command()
 def track(run: Folder, as_json: Json = False) -> None:
-    """Fill the trackers from the ledger; a second time adds nothing.
+    """Fill trackers from the ledger; a second time adds nothing.
 
     Example: autopeft track runs/my-1
     """
