@@ -27,7 +27,18 @@ from autopeft.trial import Report, Trial
 
 # What app gives a plugin by itself: no option of the user's.
 GIVEN = frozenset(
-    {"space", "objectives", "folder", "describe", "quiet", "terminal", "artifacts", "adapters", "trial_seconds"}
+    {
+        "space",
+        "objectives",
+        "sizes",
+        "folder",
+        "describe",
+        "quiet",
+        "terminal",
+        "artifacts",
+        "adapters",
+        "trial_seconds",
+    }
 )
 # Options of a stopper that the search reads: when it looks, and at what.
 STOPPER_OPTIONS = ("rungs", "signal")
@@ -155,7 +166,7 @@ def _try(draft: Draft, kind: str, path: str, plugin: Any, options: Mapping[str, 
     objectives = (Objective("score", "maximize", 0.0), Objective(SIZES[0], "minimize", 1e9, "log10"))
     given: dict[str, tuple[Any, ...] | None] = {
         "tasks": (),
-        "samplers": None if space is None else (space, objectives),
+        "samplers": None if space is None else (space, objectives, lambda params: None),
         "stoppers": (objectives,),
         "executors": (),
         "trackers": None,  # theirs open files

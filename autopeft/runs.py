@@ -24,7 +24,7 @@ from autopeft.naming import describe
 from autopeft.objectives import with_signal
 from autopeft.pareto import knee
 from autopeft.prepared import Model, Prepared, as_it_began, make_executor, reopen, require_executor
-from autopeft.search import Search
+from autopeft.search import Ending, Search, sizes_by
 from autopeft.trackers import Fillable, Opened, Tracker
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
@@ -417,7 +417,12 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
     with opened(folder) as ledger:
         model = Model(prepared.setup, len(prepared.header["dataset"]["label_names"]), config.budget.parameters)
         sampler = plugins.make(
-            "samplers", config.sampler.name, config.sampler.options, prepared.space, prepared.objectives
+            "samplers",
+            config.sampler.name,
+            config.sampler.options,
+            prepared.space,
+            prepared.objectives,
+            sizes_by(model.check),
         )
         options = {k: v for k, v in config.stopper.options.items() if k not in ("rungs", "signal")}
         judged = with_signal(prepared.objectives, prepared.signal)
@@ -458,7 +463,7 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in history.counts().items()) or "none asked"
         report = command("autopeft", "report", folder)
         why = f"no trial completed ({counts}); {conversation.why_ended}. {report} shows each reason"
-        raise BudgetSpent(why) if "hours" in conversation.why_ended else NothingCompleted(why)
+        raise BudgetSpent(why) if conversation.ending is Ending.TIME else NothingCompleted(why)
 
 
 def make_tracker(entry: Any, run: Run, quiet: bool) -> Tracker:

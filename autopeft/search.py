@@ -6,25 +6,34 @@ sampler and the stopper were told, in the ledger's order. So resuming is replayi
 
 from __future__ import annotations
 
+import enum
 import functools
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from autopeft.ahead import Ahead
 from autopeft.errors import Refused, UsageError
 from autopeft.forecast import Forecast
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
-from autopeft.samplers import Sampler
+from autopeft.samplers import Sampler, Sizes
 from autopeft.space import Space, canonical
 from autopeft.stoppers import Stopper
 from autopeft.trial import Report, Result, Status, Trial, derive_seed
 
 MOST_REFUSALS_IN_A_ROW = 1000
-SLOW_SECONDS = 0.01  # a sampler that takes longer proposes ahead
-CHOICES = 4  # so many proposals, at most, to find one that ends before a budget of time does
+
+
+class Ending(enum.Enum):
+    """What ended a search; `Search.why_ended` says it to people."""
+
+    TRIALS = "the budget of trials is spent"
+    TIME = "the budget of time is spent"
+    SAMPLER = "the sampler has no more"
+    SPACE = "the space was tried whole"
+    REFUSALS = "too many refusals in a row"
 
 
 class Check(Protocol):
@@ -43,7 +52,8 @@ class Search:
 
     Args:
         space: What configurations exist.
-        sampler: Proposes them; told of every record, refused and stopped ones too.
+        sampler: Proposes them; hears of every trial as it begins and as it ends, and of refused configurations, but for
+            twins of a trial.
         stopper: Ends trials early.
         ledger: Opened for writing, its first event the header. Its further events are replayed.
         check: Counts, or refuses, before training.
@@ -73,13 +83,13 @@ class Search:
         self.most_trials, self.most_seconds = most_trials, most_seconds
         self.listeners = tuple(listeners)
         self.history, self.forecast = History(), Forecast()
+        self.ahead = Ahead(sampler, self.forecast, seed, sizes_by(self._known))
+        self.ending: Ending | None = None
         self.why_ended = ""
         self._seen: dict[str, int] = {}  # of the trials, the number by params
         self._refused: dict[str, Mapping[str, Any]] = {}  # members of the space that were, and no trial's twins
         self._count = self._refusals = 0
         self._orphans: deque[Trial] = deque()
-        self._ready: list[Mapping[str, Any]] = []  # proposed ahead, and not asked for yet
-        self._propose_seconds = 0.0
         self._replay()
 
     @property
@@ -87,23 +97,26 @@ class Search:
         """How many trials were asked for and not told."""
         return self._count - len(self.history.told)
 
+    def _end(self, ending: Ending, why: str) -> None:
+        self.ending, self.why_ended = ending, why
+
     def ask(self) -> Trial | None:
         """The next trial: one that a dead driver or worker left unfinished, or a new one. None when the search is over.
 
         Raises:
             UsageError: 1,000 proposals in a row were refused, and none before them ran.
         """
-        if self.why_ended or self.is_out_of_time():
+        if self.ending or self.is_out_of_time():
             return None
         if self._orphans:
             trial = self._orphans.popleft()
             self._write({"event": "rerun", "number": trial.number})
             return trial
-        while self.most_trials is None or self._count < self.most_trials:
+        while self._trials_left > 0:
             number = len(self.history.records)
             params = self._next(number)
             if params is None:
-                self.why_ended = "the sampler has no more configurations"
+                self._end(Ending.SAMPLER, "the sampler has no more configurations")
                 return None
             trial = Trial(number, params, derive_seed(self.seed, number))
             try:
@@ -111,12 +124,12 @@ class Search:
             except Refused as refusal:
                 self._write({"event": "refuse", **trial.to_json(), "reason": str(refusal), "known": refusal.known})
                 self._end_if_in_vain(refusal)
-                if self.why_ended:
+                if self.ending:
                     return None
                 continue
             self._write({"event": "ask", **trial.to_json(), "known": dict(known)})
             return self.history.records[number].trial  # as a rerun would have it: what JSON makes of the params
-        self.why_ended = f"the budget of {self.most_trials} trials is spent"
+        self._end(Ending.TRIALS, f"the budget of {self.most_trials} trials is spent")
         return None
 
     def _end_if_in_vain(self, refusal: Refused) -> None:
@@ -129,12 +142,14 @@ class Search:
                 if self._may_run(params):
                     del self._refused[key]
             if len(self._seen) + len(self._refused) >= self._members:
-                self.why_ended = f"all {self._members:,} configurations of the space were tried"
-        if self._refusals >= MOST_REFUSALS_IN_A_ROW and not self.why_ended:
+                self._end(Ending.SPACE, f"all {self._members:,} configurations of the space were tried")
+        if self._refusals >= MOST_REFUSALS_IN_A_ROW and not self.ending:
             why = f"{self._refusals:,} configurations in a row were refused, the last one because: {refusal}"
-            if not self._count:
-                raise UsageError(f"{why}. `autopeft plan` shows the shares: widen the space or the budget") from refusal
-            self.why_ended = why
+            self._end(Ending.REFUSALS, why)
+        if self.ending and not self._count:
+            why = f"all {self._members:,} configurations of the space" if self.ending is Ending.SPACE else ""
+            why = f"{why} were refused, the last one because: {refusal}" if why else self.why_ended
+            raise UsageError(f"{why}. `autopeft plan` shows the shares: widen the space or the budget") from refusal
 
     @functools.cached_property
     def _members(self) -> float:
@@ -145,14 +160,12 @@ class Search:
     def prepare(self, slots: int) -> None:
         """Proposes ahead, where that pays; executors of several slots call it while all of them are busy.
 
-        It pays where the sampler is slow, one proposal a call; and for the last trials of a budget, which go longest
-        first. What is proposed knows nothing of the trials that end before it is asked for, `slots` of them at most.
+        It is for the sampler's slow calls and for the order of a budget's last trials (`ahead`).
         """
-        left = math.inf if self.most_trials is None else self.most_trials - self._count
-        if self.why_ended or self._orphans or len(self.history.records) < len(self.first):
+        if self.ending or self._orphans or len(self.history.records) < len(self.first):
             return
-        while len(self._ready) < min(slots, left) and (left <= slots or self._propose_seconds > SLOW_SECONDS):
-            if not self._suggest() or left > slots:
+        while self.ahead.pays(slots, self._trials_left):
+            if not self._suggest() or self._trials_left > slots:
                 return
 
     def is_out_of_time(self) -> bool:
@@ -160,7 +173,7 @@ class Search:
         if self._seconds_left() > 0:
             return False
         assert self.most_seconds is not None
-        self.why_ended = f"the budget of {self.most_seconds / 3600:g} hours is spent"
+        self._end(Ending.TIME, f"the budget of {self.most_seconds / 3600:g} hours is spent")
         return True
 
     def report(self, trial: Trial, report: Report) -> bool:
@@ -199,6 +212,10 @@ class Search:
             raise ValueError(f"trial {number} is not running: a trial is told once, and reports before")
         return self.history.records[number]
 
+    @property
+    def _trials_left(self) -> float:
+        return math.inf if self.most_trials is None else self.most_trials - self._count
+
     def _seconds_left(self) -> float:
         return math.inf if self.most_seconds is None else self.most_seconds - self.ledger.seconds
 
@@ -207,40 +224,16 @@ class Search:
         if number < len(self.first):
             return self.first[number]
         left = self._seconds_left()
-        if left < self.forecast.longest:
-            while len(self._ready) < CHOICES and all(self._takes(params) > left for params in self._ready):
-                if not self._suggest():
-                    break
-        return self._pick(left) if self._ready else self._propose(number)
-
-    def _pick(self, left: float) -> Mapping[str, Any]:
-        """Of those proposed ahead, the first. At the end of a budget the longest, of those that still end in time."""
-        if left < self.forecast.longest:
-            in_time = [params for params in self._ready if self._takes(params) <= left]
-            return max(in_time, key=self._takes) if in_time else min(self._ready, key=self._takes)
-        if self.most_trials is not None and self.most_trials - self._count <= len(self._ready):
-            return max(self._ready, key=self._takes)
-        return self._ready[0]
-
-    def _takes(self, params: Mapping[str, Any]) -> float:
-        """Seconds, as forecast; 0 of what will be refused."""
-        try:
-            return self.forecast.seconds(params, self._known(params))
-        except Refused:
-            return 0.0
+        while self.ahead.lacks_choice(left) and self._suggest():
+            pass
+        return self.ahead.pick(left, self._trials_left) or self.ahead.propose(number)
 
     def _suggest(self) -> bool:
         """Proposes one ahead. Returns whether the sampler had one."""
-        params = self._propose(len(self.history.records) + len(self._ready))
+        params = self.ahead.propose(len(self.history.records) + len(self.ahead.ready))
         if params is not None:
             self._write({"event": "suggest", "params": dict(params)})
         return params is not None
-
-    def _propose(self, number: int) -> Mapping[str, Any] | None:
-        start = time.perf_counter()
-        params = self.sampler.ask(number, derive_seed(self.seed, number, "ask"))
-        self._propose_seconds = time.perf_counter() - start
-        return params
 
     def _known(self, params: Mapping[str, Any]) -> Mapping[str, float]:
         why_not = self.space.why_not(params)
@@ -253,11 +246,7 @@ class Search:
 
     def _may_run(self, params: Mapping[str, Any]) -> bool:
         """Whether what was refused would not be now: a resume may have come with a larger budget."""
-        try:
-            self._known(params)
-        except Refused:
-            return False
-        return True
+        return sizes_by(self._known)(params) is not None
 
     def _write(self, event: Mapping[str, Any]) -> None:
         event = self.ledger.append(event)
@@ -270,23 +259,19 @@ class Search:
         self.history.apply(event)
         kind = event["event"]
         if kind in ("ask", "refuse"):
-            key = canonical(event["params"])
-            ahead = (index for index, params in enumerate(self._ready) if params == event["params"])
-            same = next((index for index in ahead if canonical(self._ready[index]) == key), None)  # 1 == 1.0 == True
-            if same is not None:
-                del self._ready[same]
+            self.ahead.drop(event["params"])
         if kind == "suggest":
-            self._ready.append(event["params"])
+            self.ahead.add(event["params"])
         elif kind == "ask":
+            key = canonical(event["params"])
             self._seen[key] = event["number"]
             self._refused.pop(key, None)
             self._count, self._refusals = self._count + 1, 0
+            self.sampler.begin(self.history.records[event["number"]])
+        elif kind == "rerun":
+            self.sampler.begin(self.history.records[event["number"]])
         elif kind == "refuse":
-            self._refusals += 1
-            if key not in self._seen and self.space.contains(event["params"]):
-                self._refused[key] = event["params"]
-            if not (event.get("known") and self._may_run(event["params"])):
-                self.sampler.tell(self.history.records[event["number"]])
+            self._refuse(event)
         elif kind == "report":
             record = self.history.records[event["number"]]
             self._should_stop = self.stopper.report(record, record.reports[-1])
@@ -295,6 +280,17 @@ class Search:
             self.stopper.tell(record)
             self.forecast.tell(record)
             self.sampler.tell(record)
+
+    def _refuse(self, event: Mapping[str, Any]) -> None:
+        """Notes a refused configuration. Of a twin the sampler hears nothing: its trial runs, or says how it went."""
+        key = canonical(event["params"])
+        self._refusals += 1
+        if key in self._seen:
+            return
+        if self.space.contains(event["params"]):
+            self._refused[key] = event["params"]
+        if not (event.get("known") and self._may_run(event["params"])):
+            self.sampler.tell(self.history.records[event["number"]])
 
     def _replay(self) -> None:
         """The ledger's events, less the reports of trials that run again: their rerun reports again.
@@ -315,4 +311,16 @@ class Search:
         self._orphans.extend(self.history.records[number].trial for number in sorted(again))
 
 
-__all__ = ["Check", "Record", "Search"]
+def sizes_by(check: Check) -> Sizes:
+    """Counts as samplers ask for them: None where a check refuses."""
+
+    def sizes(params: Mapping[str, Any]) -> Mapping[str, float] | None:
+        try:
+            return check(params)
+        except Refused:
+            return None
+
+    return sizes
+
+
+__all__ = ["Check", "Ending", "Record", "Search", "sizes_by"]

@@ -23,7 +23,8 @@ class Status(enum.StrEnum):
 MACHINE = "machine"
 MOST_LOST = 2  # a trial that the machine cost so often has failed for good: its own memory may be what kills workers
 
-# Depend on what else the machine did: never compared, never part of "the same results".
+# Depend on what else the machine did: never compared, never part of "the same results". `train_seconds` contains
+# `attach_seconds`, not `evaluate_seconds`.
 WEATHER = frozenset({"train_seconds", "evaluate_seconds", "attach_seconds", "peak_memory_bytes", "micro_batch_size"})
 
 

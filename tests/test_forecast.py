@@ -58,3 +58,11 @@ def test_a_forecast_lies_among_what_was_measured(measured, size):
         told(forecast, method, its_size, took)
     times = [took for _, _, took in measured]
     assert min(times) - 1e-9 <= seconds(forecast, "a", size) <= max(times) + 1e-9
+
+
+def test_what_is_within_another_measure_is_not_counted_twice():
+    """`train_seconds` contains `attach_seconds`."""
+    forecast = Forecast()
+    metrics = {"attach_seconds": 4.0, "train_seconds": 10.0, "evaluate_seconds": 1.0}
+    forecast.tell(Record(Trial(0, {"method": "lora"}, 0), {}, status=Status.COMPLETE, metrics=metrics))
+    assert forecast.longest == forecast.seconds({"method": "lora"}, {}) == 11.0

@@ -40,10 +40,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 SAMPLER = """
 class Mine:
-    def __init__(self, space, objectives):
+    def __init__(self, space, objectives, sizes):
         self.space = space
     def ask(self, number, seed):
         return self.space.defaults()[0]
+    def begin(self, record):
+        pass
     def tell(self, record):
         pass
 """

@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopeft import ledger, plugins, search
+from autopeft import ahead, ledger, plugins, search
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.history import History
 from autopeft.ledger import NAME, Ledger
-from autopeft.search import Search
+from autopeft.search import Ending, Search
 from autopeft.space import Choice, Dimension, Int, Space
+from autopeft.testing import example_sizes
 from autopeft.trial import Report, Result, Status, derive_seed
 from tests.executors.conversations import (
     HEADER,
@@ -81,6 +82,7 @@ def test_ends_with_its_budget_of_trials_and_says_so(tmp_path):
     complete(conversation), complete(conversation)
     assert conversation.ask() is None
     assert conversation.why_ended == "the budget of 2 trials is spent"
+    assert conversation.ending is Ending.TRIALS
 
 
 def test_ends_with_its_budget_of_time_while_trials_run_on(tmp_path):
@@ -89,6 +91,7 @@ def test_ends_with_its_budget_of_time_while_trials_run_on(tmp_path):
     conversation.ledger._offset += 3600
     assert conversation.ask() is None
     assert conversation.why_ended == "the budget of 1 hours is spent"
+    assert conversation.ending is Ending.TIME
     conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.5}))
     assert conversation.running == 0
 
@@ -120,7 +123,7 @@ class Slow(Climber):
     """Thinks for longer than a search takes as quick."""
 
     def ask(self, number, seed):
-        time.sleep(1.2 * search.SLOW_SECONDS)
+        time.sleep(1.2 * ahead.SLOW_SECONDS)
         return super().ask(number, seed)
 
 
@@ -192,7 +195,7 @@ def test_near_the_end_of_a_budget_of_time_what_still_ends_in_time_goes_first(tmp
     asked = conversation.ask().params
     ready = [event["params"] for event in events(tmp_path) if event["event"] == "suggest"]
     assert asked in ready
-    assert len(ready) <= search.CHOICES
+    assert len(ready) <= ahead.CHOICES
     forecasts = {str(params): conversation.forecast.seconds(params, check(params)) for params in ready}
     in_time = [seconds for seconds in forecasts.values() if seconds <= left]
     assert forecasts[str(asked)] == (max(in_time) if in_time else min(forecasts.values()))
@@ -210,6 +213,31 @@ def test_what_was_proposed_ahead_is_asked_for_after_a_resume(tmp_path):
     conversation.ledger.close()
     resumed = make_search(tmp_path, trials=50, sampler=Slow())
     assert [complete(resumed).params for _ in range(2)] == suggested[1:]
+
+
+def test_a_sampler_may_ask_for_sizes_and_refused_ones_have_none(tmp_path):
+    class Smallest(Climber):
+        """The smallest of ten draws that may run."""
+
+        def __init__(self, sizes):
+            super().__init__()
+            self.sizes = sizes
+
+        def ask(self, number, seed):
+            draws = [self.space.draw(np.random.default_rng((seed, index))) for index in range(10)]
+            counted = [(self.sizes(params), params) for params in draws]
+            return min((known["trainable_parameters"], str(p), p) for known, p in counted if known is not None)[-1]
+
+    def not_the_head(params):
+        if params["method"] == "head":
+            raise Refused("not here")
+        return check(params)
+
+    sampler = Smallest(search.sizes_by(not_the_head))
+    conversation = make_search(tmp_path, trials=6, first=(), sampler=sampler, check=not_the_head)
+    ranks = [complete(conversation).params["lora.rank"] for _ in range(6)]
+    assert max(ranks) <= 8, "of ten draws from 1 to 64"
+    assert len(conversation.history.records) == 6, "none of them was refused"
 
 
 # ── lost ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -331,8 +359,18 @@ def test_a_refused_configuration_takes_a_number_and_no_budget(tmp_path):
     assert reasons[1] == "the same as trial 0"
     assert reasons[2] == "over the budget of 3,210 trainable parameters"
     assert reasons[3].startswith("not in the space: head.lr")
-    assert [record.number for record in sampler.told] == [0, 1, 2, 3, 4], "the sampler hears of the refused ones too"
+    assert [record.number for record in sampler.told] == [0, 2, 3, 4], "it hears of the refused, not of twins"
     assert conversation.history.counts() == {"COMPLETE": 2, "REFUSED": 3}
+
+
+def test_a_space_that_is_refused_whole_is_wrong_input(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+
+    def refuse(params):
+        raise Refused("no room")
+
+    with pytest.raises(UsageError, match=r"all 30 configurations of the space were refused, the last .*: no room"):
+        begin_finite(tmp_path, check=refuse).ask()
 
 
 def test_the_same_params_in_another_order_are_a_duplicate_also_after_a_resume(tmp_path):
@@ -395,7 +433,7 @@ def no_rank_4(params):
 
 def begin_finite(folder, sampler="random", check=no_rank_4):
     """A search of all of FINITE: its budget is larger than the space."""
-    made = plugins.load("samplers", sampler)(FINITE, OBJECTIVES)
+    made = plugins.load("samplers", sampler)(FINITE, OBJECTIVES, example_sizes)
     return make_search(folder, 99, sampler=made, space=FINITE, first=FINITE.defaults(), check=check)
 
 
@@ -463,7 +501,9 @@ def test_one_and_true_proposed_ahead_are_two_configurations(tmp_path, monkeypatc
     conversation = make_search(tmp_path, trials=3, space=FINITE, first=(), sampler=Listed(proposals))
     conversation.prepare(slots=3)
     assert kinds(tmp_path).count("suggest") == 3
-    monkeypatch.setattr(conversation, "_takes", lambda params: {"True": 1, "1.0": 3, "1": 2}[repr(params["head.lr"])])
+    monkeypatch.setattr(
+        conversation.ahead, "takes", lambda params: {"True": 1, "1.0": 3, "1": 2}[repr(params["head.lr"])]
+    )
     assert [repr(complete(conversation).params["head.lr"]) for _ in range(3)] == ["1.0", "1", "True"]
 
 
@@ -574,9 +614,13 @@ def test_a_refilled_sampler_and_stopper_were_told_what_the_live_ones_were(tmp_pa
             super().__init__()
             self.heard = []
 
+        def begin(self, record):
+            super().begin(record)
+            self.heard.append(("begin", frozen(record)))
+
         def tell(self, record):
             super().tell(record)
-            self.heard.append(frozen(record))
+            self.heard.append(("tell", frozen(record)))
 
     class Judged(Rung3):
         def __init__(self):
@@ -593,10 +637,30 @@ def test_a_refilled_sampler_and_stopper_were_told_what_the_live_ones_were(tmp_pa
     live = make_search(tmp_path, trials=10, sampler=Heard(), stopper=Judged())
     finish(live, Toy(tmp_path))
     again = make_search(tmp_path, trials=10, sampler=Heard(), stopper=Judged())
-    assert len(live.sampler.heard) >= 10
+    assert [verb for verb, _ in live.sampler.heard].count("begin") == 10, "before it is told, in the ledger's order"
     assert again.sampler.heard == live.sampler.heard
     assert again.stopper.heard == live.stopper.heard
     assert again.ask() is None
+
+
+def test_a_sampler_hears_again_of_what_begins_again(tmp_path):
+    begun = []
+
+    class Ear(Climber):
+        def begin(self, record):
+            super().begin(record)
+            begun.append((record.number, dict(record.known), record.status))
+
+    conversation = make_search(tmp_path, trials=2, sampler=Ear())
+    complete(conversation), conversation.ask()
+    live = list(begun)
+    conversation.ledger.close()
+    begun.clear()
+    resumed = make_search(tmp_path, trials=2, sampler=Ear())
+    assert begun == live
+    assert resumed.ask().number == 1
+    assert begun == [*live, live[-1]]
+    assert resumed.sampler.running == {1}
 
 
 def test_an_unfinished_trial_runs_again_first_with_its_number_params_and_seed(tmp_path):
@@ -714,7 +778,7 @@ def test_any_prefix_of_a_parallel_search_resumes_with_each_trial_told_once(data)
         patch.setattr("os.fsync", lambda fd: None)
         clock = itertools.count()  # the last trials go out longest first: on a real clock, not the same way twice
         patch.setattr(ledger.time, "monotonic", lambda: float(next(clock)))
-        patch.setattr(search, "SLOW_SECONDS", data.draw(st.sampled_from([0.0, 60.0]), label="slow from"))
+        patch.setattr(ahead, "SLOW_SECONDS", data.draw(st.sampled_from([0.0, 60.0]), label="slow from"))
         params = {}
         for deaths in range(3):
             conversation = make_search(folder, trials=9)

@@ -3,15 +3,18 @@
 How a record is told:
 
 COMPLETE        COMPLETE with its losses (parameters on log10; all are minimised)
-refused         PRUNED with a violated constraint: told as FAIL, Optuna forgets it and proposes its like again
+refused         PRUNED with a violated constraint: told as FAIL, Optuna forgets it and proposes its like again. A twin of
+                a trial is not told: what runs is not impossible
 OUT_OF_MEMORY   the same: its region cannot run here
 STOPPED         PRUNED, without values and without a constraint: among the worse, and no partial score taken as final
 FAILED          as STOPPED: diverging and being too slow are traits of a configuration
 lost            not told, while it may run again: its worker died, which says nothing of it. Lost twice it is FAILED: then
                 its memory is what kills workers, and one point among the worse forbids nothing.
 
-Nothing but the study lives from one ask to the next, and it holds what was told and nothing else that a sampler
-looks at. So a study that is filled from a ledger proposes what the live one does.
+What was told, or runs, is not proposed again.
+
+Nothing but this and the study lives from one ask to the next, and it holds what was told and nothing else that a
+sampler looks at. So a study that is filled from a ledger proposes what the live one does.
 """
 
 from __future__ import annotations
@@ -80,8 +83,8 @@ class OptunaSampler:
     The space's draw rather than Optuna's, for it draws a subset's size first: independent booleans would hardly ever
     propose one layer, or all of them.
 
-    What was told is not proposed again: Optuna would, many times over in a space of few members. A draw of the space
-    that is new takes its place.
+    What was told or runs is not proposed again: Optuna would, many times over in a space of few members. A draw of the
+    space that is new takes its place.
 
     Args:
         space: What may be proposed.
@@ -97,7 +100,7 @@ class OptunaSampler:
         self.space, self.objectives, self.startup = space, tuple(objectives), startup
         self.ran = self.completed = 0
         self.axes = Axes(space)
-        self._told: set[str] = set()
+        self._known: set[str] = set()  # canonical params of what began or was told
         self.study = self.new_study()
 
     def new_study(self) -> optuna.Study:
@@ -111,7 +114,7 @@ class OptunaSampler:
         rng = np.random.default_rng(seed)
         params = self.space.draw(rng) if self.is_starting else self._asked(seed)
         for _ in range(DRAWS):
-            if canonical(params) not in self._told:
+            if canonical(params) not in self._known:
                 break
             params = self.space.draw(rng)
         return params
@@ -133,13 +136,16 @@ class OptunaSampler:
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return params
 
+    def begin(self, record: Record) -> None:
+        self._known.add(canonical(record.params))
+
     def tell(self, record: Record) -> None:
         is_lost = record.may_run_again
         self.ran += not record.refusal and not is_lost
         self.completed += record.is_complete
         if not self.space.contains(record.params):
             return  # refused for this very reason: nothing that Optuna could place
-        self._told.add(canonical(record.params))
+        self._known.add(canonical(record.params))
         if self.looks_at(record) and not is_lost:
             self.study.add_trial(self.as_trial(record))
 

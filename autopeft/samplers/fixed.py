@@ -10,6 +10,7 @@ from typing import Any
 from autopeft.errors import ConfigError, Fault, UsageError
 from autopeft.history import Record
 from autopeft.objectives import Objective
+from autopeft.samplers import Sizes
 from autopeft.space import Space
 
 
@@ -20,7 +21,7 @@ class FixedSampler:
 
     Args:
         space: The list's configurations are members of it.
-        objectives: Not looked at.
+        objectives, sizes: Not looked at.
         params: The list. Give this or `file`.
         file: A JSON list of configurations, or JSON Lines with one each; relative to the working folder.
 
@@ -32,6 +33,7 @@ class FixedSampler:
         self,
         space: Space,
         objectives: Sequence[Objective],
+        sizes: Sizes,
         *,
         params: Sequence[Mapping[str, Any]] | None = None,
         file: str | None = None,
@@ -53,6 +55,9 @@ class FixedSampler:
 
     def ask(self, number: int, seed: int) -> Mapping[str, Any] | None:
         return self.params[number] if number < len(self.params) else None
+
+    def begin(self, record: Record) -> None:
+        """Nothing that runs changes the list."""
 
     def tell(self, record: Record) -> None:
         """Nothing that is told changes the list."""

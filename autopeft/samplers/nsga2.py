@@ -9,6 +9,7 @@ import numpy as np
 
 from autopeft.history import Record
 from autopeft.objectives import Objective
+from autopeft.samplers import Sizes
 from autopeft.samplers._optuna import OptunaSampler, check_count, check_share, quiet
 from autopeft.space import Space
 
@@ -33,6 +34,7 @@ class NSGA2Sampler(OptunaSampler):
     Args:
         space: What may be proposed.
         objectives: Of the search.
+        sizes: Not looked at.
         population_size: Complete trials a generation; the first generation is drawn at random.
         crossover: Probability that a child has two parents.
         swap: Probability that a dimension comes from the second one.
@@ -43,6 +45,7 @@ class NSGA2Sampler(OptunaSampler):
         self,
         space: Space,
         objectives: Sequence[Objective],
+        sizes: Sizes,
         *,
         population_size: int = 16,
         crossover: float = 0.9,

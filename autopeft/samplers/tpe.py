@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from autopeft.objectives import Objective
+from autopeft.samplers import Sizes
 from autopeft.samplers._optuna import OptunaSampler, check_count, check_share
 from autopeft.space import Space
 
@@ -29,6 +30,7 @@ class TPESampler(OptunaSampler):
     Args:
         space: What may be proposed.
         objectives: Of the search.
+        sizes: Not looked at.
         n_startup_trials: Trials that were told, refused ones not counted, before TPE begins. The methods' stock
             defaults count.
         n_candidates: Draws from l for each ask.
@@ -39,6 +41,7 @@ class TPESampler(OptunaSampler):
         self,
         space: Space,
         objectives: Sequence[Objective],
+        sizes: Sizes,
         *,
         n_startup_trials: int = 10,
         n_candidates: int = 24,

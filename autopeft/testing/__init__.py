@@ -10,7 +10,7 @@ Each `check_…` raises an AssertionError that says which promise is broken. Non
 
 from __future__ import annotations
 
-from autopeft.testing._examples import OBJECTIVES, example_space
+from autopeft.testing._examples import OBJECTIVES, example_sizes, example_space
 from autopeft.testing.executors import check_executor
 from autopeft.testing.methods import (
     METHOD_CHECKS,
@@ -77,6 +77,7 @@ __all__ = [
     "check_tracker_leaves_stdout",
     "check_tracker_only_reads",
     "checksum",
+    "example_sizes",
     "example_space",
     "make_method_subject",
     "method_pairs",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from autopeft.objectives import Objective
 from autopeft.space import Choice, Dimension, Float, Int, Space, Subset
 
@@ -28,3 +32,10 @@ def example_space() -> Space:
             "bias.lr": Dimension(Float(1e-4, 1e-2, log=True), 1e-3),
         }
     )
+
+
+def example_sizes(params: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """Counts of a member of the example space; None for a few, as if they were over a budget."""
+    if params.get("lora.rank", 0) > 48:
+        return None
+    return {"trainable_parameters": float(100 + 10 * len(json.dumps(dict(params))))}

@@ -16,7 +16,7 @@ from autopeft.history import Record
 from autopeft.ledger import Ledger
 from autopeft.samplers.random import RandomSampler
 from autopeft.search import Search
-from autopeft.testing._examples import OBJECTIVES, example_space
+from autopeft.testing._examples import OBJECTIVES, example_sizes, example_space
 from autopeft.trial import WEATHER, Report, Result, Status, Trial
 
 
@@ -87,7 +87,7 @@ def _ledger_of(
         book = Ledger(path)
         search = Search(
             space=example_space(),
-            sampler=RandomSampler(example_space(), OBJECTIVES),
+            sampler=RandomSampler(example_space(), OBJECTIVES, example_sizes),
             stopper=_StopThirds(),
             ledger=book,
             check=lambda params: {"trainable_parameters": 100.0},

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from autopeft.history import Record
 from autopeft.objectives import Objective
-from autopeft.samplers import Sampler
+from autopeft.samplers import Sampler, Sizes
 from autopeft.space import Space
-from autopeft.testing._examples import OBJECTIVES, example_space
-from autopeft.trial import Report, Status, Trial, derive_seed
+from autopeft.testing._examples import OBJECTIVES, example_sizes, example_space
+from autopeft.trial import MACHINE, Report, Status, Trial, derive_seed
+
+AT_ONCE = 3  # trials that run side by side
 
 
-def check_sampler(make: Callable[[Space, Sequence[Objective]], Sampler], trials: int = 30) -> None:
-    """Members of the space only; every kind of record heard; each ask a function of what was told and its seed.
+def check_sampler(make: Callable[[Space, Sequence[Objective], Sizes], Sampler], trials: int = 30) -> None:
+    """Members of the space only; every kind of record heard; each ask a function of what it heard and of its seed.
 
     Args:
-        make: A new sampler for the space and the objectives, as `plugin(space, objectives, **options)`.
+        make: A new sampler for the space, the objectives and the sizes, as `plugin(space, objectives, sizes, **options)`.
         trials: How many numbers to ask for.
     """
     space = example_space()
-    live = make(space, OBJECTIVES)
-    records: list[Record] = []
+    live = make(space, OBJECTIVES, example_sizes)
+    heard: list[tuple[str, Record]] = []
+    running: list[Record] = []
     for number in range(trials):
         seed = derive_seed("contract", number)
         random_states = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
@@ -33,31 +37,49 @@ def check_sampler(make: Callable[[Space, Sequence[Objective]], Sampler], trials:
         now = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
         assert now == random_states, "an ask used a global random generator: seed your own by the ask's seed"
         assert live.ask(number, seed) == params, f"ask {number} came out otherwise when it was repeated"
-        refilled = make(space, OBJECTIVES)
-        for record in records:
-            refilled.tell(record)
+        refilled = make(space, OBJECTIVES, example_sizes)
+        for verb, record in heard:
+            getattr(refilled, verb)(record)
         assert refilled.ask(number, seed) == params, f"ask {number} of a refilled sampler differs from the live one's"
         if params is None:
             break
-        why_not = space.why_not(params)
-        assert not why_not, f"ask {number} is not in the space: {why_not}"
-        assert json.loads(json.dumps(dict(params))) == dict(params), f"ask {number} does not survive JSON: {params}"
-        records += _told(Trial(number, params, seed))
-        live.tell(records[-1])
-    outside = Record(Trial(len(records), {"method": "no such"}, 0), refusal="not in the space")
-    live.tell(outside)
-    live.ask(len(records) + 1, 0)
+        _check_member(space, number, params)
+        trial = Trial(number, params, seed)
+        known = example_sizes(params)
+        if known is None:
+            _hear(live, heard, "tell", Record(trial, refusal="over budget"))
+            continue
+        running.append(Record(trial, known))
+        _hear(live, heard, "begin", running[-1])
+        if len(running) == AT_ONCE:
+            ended = running.pop(number % AT_ONCE)
+            for verb, record in _ends(ended):
+                _hear(live, heard, verb, record)
+    _hear(live, heard, "tell", Record(Trial(trials, {"method": "no such"}, 0), refusal="not in the space"))
+    live.ask(trials + 1, 0)
 
 
-def _told(trial: Trial) -> list[Record]:
-    """How a trial went: all the ways there are, in turn."""
-    size = float(100 + 10 * len(json.dumps(dict(trial.params))))
-    known = {"trainable_parameters": size}
+def _hear(sampler: Sampler, heard: list[tuple[str, Record]], verb: str, record: Record) -> None:
+    getattr(sampler, verb)(record)
+    heard.append((verb, record))
+
+
+def _check_member(space: Space, number: int, params: Mapping[str, Any]) -> None:
+    why_not = space.why_not(params)
+    assert not why_not, f"ask {number} is not in the space: {why_not}"
+    assert json.loads(json.dumps(dict(params))) == dict(params), f"ask {number} does not survive JSON: {params}"
+
+
+def _ends(begun: Record) -> list[tuple[str, Record]]:
+    """How a trial that began ends: all the ways there are, in turn. One that the machine cost begins and ends again."""
+    trial, known = begun.trial, begun.known
     score = {"accuracy": 0.5 + (trial.seed % 1000) / 2000}
+    complete = Record(trial, known, [], Status.COMPLETE, {**known, **score})
+    lost = Record(trial, known, [], Status.FAILED, error="its worker died", fault=MACHINE, lost=1)
     ways = {
-        0: Record(trial, refusal="over budget"),
-        1: Record(trial, known, [Report(5, score)], Status.STOPPED, {**known, **score}),
-        2: Record(trial, known, [], Status.OUT_OF_MEMORY, known, error="out of memory"),
-        3: Record(trial, known, [], Status.FAILED, known, error="the training loss is nan"),
+        1: [("tell", Record(trial, known, [Report(5, score)], Status.STOPPED, {**known, **score}))],
+        2: [("tell", Record(trial, known, [], Status.OUT_OF_MEMORY, known, error="out of memory"))],
+        3: [("tell", Record(trial, known, [], Status.FAILED, known, error="the training loss is nan"))],
+        4: [("tell", lost), ("begin", Record(trial, known)), ("tell", complete)],
     }
-    return [ways.get(trial.number % 8, Record(trial, known, [], Status.COMPLETE, {**known, **score}))]
+    return ways.get(trial.number % 8, [("tell", complete)])

@@ -21,6 +21,7 @@ from autopeft.ledger import NAME, Ledger
 from autopeft.objectives import Objective
 from autopeft.search import Search
 from autopeft.space import Choice, Dimension, Int, Space
+from autopeft.testing import example_sizes
 from autopeft.trial import Result, Status
 from benchmarks.driver_overhead.simulated import Simulated
 
@@ -68,7 +69,7 @@ def makespan(kind, trials, slots, seed):
         book.append({"event": "search", "schema": 1, "objectives": objectives, "config": {}})
         search = kind(
             space=SPACE,
-            sampler=plugins.load("samplers", "random")(SPACE, OBJECTIVES),
+            sampler=plugins.load("samplers", "random")(SPACE, OBJECTIVES, example_sizes),
             stopper=plugins.load("stoppers", "never")(OBJECTIVES),
             ledger=book,
             check=check,

@@ -34,6 +34,7 @@ from autopeft.objectives import Objective
 from autopeft.runs import keep_front
 from autopeft.search import Search
 from autopeft.space import Choice, Dimension, Float, Int, Space
+from autopeft.testing import example_sizes
 from autopeft.trackers.console import Console
 from autopeft.trial import Report, Result, Status, derive_seed
 from benchmarks.driver_overhead.simulated import Simulated
@@ -135,7 +136,7 @@ def main() -> None:
 
 
 def measure(folder, options):
-    sampler = Timed(plugins.load("samplers", options.sampler)(SPACE, OBJECTIVES), "ask", "tell")
+    sampler = Timed(plugins.load("samplers", options.sampler)(SPACE, OBJECTIVES, example_sizes), "ask", "begin", "tell")
     search = make_search(folder, sampler, options.stopper, options.trials)
     verbs = Timed(search, "ask", "report", "tell", "prepare")
     console = Console(folder)

@@ -21,7 +21,7 @@ def test_stoppers(name):
 def test_a_fixed_list_is_asked_in_order_and_ends():
     space = testing.example_space()
     members = space.defaults()
-    sampler = plugins.load("samplers", "fixed")(space, testing.OBJECTIVES, params=members)
+    sampler = plugins.load("samplers", "fixed")(space, testing.OBJECTIVES, testing.example_sizes, params=members)
     asked = [sampler.ask(number, 0) for number in range(len(members) + 1)]
     assert [dict(params) for params in asked[:-1]] == members
     assert asked[-1] is None

@@ -47,20 +47,24 @@ def curve(trial, step):
 
 
 class Climber:
-    """A sampler that depends on all that it was told: a draw, or the best score's neighbour. No state but that."""
+    """A sampler that depends on all that it heard: a draw, or the best score's neighbour. No state but that."""
 
     def __init__(self, space=SPACE):
-        self.space, self.told = space, []
+        self.space, self.told, self.running = space, [], set()
 
     def ask(self, number, seed):
-        rng = np.random.default_rng((seed, len(self.told)))
+        rng = np.random.default_rng((seed, len(self.told), len(self.running)))
         complete = [record for record in self.told if record.is_complete]
         if not complete or rng.random() < 0.5:
             return self.space.draw(rng)
         best = max(complete, key=lambda record: record.metrics["accuracy"])
         return {**best.params, "head.lr": float(np.clip(best.params["head.lr"] * rng.uniform(0.5, 2), 1e-4, 1e-1))}
 
+    def begin(self, record):
+        self.running.add(record.number)
+
     def tell(self, record):
+        self.running.discard(record.number)
         self.told.append(record)
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from autopeft import plugins
+from autopeft.testing import example_sizes
 from benchmarks.driver_overhead.run import OBJECTIVES, SPACE, make_evaluate, make_search, seconds_of
 from benchmarks.driver_overhead.simulated import Simulated
 
@@ -12,7 +13,7 @@ from benchmarks.driver_overhead.simulated import Simulated
 @pytest.mark.parametrize("stopper", ["dominated", "never"])
 def test_every_slot_trains_until_the_budget_is_handed_out(tmp_path, monkeypatch, stopper):
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    sampler = plugins.load("samplers", "nsga2")(SPACE, OBJECTIVES)
+    sampler = plugins.load("samplers", "nsga2")(SPACE, OBJECTIVES, example_sizes)
     search = make_search(tmp_path, sampler, stopper, trials=600)
     running = []
     search.listeners = [lambda event: running.append(search.running) if event["event"] == "ask" else None]
@@ -33,7 +34,9 @@ def test_every_slot_trains_until_the_budget_is_handed_out(tmp_path, monkeypatch,
 def test_a_driver_that_is_too_slow_shows_as_waiting(tmp_path, monkeypatch):
     """Each look at the clock takes 20 ms: the driver serves 50 events a second at most."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    search = make_search(tmp_path, plugins.load("samplers", "random")(SPACE, OBJECTIVES), "never", trials=300)
+    search = make_search(
+        tmp_path, plugins.load("samplers", "random")(SPACE, OBJECTIVES, example_sizes), "never", trials=300
+    )
     ticks = iter(range(10**9))
     executor = Simulated(100, lambda trial, step: seconds_of(trial, step, 1.0), clock=lambda: next(ticks) * 0.02)
     executor.run(search, make_evaluate)

@@ -9,7 +9,7 @@ import pytest
 
 from autopeft.errors import ConfigError, UsageError
 from autopeft.samplers.fixed import FixedSampler
-from autopeft.testing import OBJECTIVES, example_space
+from autopeft.testing import OBJECTIVES, example_sizes, example_space
 
 SPACE = example_space()
 MEMBERS = SPACE.defaults()
@@ -19,14 +19,14 @@ MEMBERS = SPACE.defaults()
 def test_a_file_is_a_json_list_or_a_line_each(tmp_path: Path, lines: bool) -> None:
     file = tmp_path / "front.json"
     file.write_text("\n".join(map(json.dumps, MEMBERS)) + "\n\n" if lines else json.dumps(MEMBERS, indent=1))
-    sampler = FixedSampler(SPACE, OBJECTIVES, file=str(file))
+    sampler = FixedSampler(SPACE, OBJECTIVES, example_sizes, file=str(file))
     assert [sampler.ask(number, 0) for number in range(len(MEMBERS) + 1)] == [*MEMBERS, None]
 
 
 def test_all_faults_of_a_list_at_once() -> None:
     listed = [MEMBERS[0], {"method": "lroa"}, 7, {"method": "head"}]
     with pytest.raises(ConfigError) as fault:
-        FixedSampler(SPACE, OBJECTIVES, params=listed)  # type: ignore[list-item]
+        FixedSampler(SPACE, OBJECTIVES, example_sizes, params=listed)  # type: ignore[list-item]
     assert [(one.path, one.message) for one in fault.value.faults] == [
         ("1", "method 'lroa' is none of head, lora, lora+bias"),
         ("2", "7 is no mapping"),
@@ -47,10 +47,10 @@ def test_files_that_cannot_be_used(tmp_path: Path, content: str | None, message:
     if content is not None:
         file.write_text(content)
     with pytest.raises(UsageError, match=message):
-        FixedSampler(SPACE, OBJECTIVES, file=str(file))
+        FixedSampler(SPACE, OBJECTIVES, example_sizes, file=str(file))
 
 
 def test_a_list_or_a_file_and_not_both() -> None:
     for options in ({}, {"params": MEMBERS, "file": "front.json"}):
         with pytest.raises(UsageError, match="give one of them"):
-            FixedSampler(SPACE, OBJECTIVES, **options)  # type: ignore[arg-type]
+            FixedSampler(SPACE, OBJECTIVES, example_sizes, **options)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 from autopeft.errors import UsageError
 from autopeft.history import Record
 from autopeft.samplers.nsga2 import NSGA2Sampler
-from autopeft.testing import OBJECTIVES, example_space
+from autopeft.testing import OBJECTIVES, example_sizes, example_space
 from autopeft.trial import Status, Trial
 
 SPACE = example_space()
@@ -30,7 +30,7 @@ def told(number: int, params: dict[str, Any], accuracy: float, status: Status = 
 
 def population(first: dict[str, Any], second: dict[str, Any], **options: Any) -> NSGA2Sampler:
     """After one generation of two, neither of which dominates the other."""
-    sampler = NSGA2Sampler(SPACE, OBJECTIVES, population_size=2, mutation=0.0, **options)
+    sampler = NSGA2Sampler(SPACE, OBJECTIVES, example_sizes, population_size=2, mutation=0.0, **options)
     for number, params in enumerate((first, second)):
         sampler.tell(told(number, params, 0.75))
     return sampler
@@ -59,7 +59,7 @@ def test_without_crossover_a_child_is_its_parent() -> None:
 
 
 def test_a_mutation_draws_anew() -> None:
-    sampler = NSGA2Sampler(SPACE, OBJECTIVES, population_size=2, mutation=1.0)
+    sampler = NSGA2Sampler(SPACE, OBJECTIVES, example_sizes, population_size=2, mutation=1.0)
     for number in range(2):
         sampler.tell(told(number, LORA, 0.75))
     rates = {sampler._asked(seed)["head.lr"] for seed in range(10)}
@@ -69,7 +69,7 @@ def test_a_mutation_draws_anew() -> None:
 
 @pytest.mark.parametrize("status", [Status.STOPPED, Status.FAILED, Status.OUT_OF_MEMORY])
 def test_only_complete_trials_are_parents_and_take_a_place(status: Status) -> None:
-    sampler = NSGA2Sampler(SPACE, OBJECTIVES, population_size=2, mutation=0.0)
+    sampler = NSGA2Sampler(SPACE, OBJECTIVES, example_sizes, population_size=2, mutation=0.0)
     for number in range(6):
         sampler.tell(told(number, OTHER, 0.99, status))
     assert sampler.is_starting, "a generation has complete trials only"
@@ -81,7 +81,7 @@ def test_only_complete_trials_are_parents_and_take_a_place(status: Status) -> No
 
 def test_parents_are_the_best_of_the_generations_before_their_own() -> None:
     """Complete trials 0, 1 are generation 0, 2, 3 generation 1; the fifth is not yet a parent."""
-    sampler = NSGA2Sampler(SPACE, OBJECTIVES, population_size=2, mutation=0.0)
+    sampler = NSGA2Sampler(SPACE, OBJECTIVES, example_sizes, population_size=2, mutation=0.0)
     scores = [0.6, 0.6, 0.9, 0.9, 0.99]
     rng = np.random.default_rng(0)
     members = [{**SPACE.of_method("head").draw(rng)} for _ in scores]
@@ -94,7 +94,7 @@ def test_parents_are_the_best_of_the_generations_before_their_own() -> None:
 def test_what_is_let_go_changes_no_parents() -> None:
     """Against the same sampler on a study that holds every trial."""
     size, rng = 4, np.random.default_rng(0)
-    sampler = NSGA2Sampler(SPACE, OBJECTIVES, population_size=size)
+    sampler = NSGA2Sampler(SPACE, OBJECTIVES, example_sizes, population_size=size)
     whole = sampler.new_study()
     for number in range(10 * size):
         known = {"trainable_parameters": float(10 ** rng.uniform(1, 5))}
@@ -119,4 +119,4 @@ def test_what_is_let_go_changes_no_parents() -> None:
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        NSGA2Sampler(SPACE, OBJECTIVES, **options)
+        NSGA2Sampler(SPACE, OBJECTIVES, example_sizes, **options)

@@ -18,7 +18,7 @@ from autopeft.samplers._optuna import Axes
 from autopeft.samplers.nsga2 import NSGA2Sampler
 from autopeft.samplers.tpe import TPESampler
 from autopeft.space import Choice, Dimension, Domain, Float, Int, Space, Subset
-from autopeft.testing import OBJECTIVES, example_space
+from autopeft.testing import OBJECTIVES, example_sizes, example_space
 from autopeft.trial import Report, Status, Trial, derive_seed
 
 SCALARS = st.one_of(
@@ -112,7 +112,7 @@ def test_one_and_true_are_options_of_their_own(option: Any) -> None:
 @settings(max_examples=30)
 @given(spaces(), st.integers(0, 2**31))
 def test_what_optuna_suggests_is_a_member(space: Space, seed: int) -> None:
-    sampler = TPESampler(space, OBJECTIVES, n_startup_trials=0)
+    sampler = TPESampler(space, OBJECTIVES, example_sizes, n_startup_trials=0)
     for number in range(3):
         params = sampler.ask(number, seed + number)
         assert space.why_not(params) == ""
@@ -175,7 +175,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_how_each_record_is_told(way: str) -> None:
     record, state, infeasible = WAYS[way]
-    sampler = TPESampler(example_space(), OBJECTIVES)
+    sampler = TPESampler(example_space(), OBJECTIVES, example_sizes)
     sampler.tell(record)
     (told,) = sampler.study.trials
     assert told.state == state
@@ -187,7 +187,7 @@ def test_how_each_record_is_told(way: str) -> None:
 
 
 def test_what_the_machine_cost_is_not_told_and_lost_twice_it_has_failed() -> None:
-    sampler = TPESampler(example_space(), OBJECTIVES)
+    sampler = TPESampler(example_space(), OBJECTIVES, example_sizes)
     sampler.tell(Record(Trial(0, HEAD, 0), KNOWN, status=Status.FAILED, error="died", fault="machine", lost=1))
     assert (sampler.study.trials, sampler.ran) == ([], 0)
     sampler.tell(Record(Trial(0, HEAD, 0), KNOWN, status=Status.FAILED, error="died", fault="machine", lost=2))
@@ -196,14 +196,15 @@ def test_what_the_machine_cost_is_not_told_and_lost_twice_it_has_failed() -> Non
 
 
 def test_what_is_not_in_the_space_is_not_placed() -> None:
-    sampler = TPESampler(example_space(), OBJECTIVES)
+    sampler = TPESampler(example_space(), OBJECTIVES, example_sizes)
     sampler.tell(Record(Trial(0, {**HEAD, "head.lr": 9.0}, 0), refusal="not in the space"))
     assert sampler.study.trials == []
 
 
 def test_a_stopped_trial_is_never_among_the_good() -> None:
     """However good its last report looked, and though a quarter of few complete trials leaves room."""
-    space, sampler = example_space(), TPESampler(example_space(), OBJECTIVES, n_startup_trials=0, good_share=1.0)
+    space = example_space()
+    sampler = TPESampler(space, OBJECTIVES, example_sizes, n_startup_trials=0, good_share=1.0)
     rng = np.random.default_rng(0)
     for number in range(12):
         trial = Trial(number, space.draw(rng), 0)
@@ -224,7 +225,7 @@ def test_what_was_told_is_not_proposed_again(make: Any) -> None:
             "a.y": Dimension(Choice((1, 2, 3)), 1),
         }
     )
-    sampler, asked = make(space, OBJECTIVES), []
+    sampler, asked = make(space, OBJECTIVES, example_sizes), []
     for number in range(9):
         params = sampler.ask(number, derive_seed(number))
         asked.append(typed(params))
@@ -232,3 +233,15 @@ def test_what_was_told_is_not_proposed_again(make: Any) -> None:
         sampler.tell(record if number % 2 else Record(Trial(number, params, 0), refusal="over the budget"))
     assert len(set(asked)) == 9
     assert space.contains(sampler.ask(9, 0)), "and where nothing is left, something is proposed, and refused"
+
+
+@pytest.mark.parametrize("make", [TPESampler, NSGA2Sampler])
+def test_what_runs_is_not_proposed_again(make: Any) -> None:
+    space = Space({"method": Dimension(Choice(("a",)), "a"), "a.x": Dimension(Choice(tuple(range(6))), 1)})
+    sampler = make(space, OBJECTIVES, example_sizes)
+    asked = set()
+    for number in range(6):
+        params = sampler.ask(number, derive_seed(number))
+        asked.add(typed(params))
+        sampler.begin(Record(Trial(number, params, 0), KNOWN))
+    assert len(asked) == 6, "six trials at once, none of them told"

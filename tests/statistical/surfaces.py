@@ -18,6 +18,7 @@ from autopeft.objectives import Objective, losses, reference_point
 from autopeft.pareto import hypervolume
 from autopeft.samplers import Sampler
 from autopeft.space import Choice, Dimension, Float, Int, Space, Subset
+from autopeft.testing import example_sizes
 from autopeft.trial import Status, Trial, derive_seed
 
 OBJECTIVES = (
@@ -118,7 +119,7 @@ SURFACES = {
 
 def volumes(make: Callable[..., Sampler], surface: Surface, at: Sequence[int], seed: int) -> list[float]:
     """The hypervolume of one search after each of these numbers of trials, the stock defaults first."""
-    sampler, first = make(surface.space, OBJECTIVES), surface.space.defaults()
+    sampler, first = make(surface.space, OBJECTIVES, example_sizes), surface.space.defaults()
     points = []
     for number in range(max(at)):
         params = first[number] if number < len(first) else sampler.ask(number, derive_seed(seed, number, "ask"))
@@ -126,6 +127,7 @@ def volumes(make: Callable[..., Sampler], surface: Surface, at: Sequence[int], s
         metrics = surface.metrics(params)
         trial = Trial(number, params, derive_seed(seed, number))
         known = {"trainable_parameters": metrics["trainable_parameters"]}
+        sampler.begin(Record(trial, known))
         sampler.tell(Record(trial, known, status=Status.COMPLETE, metrics=metrics))
         points.append(losses(OBJECTIVES, metrics))
     return [hypervolume(np.array(points[:count]), reference_point(OBJECTIVES)) for count in at]

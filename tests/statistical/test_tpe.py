@@ -67,7 +67,7 @@ class Forgetful(TPESampler):
 def proposed_though_refused(make: Any, seed: int, asks: int = 60) -> int:
     """How many of the asks propose `full` or `adapter`, which are refused, after ten trials of the rest."""
     surface = SURFACES["many methods"]
-    sampler: Sampler = make(surface.space, OBJECTIVES, n_startup_trials=10)
+    sampler: Sampler = make(surface.space, OBJECTIVES, lambda params: None, n_startup_trials=10)
     rng = np.random.default_rng(seed)
     refused = trials = asked = number = 0
     while asked < asks:
