@@ -314,10 +314,21 @@ def leaderboard(
 @cli.command()
 def confirm(
     run: Folder,
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds each.")] = 5,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Fresh seeds each; 5, before a race 3.", show_default=False)
+    ] = None,
     pick: Annotated[
         list[str] | None,
         typer.Option(help="best, knee, max-params=50k or trial=17; front and baselines if none.", show_default=False),
+    ] = None,
+    race: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="MOST",
+            help="More seeds where neighbours on the front overlap, up to MOST retrainings in all.",
+            show_default=False,
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -325,7 +336,8 @@ def confirm(
     """Retrain the front with fresh seeds, and score the test split.
 
     Shows mean, 95 % interval and the drop from the search's score; the baselines are retrained too. One that was
-    interrupted goes on; confirmed again, a trial gets more seeds.
+    interrupted goes on; confirmed again, a trial gets more seeds. With --race, seeds are added only where the intervals
+    of two neighbours on the front overlap.
 
     Example: autopeft confirm runs/my-1 --seeds 5
     """
@@ -334,10 +346,13 @@ def confirm(
 
     opened = app.open_run(run)
     try:
-        opened.confirm(seeds, pick or (), quiet=quiet or as_json)
+        opened.confirm(seeds, pick or (), race=race, quiet=quiet or as_json)
     except KeyboardInterrupt:
-        same = " ".join([f"--seeds {seeds}", *(f"--pick {name}" for name in pick or ())])
-        _say(f"interrupted; what was confirmed is kept. Go on with: autopeft confirm {_relative(run)} {same}")
+        given = {"seeds": seeds, "race": race}
+        same = [f"--{name} {value}" for name, value in given.items() if value is not None]
+        same += [f"--pick {name}" for name in pick or ()]
+        again = " ".join(["autopeft confirm", _relative(run), *same])
+        _say(f"interrupted; what was confirmed is kept. Go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         _print_json(opened.summary())

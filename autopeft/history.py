@@ -140,6 +140,8 @@ class History:
         told: The numbers in order of telling.
         confirmations: In order; one a name and seed where the machine cost the earlier ones.
         rounds: What each `confirm` set out to do: name → how many retrainings it then has in all.
+        races: Those of them that added seeds where neighbours could not be told apart: their `seeds`, and in `race` the
+            bound on all retrainings.
         resumes: The resume events: what changed in the config, and where the run went on.
     """
 
@@ -149,6 +151,7 @@ class History:
         self.told: list[int] = []
         self.confirmations: list[Confirmation] = []
         self.rounds: list[Mapping[str, int]] = []
+        self.races: list[Mapping[str, Any]] = []
         self.resumes: list[Mapping[str, Any]] = []
         self._front, self._in_front = Front(), 0  # how many of the told it has taken
         for event in events:
@@ -214,6 +217,8 @@ class History:
             record.report_seconds.clear()
         elif kind == "confirming":
             self.rounds.append(event["seeds"])
+            if "race" in event:
+                self.races.append({"seeds": event["seeds"], "race": event["race"]})
         elif kind == "confirm":
             self._confirm(event)
         elif kind == "resume":

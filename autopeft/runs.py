@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from autopeft import ledger as ledgers
 from autopeft import plugins
+from autopeft.choosers import Race, Round
 from autopeft.config import Config, changes, from_resolved, resolve
-from autopeft.confirm import Candidate, Confirm
+from autopeft.confirm import Candidate, Chooser, Confirm
 from autopeft.errors import AutoPEFTError, BudgetSpent, EnvironmentFault, NothingCompleted, UsageError, command
 from autopeft.files import build_once, trial_folder
 from autopeft.history import History, Record
@@ -222,13 +223,18 @@ class Run:
             raise faults[0]
         return out
 
-    def confirm(self, seeds: int = 5, which: Sequence[str] = (), *, quiet: bool = False) -> list[Record]:
+    def confirm(
+        self, seeds: int | None = None, which: Sequence[str] = (), *, race: int | None = None, quiet: bool = False
+    ) -> list[Record]:
         """Retrains the front and the baselines with fresh seeds, scores the test split, and fills the trackers.
 
-        One that was interrupted goes on, with the seeds that it lacks. Confirmed again, a trial gets `seeds` more.
+        The seeds are the same for all, so that differences are measured seed by seed. One that was interrupted goes on,
+        with the seeds that it lacks. Confirmed again, a trial gets `seeds` more.
 
         Args:
-            seeds: How many each.
+            seeds: How many each; 5, and 3 before a race, where absent.
+            race: After that, more seeds where the 95 % intervals of neighbours on the front overlap, until all have had
+                so many retrainings together.
             which: What to confirm as `pick` takes it; empty for the whole front, the frozen head and full fine-tuning.
 
         Raises:
@@ -248,7 +254,13 @@ class Run:
         setup = prepared.setup.but(rungs=(), score_rungs=False, keep="none")
         with opened(self.folder, is_search=False) as ledger:
             self._note_majority(ledger, setup)
-            conversation = Confirm(ledger, picked, seeds, self.config.seed)
+            known = History(ledger.events)
+            chooser: Chooser
+            if race is None:
+                chooser = Round(known, picked, 5 if seeds is None else seeds)
+            else:
+                chooser = Race(known, picked, 3 if seeds is None else seeds, race)
+            conversation = Confirm(ledger, chooser, self.config.seed)
             for note in conversation.notes:  # also when quiet: what the numbers are worth depends on it
                 print(f"note: {note}", file=sys.stderr)
             if not quiet:

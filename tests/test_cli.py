@@ -94,8 +94,8 @@ class FakeRun:
     def track(self) -> dict[str, dict[str, int]]:
         return {"mlflow": {"runs": 3, "metrics": 9}}
 
-    def confirm(self, seeds: int, which: Any, *, quiet: bool) -> list[Any]:
-        self.calls.append(("confirm", seeds, list(which), quiet))
+    def confirm(self, seeds: int | None, which: Any, *, race: int | None, quiet: bool) -> list[Any]:
+        self.calls.append(("confirm", seeds, list(which), race, quiet))
         return []
 
     def export(self, which: str, to: Path | None) -> Path:
@@ -455,7 +455,7 @@ def test_report_and_track(autopeft: Autopeft, run: FakeRun) -> None:
 def test_confirm(autopeft: Autopeft, run: FakeRun) -> None:
     code, out, err = autopeft("confirm", run.folder, "--seeds", "3", "--pick", "knee", "--pick", "trial=1")
     assert (code, err) == (0, "")
-    assert run.calls == [("confirm", 3, ["knee", "trial=1"], False)]
+    assert run.calls == [("confirm", 3, ["knee", "trial=1"], None, False)]
     assert "report   runs/my-1/report.html" in out
 
 
@@ -469,11 +469,20 @@ def test_an_interrupted_confirm(autopeft: Autopeft, run: FakeRun, monkeypatch: p
     assert err.endswith("Go on with: autopeft confirm runs/my-1 --seeds 3 --pick knee --pick best\n")
 
 
+def test_an_interrupted_race(autopeft: Autopeft, run: FakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def confirm(*_: Any, race: int, **__: Any) -> None:
+        raise KeyboardInterrupt(race)
+
+    monkeypatch.setattr(run, "confirm", confirm)
+    _, _, err = autopeft("confirm", "runs/my-1", "--race", "60")
+    assert err.endswith("Go on with: autopeft confirm runs/my-1 --race 60\n")
+
+
 def test_confirm_in_json(autopeft: Autopeft, run: FakeRun) -> None:
     code, out, err = autopeft("confirm", run.folder, "--json")
     assert (code, err) == (0, "")
     assert json.loads(out)["schema"] == 1
-    assert run.calls == [("confirm", 5, [], True)]
+    assert run.calls == [("confirm", None, [], None, True)]
 
 
 def test_leaderboard(autopeft: Autopeft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

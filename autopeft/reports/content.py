@@ -110,6 +110,11 @@ def score_notes(facts: Facts) -> list[str]:
                 f"{name}: {entry.seeds} seeds gave a number. Its mean is of these alone, so flattered; it is compared "
                 "with nothing."
             )
+        if facts.history.races:
+            notes.append(
+                "Seeds were added where the intervals of neighbours on the front overlapped (a race): how many a mean has "
+                "depends on the scores, which makes its interval a little narrow."
+            )
         if facts.seen_before:
             notes.append(
                 f"Confirmed more than once: {', '.join(facts.seen_before)}. The later seeds were asked for with "

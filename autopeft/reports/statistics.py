@@ -121,6 +121,8 @@ class Comparison:
 def compare(first: Sample, second: Sample) -> Comparison:
     """Whether two means differ by more than chance: paired where both ran the same seeds, else by Welch.
 
+    Within a search they do: a confirmation's seeds go by index, the same for all configurations.
+
     The variance of the test rows is added as if the two models erred independently. Models on one base err on many
     of the same rows, so this is an upper bound: what is called different is; what is called tied may not be.
     """
