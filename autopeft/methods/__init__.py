@@ -7,7 +7,7 @@ head; what a component makes trainable is what it adds or unfreezes. Listing met
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,12 +51,57 @@ class Scope:
         return [name for names in self.modules.values() for name in names]
 
 
+@dataclass(frozen=True, slots=True)
+class Site:
+    """All that a method may know of its component.
+
+    Attributes:
+        scope: Where it acts.
+        keys: The component's own keys without its name: `{"rank": 8, "lr": 1e-3, ...}`; stock values are filled in.
+        steps: Optimiser steps of the trial; None while counting, exporting and loading.
+        batches: Gives the model's inputs of the training split, batch after batch, in the trial's own order; None while
+            counting, exporting and loading.
+    """
+
+    scope: Scope
+    keys: Mapping[str, Any]
+    steps: int | None = None
+    batches: Callable[[], Iterator[Mapping[str, Any]]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Full names of base parameters that are cloned for the trial before a method attaches.
+
+    Attributes:
+        trained: Those that it trains in place.
+        changed: Those that it changes while it attaches, and does not train.
+    """
+
+    trained: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class During:
+    """What a method does while its trial trains.
+
+    Attributes:
+        penalty: A term of the loss, a scalar, computed anew in each forward pass. Reported losses are without it.
+        after_step: Called after each optimiser step, with its number from 1; the step's gradients are still there.
+    """
+
+    penalty: Callable[[], Any] | None = None
+    after_step: Callable[[int], None] | None = None
+
+
 class Method(Protocol):
-    """Adds one component to a model, in place.
+    """Adds one component to a model, in place. Inherit from it for what most methods leave as it is.
 
     Attributes:
         keys: The keys it reads beside COMMON_KEYS → one line each. A key may go on after a dot (`rank.query`).
         stock: Its published default values by key; what a component that leaves a key out gets.
+        size: The key whose 0 means that the component, or its part on a module kind, is not there; None without one.
         modules: The module kinds it acts on when `modules` is not given, those of them that the model has. `qkv`
             stands for query, key and value where they are one module, `convolution` for all in a convolutional net.
             Empty for methods that choose parameters.
@@ -64,33 +109,46 @@ class Method(Protocol):
         label: How a person calls it: "LoRA".
     """
 
-    keys: Mapping[str, str]
+    keys: Mapping[str, str] = {}
     stock: Mapping[str, Any]
-    modules: tuple[str, ...]
-    is_peft: bool
+    size: str | None = None
+    modules: tuple[str, ...] = ()
+    is_peft: bool = False
     label: str
 
-    def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
+    def copies(self, model: Any, site: Site) -> Copies:
+        """The base parameters that it trains or changes."""
+        return Copies()
+
+    def attach(self, model: Any, site: Site) -> During | None:
         """Changes the model in place: adds parameters inside the modules or blocks of the scope, or unfreezes some.
 
         Runs on the meta device too (counting), with nothing allocated. Draws on the CPU and from torch's global
         random state, which is seeded. What is added lies inside a block by name, and acts from there on: below the
-        lowest trained block nothing is computed anew.
+        lowest trained block nothing is computed anew. Added parameters train but for those whose `requires_grad` it
+        turns off; buffers that it adds are saved with the trial.
 
         Args:
-            model: A transformers model, all frozen, which shares its frozen tensors with other trials.
-            scope: Where.
-            params: The component's own keys without its name: `{"rank": 8, "lr": 1e-3, ...}`.
+            model: A transformers model, all frozen, which shares its frozen tensors with other trials, but for
+                `copies`.
+            site: Where, what, how long.
 
         Raises:
             autopeft.errors.Refused: Nothing to act on, or a layer type it cannot handle; says which.
         """
 
-    def config(self, scope: Scope, params: Mapping[str, Any]) -> Any:
+    def config(self, site: Site) -> Any:
         """Only where `is_peft`: a fresh peft config with full module names; attaching and exporting share it."""
 
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
-        """Full names of base parameters that it trains in place: they are cloned for the trial before `attach`."""
+    def rate(self, name: str, keys: Mapping[str, Any]) -> float:
+        """What multiplies the component's learning rate for one of its trained parameters, by full name."""
+        return 1.0
 
-    def describe(self, params: Mapping[str, Any]) -> str:
+    def count(self, model: Any, site: Site) -> int | None:
+        """How many parameters it trains, by a formula, where attaching allocates even on the meta device; refuses what
+        `attach` does. None: it is attached to count."""
+        return None
+
+    def describe(self, keys: Mapping[str, Any]) -> str:
         """Its size and options for a person, without where and learning rate: "LoRA rank 8", "adapter of 48"."""
+        return f"{self.label} of {keys[self.size]}" if self.size else self.label

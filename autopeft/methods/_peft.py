@@ -1,42 +1,98 @@
-"""Putting a peft tuner into a model in place: the model's own forward goes on working, nothing wraps it."""
+"""Methods of peft: its tuner put into a model in place. The model's own forward goes on working, nothing wraps it."""
 
 from __future__ import annotations
 
+import contextlib
+import re
 import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autopeft.errors import Refused
+from autopeft.methods import Method, Scope, Site
 
 # What model code reads of a convolution that a tuner layer has replaced (MobileNet's TensorFlow padding).
 CONVOLUTION_ATTRIBUTES = ("stride", "padding", "kernel_size", "dilation", "groups", "in_channels", "out_channels")
 
 
-def inject(model: Any, config: Any) -> None:
-    """Injects a peft adapter, called `default`, into the modules that its config names.
+class PeftMethod(Method):
+    """A method that peft implements: most are this table and nothing else.
+
+    Attributes:
+        peft: Name of its config's class in peft.
+        arguments: Key → the config's argument that takes it.
+        fixed: Further arguments of the config.
+    """
+
+    peft: str
+    arguments: Mapping[str, str] = {}
+    fixed: Mapping[str, Any] = {}
+    modules: tuple[str, ...] = ("query", "value")
+    is_peft = True
+
+    def config(self, site: Site) -> Any:
+        """A fresh peft config: peft changes the one that it is given."""
+        import peft
+
+        if not site.scope.names:
+            raise Refused("empty: no module is chosen")
+        with refusing():
+            return getattr(peft, self.peft)(**self.given(site))
+
+    def given(self, site: Site) -> dict[str, Any]:
+        """The config's arguments."""
+        own = {theirs: site.keys[ours] for ours, theirs in self.arguments.items()}
+        return {"target_modules": site.scope.names, **own, **self.fixed}
+
+    def attach(self, model: Any, site: Site) -> Any:
+        inject(model, self.config(site))
+
+    def describe(self, keys: Mapping[str, Any]) -> str:
+        return f"{self.label} {self.size.replace('_', ' ')} {keys[self.size]}" if self.size else self.label
+
+
+def by_module(scope: Scope, keys: Mapping[str, Any], size: str) -> tuple[int, dict[str, int]]:
+    """(the largest size, peft's pattern of the modules with another one) of `rank` and `rank.<kind>`."""
+    sizes = {name: keys.get(f"{size}.{kind}", keys[size]) for kind, names in scope.modules.items() for name in names}
+    largest = max(sizes.values(), default=0)
+    return largest, {f"^{re.escape(name)}$": value for name, value in sizes.items() if value != largest}
+
+
+def inject(model: Any, config: Any) -> Any:
+    """Injects a peft adapter, called `default`, into the modules that its config names. Returns peft's tuner.
 
     Where another method's adapter sits already, the new one goes around it.
 
     Raises:
-        Refused: Nothing is chosen, or a module's type is not one that the tuner handles.
+        Refused: Whatever peft raises, but that memory ran out.
     """
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if not config.target_modules:
-        raise Refused("empty: no module is chosen")
     around = any(isinstance(module, BaseTunerLayer) for module in model.modules())
     is_meta = any(parameter.is_meta for parameter in model.parameters())
-    tuner = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tuner(model, config, "default", low_cpu_mem_usage=is_meta)
-    except (ValueError, TypeError, NotImplementedError) as fault:
-        hint = "; named before the other peft method it may fit" if around else ""
-        raise Refused(f"unsupported: {' '.join(str(fault).split())[:200]}{hint}") from fault
+    make = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    with refusing("; named before the other peft method it may fit" if around else ""), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tuner = make(model, config, "default", low_cpu_mem_usage=is_meta)
     del model.peft_config  # the tuner is gone: to the next one this is a plain model
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module.get_base_layer(), "stride"):
             for name in CONVOLUTION_ATTRIBUTES:
                 if not hasattr(module, name):
                     setattr(module, name, getattr(module.get_base_layer(), name))
+    return tuner
+
+
+@contextlib.contextmanager
+def refusing(hint: str = "") -> Iterator[None]:
+    """Makes a refusal of whatever peft raises, with its type and its text. Memory that ran out is none."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as fault:
+        if isinstance(fault, MemoryError) or "out of memory" in str(fault):
+            raise
+        text = " ".join(str(fault).split())[:200]
+        raise Refused(f"unsupported: {type(fault).__name__}: {text}{hint}") from fault

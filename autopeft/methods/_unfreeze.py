@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autopeft.methods import Scope
+from autopeft.methods import Copies, Method, Scope, Site
 
 
-class Unfreeze:
+class Unfreeze(Method):
     """Trains the base parameters that `unfreezes` names; they are the trial's own copies."""
 
-    keys: Mapping[str, str] = {}
-    modules: tuple[str, ...] = ()
-    is_peft = False
+    def copies(self, model: Any, site: Site) -> Copies:
+        return Copies(trained=tuple(self.unfreezes(model, site.scope, site.keys)))
 
-    def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
+    def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:
+        """Full names of what it trains."""
+        raise NotImplementedError
+
+    def attach(self, model: Any, site: Site) -> None:
         """Nothing to add."""
 
 

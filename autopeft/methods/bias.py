@@ -16,7 +16,7 @@ class Bias(Unfreeze):
     label = "biases"
     stock: Mapping[str, Any] = {"lr": 1e-3}
 
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
+    def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:
         names = [name for name in in_blocks(model, scope) if name.endswith(".bias")]
         if scope.modules:
             chosen = set(scope.names)
@@ -24,9 +24,6 @@ class Bias(Unfreeze):
         if not names:
             raise Refused("empty: the chosen modules have no bias")
         return names
-
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return self.label
 
 
 plugin = Bias

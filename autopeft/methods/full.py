@@ -18,15 +18,12 @@ class Full(Unfreeze):
     label = "full fine-tuning"
     stock: Mapping[str, Any] = {"lr": 5e-5}
 
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
-        if "layers" in params and params["layers"] != "all":
+    def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:
+        if "layers" in keys and keys["layers"] != "all":
             return in_blocks(model, scope)
         heads = tuple(f"{head}." for head in scope.head)
         names = [name for name, _ in model.named_parameters() if not name.startswith(heads)]
         return [name for name in names if name.rpartition(".")[2] not in OF_PRETRAINING]
-
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return self.label
 
 
 plugin = Full

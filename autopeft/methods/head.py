@@ -15,11 +15,8 @@ class Head(Unfreeze):
     label = "head only"
     stock: Mapping[str, Any] = {"lr": 1e-3}
 
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
+    def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:
         return []
-
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return self.label
 
 
 plugin = Head

@@ -5,33 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autopeft.methods import Scope
-from autopeft.methods._peft import inject
+from autopeft.methods import Site
+from autopeft.methods._peft import PeftMethod
 
 
-class IA3:
-    """A learned scale an activation, by peft."""
+class IA3(PeftMethod):
+    """A learned scale an activation."""
 
     label = "(IA)³"
-    keys: Mapping[str, str] = {}
+    peft = "IA3Config"
     stock: Mapping[str, Any] = {"lr": 3e-3}
     modules: tuple[str, ...] = ("key", "value", "down")
-    is_peft = True
 
-    def config(self, scope: Scope, params: Mapping[str, Any]) -> Any:
-        """A fresh peft config."""
-        from peft import IA3Config
-
-        return IA3Config(target_modules=scope.names, feedforward_modules=list(scope.modules.get("down", ())))
-
-    def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
-        inject(model, self.config(scope, params))
-
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
-        return []
-
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return self.label
+    def given(self, site: Site) -> dict[str, Any]:
+        return {**super().given(site), "feedforward_modules": list(site.scope.modules.get("down", ()))}
 
 
 plugin = IA3

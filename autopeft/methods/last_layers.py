@@ -16,17 +16,18 @@ class LastLayers(Unfreeze):
 
     label = "last layers"
     keys: Mapping[str, str] = {"count": "how many of the last blocks"}
+    size = "count"
     stock: Mapping[str, Any] = {"count": 1, "lr": 1e-4}
 
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
-        blocks, count = scope.blocks, params["count"]
+    def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:
+        blocks, count = scope.blocks, keys["count"]
         if count > len(blocks):
             raise Refused(f"the model has {len(blocks)} layers, not {count}")
         starts = tuple(f"{part}." for part in (*blocks[len(blocks) - count :], *scope.above))
         return [name for name, _ in model.named_parameters() if name.startswith(starts)]
 
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return "last layer" if params["count"] == 1 else f"last {params['count']} layers"
+    def describe(self, keys: Mapping[str, Any]) -> str:
+        return "last layer" if keys["count"] == 1 else f"last {keys['count']} layers"
 
 
 plugin = LastLayers

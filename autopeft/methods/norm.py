@@ -17,15 +17,12 @@ class Norm(Unfreeze):
     label = "norms"
     stock: Mapping[str, Any] = {"lr": 1e-3}
 
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
+    def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:
         norms = set(norm_modules(model))
         names = [name for name in in_blocks(model, scope) if name.rpartition(".")[0] in norms]
         if not names:
             raise Refused("empty: the chosen layers have no normalisation with parameters")
         return names
-
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return self.label
 
 
 plugin = Norm

@@ -7,24 +7,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.errors import Refused
-from autopeft.methods import Scope
+from autopeft.methods import Method, Site
 
 # Where a sub-layer ends → where it begins: the feed-forward, the attention.
 BEGINS = {"down": "up", "output": "query"}
 
 
-class ParallelAdapter:
+class ParallelAdapter(Method):
     """A bottleneck beside each chosen sub-layer; `down` stands for the feed-forward, `output` for the attention."""
 
     label = "parallel adapter"
     keys: Mapping[str, str] = {"size": "width of the bottleneck", "dropout": "on its input", "scale": "of its output"}
     stock: Mapping[str, Any] = {"size": 48, "dropout": 0.0, "scale": 4.0, "lr": 1e-3}
+    size = "size"
     modules: tuple[str, ...] = ("down",)
-    is_peft = False
 
-    def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
+    def attach(self, model: Any, site: Site) -> None:
         from autopeft.methods._bottleneck import AddAfter, Bottleneck, Remember, add_beside, features
 
+        scope, keys = site.scope, site.keys
         if not scope.names:
             raise Refused("empty: no module is chosen")
         for kind, names in scope.modules.items():
@@ -37,18 +38,12 @@ class ParallelAdapter:
                     raise Refused(f"{block} has no {BEGINS[kind]} and {kind} to put a parallel adapter beside")
                 first, last = model.get_submodule(begins[0]), model.get_submodule(ends[-1])
                 inputs, outputs, device = features(first)[0], features(last)[1], next(last.parameters()).device
-                size = (params["size"], params["dropout"], params["scale"])
+                size = (keys["size"], keys["dropout"], keys["scale"])
                 adapter = Bottleneck(inputs, outputs, *size, is_map=False, device=device)
                 add_beside(model, ends[-1], adapter, "parallel_adapter")
                 remember = Remember()
                 first.register_forward_pre_hook(remember)
                 last.register_forward_hook(AddAfter(adapter, remember))
-
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
-        return []
-
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return f"{self.label} of {params['size']}"
 
 
 plugin = ParallelAdapter

@@ -7,36 +7,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.errors import Refused
-from autopeft.methods import Scope
+from autopeft.methods import Method, Site
 
 
-class SerialAdapter:
+class SerialAdapter(Method):
     """A bottleneck after each chosen layer. peft has none, so it is exported in autopeft's own form."""
 
     label = "serial adapter"
     keys: Mapping[str, str] = {"size": "width of the bottleneck", "dropout": "on its input", "scale": "of its output"}
     stock: Mapping[str, Any] = {"size": 48, "dropout": 0.0, "scale": 1.0, "lr": 1e-3}
+    size = "size"
     modules: tuple[str, ...] = ("down",)
-    is_peft = False
 
-    def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
+    def attach(self, model: Any, site: Site) -> None:
         from autopeft.methods._bottleneck import AddAfter, Bottleneck, add_beside, features
 
+        scope, keys = site.scope, site.keys
         if not scope.names:
             raise Refused("empty: no module is chosen")
         for name in scope.names:
             layer = model.get_submodule(name)
             _, outputs, is_map = features(layer)
             device = next(layer.parameters()).device
-            adapter = Bottleneck(outputs, outputs, params["size"], params["dropout"], params["scale"], is_map, device)
+            adapter = Bottleneck(outputs, outputs, keys["size"], keys["dropout"], keys["scale"], is_map, device)
             add_beside(model, name, adapter, "serial_adapter")
             layer.register_forward_hook(AddAfter(adapter))
-
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
-        return []
-
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return f"{self.label} of {params['size']}"
 
 
 plugin = SerialAdapter

@@ -6,42 +6,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autopeft.methods import Scope
-from autopeft.methods._peft import inject
+from autopeft.methods._peft import PeftMethod
 
 
-class Vera:
-    """Two vectors a layer around shared random projections, by peft."""
+class Vera(PeftMethod):
+    """Two vectors a layer around shared random projections."""
 
     label = "VeRA"
+    peft = "VeraConfig"
     keys: Mapping[str, str] = {
         "rank": "rank of the shared projections",
         "d_initial": "first value of d",
         "dropout": "on its input",
     }
+    arguments: Mapping[str, str] = {"rank": "r", "d_initial": "d_initial", "dropout": "vera_dropout"}
     stock: Mapping[str, Any] = {"rank": 256, "d_initial": 0.1, "dropout": 0.0, "lr": 4e-3}
-    modules: tuple[str, ...] = ("query", "value")
-    is_peft = True
-
-    def config(self, scope: Scope, params: Mapping[str, Any]) -> Any:
-        """A fresh peft config."""
-        from peft import VeraConfig
-
-        return VeraConfig(
-            r=params["rank"],
-            d_initial=params["d_initial"],
-            vera_dropout=params["dropout"],
-            target_modules=scope.names,
-        )
-
-    def attach(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> None:
-        inject(model, self.config(scope, params))
-
-    def unfreezes(self, model: Any, scope: Scope, params: Mapping[str, Any]) -> list[str]:
-        return []
-
-    def describe(self, params: Mapping[str, Any]) -> str:
-        return f"{self.label} rank {params['rank']}"
+    size = "rank"
 
 
 plugin = Vera

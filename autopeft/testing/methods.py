@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -124,13 +125,13 @@ def check_method_count_is_exact(name: str, subject: MethodSubject) -> None:
     """The count on the meta device is what a real model trains, on all layers and on some."""
     import torch
 
-    from autopeft.training.recipe import attach, count
+    from autopeft.training.recipe import count
 
     for params in method_recipes(name):
         state = torch.random.get_rng_state()
         counts = count(subject.meta, subject.view, params)
         assert torch.equal(state, torch.random.get_rng_state()), "counting draws from the global random state"
-        attached = attach(subject.base, subject.view, params, seed=1)
+        attached = attach_method(subject, params, seed=1)
         trained = {n: p.numel() for n, p in attached.model.named_parameters() if p.requires_grad}
         assert set(trained) == set(attached.trained)
         assert counts["trainable_parameters"] == sum(trained.values()), params
@@ -143,10 +144,8 @@ def check_method_trains_its_own(name: str, subject: MethodSubject) -> None:
     """The logits are finite at first; a gradient reaches every trained parameter and no other; a step changes each."""
     import torch
 
-    from autopeft.training.recipe import attach
-
     for params in method_recipes(name):
-        attached = attach(subject.base, subject.view, params, seed=1)
+        attached = attach_method(subject, params, seed=1)
         parameters = dict(attached.model.named_parameters())
         assert torch.isfinite(subject.logits(attached.model)).all(), "the logits are finite before training"
         in_groups = [name for group in attached.groups for name in group.names]
@@ -179,12 +178,11 @@ def check_method_trains_what_is_counted(name: str, subject: MethodSubject) -> No
     from autopeft.errors import Refused
     from autopeft.training.network import as_trials_run
     from autopeft.training.precision import Precision
-    from autopeft.training.recipe import attach
 
     precision = Precision("fp32", torch.device("cpu"), subject.view)
     for params in method_pairs(name):
         try:
-            attached = attach(subject.base, subject.view, params, seed=1)
+            attached = attach_method(subject, params, seed=1)
         except Refused:
             if params["method"] == name:
                 raise
@@ -192,21 +190,19 @@ def check_method_trains_what_is_counted(name: str, subject: MethodSubject) -> No
         as_trials_run(attached.model, subject.view, precision)
         before = {n: t.detach().clone() for n, t in attached.model.state_dict(keep_vars=True).items()}
         waiting, optimizer = dict(attached.model.named_parameters()), _optimizer(attached)
-        for _ in range(3):
-            _step(subject, attached, optimizer)
+        for step in (1, 2, 3):
+            _step(subject, attached, optimizer, step)
             waiting = {n: p for n, p in waiting.items() if p.grad is None}
         without = set(attached.trained) & set(waiting)
         assert not without, f"{params['method']}: counted, yet no gradient reaches {without}"
         changed = {n for n, t in attached.model.state_dict().items() if not torch.equal(before[n], t)}
-        assert changed <= set(attached.trained), f"{params['method']}: {changed - set(attached.trained)} changed"
+        assert changed <= set(attached.own), f"{params['method']}: {changed - set(attached.own)} changed"
 
 
 def check_method_leaves_the_base(name: str, subject: MethodSubject) -> None:
     """Attaching and training changes no weight, buffer, flag, hook or config of the base; frozen tensors are shared."""
-    from autopeft.training.recipe import attach
-
     before, modules = checksum(subject.base), len(list(subject.base.modules()))
-    attached = attach(subject.base, subject.view, {"method": name}, seed=1)
+    attached = attach_method(subject, {"method": name}, seed=1)
     train_method(subject, attached, steps=2)
     assert checksum(subject.base) == before, "the base is as it was"
     assert not any(p.requires_grad or p.grad is not None for p in subject.base.parameters())
@@ -214,8 +210,9 @@ def check_method_leaves_the_base(name: str, subject: MethodSubject) -> None:
     hooks = [m for m in subject.base.modules() if m._forward_hooks or m._forward_pre_hooks]
     assert not hooks, f"hooks on the base: {hooks}"
     shared = {id(parameter) for parameter in subject.base.parameters()}
-    frozen = {n for n, p in attached.model.named_parameters() if not p.requires_grad and id(p) not in shared}
-    assert not frozen, f"frozen, yet not shared with the base: {frozen}"
+    own = set(attached.own)
+    frozen = {n for n, p in attached.model.named_parameters() if id(p) not in shared and n not in own}
+    assert not frozen, f"neither shared with the base nor the trial's own: {frozen}"
 
 
 def check_method_saves_all_it_trains(name: str, subject: MethodSubject) -> None:
@@ -224,12 +221,12 @@ def check_method_saves_all_it_trains(name: str, subject: MethodSubject) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    from autopeft.training.recipe import attach, load_trained, trained_state
+    from autopeft.training.recipe import load_trained, trained_state
 
     for params in method_recipes(name):
-        trained = attach(subject.base, subject.view, params, seed=1)
+        trained = attach_method(subject, params, seed=1)
         train_method(subject, trained, steps=2)
-        again = attach(subject.base, subject.view, params, seed=1)
+        again = attach_method(subject, params, seed=1)
         with tempfile.TemporaryDirectory() as folder:
             save_file(trained_state(trained), Path(folder) / "trained.safetensors")
             load_trained(again, load_file(Path(folder) / "trained.safetensors"))
@@ -242,10 +239,10 @@ def check_method_clones_are_independent(name: str, subject: MethodSubject) -> No
     """Two trials whose steps alternate end as each does alone; one seed gives one beginning."""
     import torch
 
-    from autopeft.training.recipe import attach, trained_state
+    from autopeft.training.recipe import trained_state
 
     def begin(seed: int) -> Any:
-        return attach(subject.base, subject.view, {"method": name}, seed)
+        return attach_method(subject, {"method": name}, seed)
 
     alone = []
     for seed in (1, 2):
@@ -254,9 +251,9 @@ def check_method_clones_are_independent(name: str, subject: MethodSubject) -> No
         alone.append(trained_state(attached))
     both = [begin(1), begin(2)]
     optimizers = [_optimizer(attached) for attached in both]
-    for _ in range(3):
+    for step in (1, 2, 3):
         for attached, optimizer in zip(both, optimizers, strict=True):
-            _step(subject, attached, optimizer)
+            _step(subject, attached, optimizer, step)
     for expected, attached in zip(alone, both, strict=True):
         for parameter, tensor in trained_state(attached).items():
             assert torch.equal(tensor, expected[parameter]), parameter
@@ -266,12 +263,10 @@ def check_method_lowest_is_right(name: str, subject: MethodSubject) -> None:
     """What the blocks below the lowest trained one give does not depend on what is trained; that one's output does."""
     import torch
 
-    from autopeft.training.recipe import attach
-
     view = subject.view
     assert view.chain == view.n_layers, "the subject's blocks are a chain"
     for params in method_recipes(name):
-        attached = attach(subject.base, view, params, seed=1)
+        attached = attach_method(subject, params, seed=1)
         before = _block_outputs(subject, attached.model, view)
         with torch.no_grad():
             for parameter, tensor in attached.model.named_parameters():
@@ -288,10 +283,10 @@ def check_method_head_is_the_seeds(name: str, subject: MethodSubject) -> None:
     """Trials of one seed begin with one head, whatever their method; of another seed, with another."""
     import torch
 
-    from autopeft.training.recipe import attach, trained_state
+    from autopeft.training.recipe import trained_state
 
     def head(method: str, seed: int) -> dict[str, Any]:
-        attached = attach(subject.base, subject.view, {"method": method}, seed)
+        attached = attach_method(subject, {"method": method}, seed)
         return {n: t.clone() for n, t in trained_state(attached).items() if n in attached.head}
 
     ours, other, later = head(name, 1), head("head", 1), head(name, 2)
@@ -324,8 +319,15 @@ def checksum(model: Any) -> str:
 def train_method(subject: MethodSubject, attached: Any, steps: int) -> None:
     """Some steps of AdamW on the subject's batch, with each component's learning rate; the last gradient stays."""
     optimizer = _optimizer(attached)
-    for _ in range(steps):
-        _step(subject, attached, optimizer)
+    for step in range(1, steps + 1):
+        _step(subject, attached, optimizer, step)
+
+
+def attach_method(subject: MethodSubject, params: Mapping[str, Any], seed: int) -> Any:
+    """A clone of the subject's base with a recipe, for a trial of ten steps on the subject's batch."""
+    from autopeft.training.recipe import attach
+
+    return attach(subject.base, subject.view, params, seed, 10, lambda: itertools.repeat(subject.inputs))
 
 
 def _optimizer(attached: Any) -> Any:
@@ -336,10 +338,17 @@ def _optimizer(attached: Any) -> Any:
     return torch.optim.AdamW(groups, weight_decay=0.0)
 
 
-def _step(subject: MethodSubject, attached: Any, optimizer: Any) -> None:
+def _step(subject: MethodSubject, attached: Any, optimizer: Any, step: int) -> None:
+    """One optimiser step, with what the components do during training; the gradients stay."""
     optimizer.zero_grad(set_to_none=True)
-    subject.loss(attached.model).backward()
+    loss = subject.loss(attached.model)
+    for during in attached.during:
+        loss = loss if during.penalty is None else loss + during.penalty()
+    loss.backward()
     optimizer.step()
+    for during in attached.during:
+        if during.after_step is not None:
+            during.after_step(step)
 
 
 def _block_outputs(subject: MethodSubject, model: Any, view: Any) -> list[Any]:

@@ -28,6 +28,7 @@ from torch import nn
 
 from autopeft import plugins
 from autopeft.errors import AutoPEFTError, UsageError
+from autopeft.methods import Site
 from autopeft.tasks import Raw, Split, Task
 from autopeft.training.batches import by_length, collate
 from autopeft.training.loop import SCORE_BATCH
@@ -107,7 +108,7 @@ def _save_peft(
     from peft import get_peft_model
 
     (part,) = resolve(view(base), params)
-    config = part.method.config(part.scope, part.keys)
+    config = part.method.config(Site(part.scope, part.keys))
     heads = view(base).head
     config.modules_to_save = [head.rpartition(".")[2] for head in heads] or None
     config.base_model_name_or_path = setup.model.path
@@ -115,13 +116,13 @@ def _save_peft(
     own = [name for name, _ in base.named_parameters() if view(base).in_head(name)]
     with _without_peft_warning():
         model = get_peft_model(clone_shared(base, own), config)
-    parameters = dict(model.named_parameters())
+    held = model.state_dict(keep_vars=True)
     with torch.no_grad():
         for name, tensor in tensors.items():
             head = next((head for head in heads if name.startswith(f"{head}.")), None)
             if head is not None:
                 name = f"{head}.modules_to_save.default.{name.removeprefix(f'{head}.')}"
-            parameters[f"base_model.model.{name}"].copy_(tensor)
+            held[f"base_model.model.{name}"].copy_(tensor)
     model.save_pretrained(to)
     (to / "README.md").unlink(missing_ok=True)  # peft's own card, which says nothing
 

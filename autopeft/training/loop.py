@@ -22,7 +22,7 @@ from torch import nn
 
 from autopeft.files import trial_folder
 from autopeft.training.batches import by_length, collate, endless
-from autopeft.training.course import Course
+from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
 from autopeft.training.faults import FAULTS, is_out_of_memory, peak_memory_bytes, require_device
 from autopeft.training.model import ModelView, clone_shared, load_model, view
@@ -135,7 +135,18 @@ class Worker:
 
     def network(self, trial: Trial) -> Network:
         """A clone of the base with the trial's recipe attached."""
-        return self.wrap(attach(self.base, self.view, trial.params, trial.seed))
+        return self.wrap(self.attach(trial))
+
+    def attach(self, trial: Trial) -> Attached:
+        """A clone of the base with the trial's recipe; the steps and batches that it attaches by are those it trains by."""
+        split, setup = self.data.splits["train"], self.setup
+
+        def batches() -> Iterator[Mapping[str, torch.Tensor]]:
+            for rows in endless(split.lengths, setup.train.batch_size, trial.seed):
+                yield collate(split, rows, self.device)
+
+        steps = total_steps(setup, len(split))
+        return attach(self.base, self.view, trial.params, trial.seed, steps, batches)
 
     def wrap(self, attached: Attached) -> Network:
         """What was attached to a clone of the base, in the precision of the search, cut where its prefix is cached."""
@@ -157,6 +168,9 @@ class Worker:
             if setup.train.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, setup.train.clip)
             optimizer.step()
+            for during in network.attached.during:
+                if during.after_step is not None:
+                    during.after_step(step)
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             yield step, loss

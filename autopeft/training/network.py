@@ -87,12 +87,12 @@ class Network:
         return self._caches[split]
 
     def train(self) -> None:
-        """What the recipe added trains with its dropout; the base stays in evaluation mode."""
+        """What the recipe added trains with its dropout; the base stays in evaluation mode, inside what wraps it too."""
         self.model.eval()
         added = set(self.attached.added)
         for name, module in self.model.named_modules():
             if name in added:
-                module.train()
+                module.training = True
 
     def eval(self) -> None:
         self.model.eval()
@@ -130,11 +130,14 @@ class Network:
     def _backward(self, split: str, rows: np.ndarray) -> float:
         worker, total = self.worker, 0.0
         labels = worker.data.splits[split].labels
+        penalties = [during.penalty for during in self.attached.during if during.penalty is not None]
         for at in range(0, len(rows), self.micro_batch_size):
             part = rows[at : at + self.micro_batch_size]
             logits = self.logits(split, part)
             target = torch.from_numpy(labels[part]).to(worker.device)
-            loss = worker.task.loss(logits.float(), target) * (len(part) / len(rows))
-            loss.backward()
-            total += float(loss.detach())
+            loss, share = worker.task.loss(logits.float(), target), len(part) / len(rows)
+            total += float(loss.detach()) * share
+            for penalty in penalties:  # whole in each micro-batch, so that their sum is the batch's
+                loss = loss + penalty()
+            (loss * share).backward()
         return total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from autopeft import plugins
 from autopeft.errors import Refused
-from autopeft.methods import COMMON_KEYS, Method, Scope
+from autopeft.methods import COMMON_KEYS, During, Method, Scope, Site
 from autopeft.space import ALWAYS, components
 from autopeft.training.model import ModelView, clone_shared
 from autopeft.trial import derive_seed
@@ -54,20 +54,25 @@ class Attached:
 
     Attributes:
         model: Shares every frozen tensor with the base.
-        groups: What trains, by component, the head last.
+        groups: What trains, by component and learning rate, the head last.
         lowest: The lowest block with something trained; n_layers where only what is above the blocks trains. Never
             above the chain of blocks that is known to run one after the other: 0 where there is none.
         trained: Full names of all trained parameters.
-        added: Full names of the modules that the components added: they alone have dropout.
+        own: Full names of all that tells this model from its base: what is trained, what was added and is frozen, what
+            was changed, and added buffers.
+        added: Full names of the modules that the components added: they alone are in training mode, for their dropout.
         head: Those of the trained that are the head's.
+        during: What the components do while the trial trains.
     """
 
     model: nn.Module
     groups: tuple[Group, ...]
     lowest: int
     trained: tuple[str, ...]
+    own: tuple[str, ...]
     added: tuple[str, ...]
     head: frozenset[str]
+    during: tuple[During, ...] = ()
 
 
 def resolve(view: ModelView, params: Mapping[str, Any]) -> list[Component]:
@@ -180,30 +185,44 @@ def choose_layers(value: Any, n_layers: int) -> tuple[int, ...]:
     raise Refused(f"layers are a list of indices, 'all' or 'last_<k>', not {value!r}")
 
 
-def attach(base: nn.Module, view: ModelView, params: Mapping[str, Any], seed: int) -> Attached:
+def attach(
+    base: nn.Module,
+    view: ModelView,
+    params: Mapping[str, Any],
+    seed: int,
+    steps: int | None = None,
+    batches: Callable[[], Iterator[Mapping[str, Any]]] | None = None,
+) -> Attached:
     """A clone of the base with the recipe attached and a head drawn from the seed.
 
     The head of a seed is the same whatever the recipe. Consumes and leaves the global random state seeded.
+
+    Args:
+        steps, batches: As `Site` has them.
 
     Raises:
         Refused: The recipe is empty, or does not fit the model.
     """
     parts = [part for part in resolve(view, params) if part.name != "head"]  # which every recipe has, after the others
     heads = [name for name, _ in base.named_parameters() if view.in_head(name)]
-    unfrozen = {part.name: part.method.unfreezes(base, part.scope, part.keys) for part in parts}
-    model = clone_shared(base, {*heads, *(name for names in unfrozen.values() for name in names)})
+    sites = {part.name: Site(part.scope, part.keys, steps, batches) for part in parts}
+    copies = {part.name: part.method.copies(base, sites[part.name]) for part in parts}
+    copied = {name for own in copies.values() for name in (*own.trained, *own.changed)}
+    model = clone_shared(base, {*heads, *copied})
     draw_head(model, view, derive_seed(seed, "head"))
     original = {id(module) for module in model.modules()}
     # What a component trains is told by object, not by name: a peft layer renames what it wraps.
     by_name = dict(model.named_parameters(remove_duplicate=False))
+    of_base = {id(tensor) for tensor in _tensors(model).values()} - {id(by_name[name]) for name in copied}
     trained = {"head": [by_name[name] for name in heads]}
     taken = {id(parameter) for parameter in trained["head"]}
+    during = []
     for part in sorted(parts, key=lambda part: not part.method.is_peft):  # hooks go around a layer's peft layer
         torch.manual_seed(derive_seed(seed, "attach", part.name))
         before = {id(parameter) for parameter in model.parameters()}
-        part.method.attach(model, part.scope, part.keys)
+        during.append(part.method.attach(model, sites[part.name]))
         added = [p for p in model.parameters() if p.requires_grad and id(p) not in before]
-        own = {id(by_name[name]): by_name[name] for name in unfrozen[part.name]}
+        own = {id(by_name[name]): by_name[name] for name in copies[part.name].trained}
         trained[part.name] = [*added, *(p for key, p in own.items() if key not in taken)]
         taken |= {id(parameter) for parameter in trained[part.name]}
         if not trained[part.name]:
@@ -214,21 +233,36 @@ def attach(base: nn.Module, view: ModelView, params: Mapping[str, Any], seed: in
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = tuple(_groups(parts, params, {n: tuple(names[id(p)] for p in ps) for n, ps in trained.items()}))
     every = tuple(name for group in groups for name in group.names)
+    rest = [name for name, tensor in _tensors(model).items() if id(tensor) not in of_base]
+    own_names = tuple(dict.fromkeys([*every, *rest]))
     return Attached(
         model=model.eval(),
         groups=groups,
-        lowest=min(view.chain, *(max(0, view.block_of(name)) for name in every)),
+        lowest=min(view.chain, *(max(0, view.block_of(name)) for name in own_names)),
         trained=every,
+        own=own_names,
         added=tuple(name for name, module in model.named_modules() if id(module) not in original),
         head=frozenset(name for group in groups if group.component == "head" for name in group.names),
+        during=tuple(own for own in during if own is not None),
     )
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and saved buffers, each under its first name."""
+    first: dict[int, str] = {}
+    tensors = {**dict(model.named_parameters()), **model.state_dict(keep_vars=True)}
+    return {name: tensor for name, tensor in tensors.items() if first.setdefault(id(tensor), name) == name}
 
 
 def _groups(
     parts: Sequence[Component], params: Mapping[str, Any], names: Mapping[str, tuple[str, ...]]
 ) -> Iterator[Group]:
     for part in parts:
-        yield Group(part.name, float(part.keys["lr"]), part.keys.get("weight_decay"), names[part.name])
+        by_rate: dict[float, list[str]] = {}
+        for name in names[part.name]:
+            by_rate.setdefault(part.method.rate(name, part.keys), []).append(name)
+        for rate, own in by_rate.items():
+            yield Group(part.name, float(part.keys["lr"]) * rate, part.keys.get("weight_decay"), tuple(own))
     if names["head"]:
         keys = {**plugins.load("methods", "head").stock, **_keys(params, "head")}
         yield Group("head", float(keys["lr"]), keys.get("weight_decay"), names["head"])
@@ -242,10 +276,20 @@ def count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[s
     """
     state = torch.random.get_rng_state()
     try:
-        attached = attach(meta, view, params, 0)
+        return _count(meta, view, params)
     finally:
         torch.random.set_rng_state(state)
-    return counts(attached)
+
+
+def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[str, float]:
+    parts = resolve(view, params)
+    closed = {part.name: part.method.count(meta, Site(part.scope, part.keys)) for part in parts}
+    formula = {name: float(number) for name, number in closed.items() if number is not None}
+    rest = [name for name, number in closed.items() if number is None]
+    others = {key: value for key, value in params.items() if key.partition(".")[0] not in formula}
+    found = counts(attach(meta, view, {**others, "method": "+".join(rest) or "head"}, 0))
+    added = sum(formula.values())
+    return {name: value + (0.0 if name == "head_parameters" else added) for name, value in found.items()}
 
 
 def counts(attached: Attached) -> dict[str, float]:
@@ -261,9 +305,9 @@ def counts(attached: Attached) -> dict[str, float]:
 
 
 def trained_state(attached: Attached) -> dict[str, torch.Tensor]:
-    """The trained tensors by name: all that tells this model from its base."""
-    parameters = dict(attached.model.named_parameters())
-    return {name: parameters[name].detach() for name in attached.trained}
+    """By name, all that tells this model from its base: what is trained, and what else is its own."""
+    tensors = _tensors(attached.model)
+    return {name: tensors[name].detach() for name in attached.own}
 
 
 def load_trained(attached: Attached, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -272,16 +316,16 @@ def load_trained(attached: Attached, tensors: Mapping[str, torch.Tensor]) -> Non
     Raises:
         ValueError: Their names or shapes are not those of the recipe.
     """
-    parameters = dict(attached.model.named_parameters())
-    if set(tensors) != set(attached.trained):
-        different = sorted(set(tensors) ^ set(attached.trained))
+    own = trained_state(attached)
+    if set(tensors) != set(own):
+        different = sorted(set(tensors) ^ set(own))
         raise ValueError(f"the saved tensors are of another recipe: {', '.join(different[:4])}")
     for name, tensor in tensors.items():
-        if tensor.shape != parameters[name].shape:
-            raise ValueError(f"{name}: expected shape {tuple(parameters[name].shape)}, got {tuple(tensor.shape)}")
+        if tensor.shape != own[name].shape:
+            raise ValueError(f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(tensor.shape)}")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+            own[name].copy_(tensor)
 
 
 def draw_head(model: nn.Module, view: ModelView, seed: int) -> None:

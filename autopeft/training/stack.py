@@ -25,7 +25,7 @@ from autopeft.training.low_rank import is_plain, updated
 from autopeft.training.model import ModelView, clone_shared, replace_module
 from autopeft.training.network import Network
 from autopeft.training.optimizer import MOMENTUM, learning_rate_factor
-from autopeft.training.recipe import Attached, attach
+from autopeft.training.recipe import Attached
 from autopeft.trial import Trial, derive_seed
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # as torch's AdamW has them
@@ -72,7 +72,7 @@ class Member:
             Refused: The recipe is empty, or does not fit the model.
         """
         course = worker.course(trial)
-        attached = attach(worker.base, worker.view, trial.params, trial.seed)
+        attached = worker.attach(trial)
         updates = lora_updates(attached, worker.view)
         if updates is None:
             return None
@@ -86,10 +86,14 @@ def lora_updates(attached: Attached, view: ModelView) -> dict[str, Update] | Non
     """Where a trial acts on its base, by module; None where it trains anything but plain LoRA of linear layers and a
     linear head.
 
-    None, too, of models whose blocks are not known to run one after the other, row by row.
+    None, too, of models whose blocks are not known to run one after the other, row by row; and of a recipe that acts
+    during training, has other tensors of its own than those it trains, or two learning rates in one component.
     """
     from peft.tuners.lora.layer import Linear
 
+    rates = [group.component for group in attached.groups]
+    if attached.during or set(attached.own) != set(attached.trained) or len(set(rates)) < len(rates):
+        return None
     if view.chain < view.n_layers:
         return None
     updates: dict[str, Update] = {}
@@ -311,7 +315,7 @@ class Stack:
             replace_module(model, name, StackedLinear(self, name))
         lowest = min(member.attached.lowest for member in self.members)
         head = self.members[0].attached.head
-        return self.worker.wrap(Attached(model.eval(), (), lowest, tuple(self.names), (), head))
+        return self.worker.wrap(Attached(model.eval(), (), lowest, tuple(self.names), tuple(self.names), (), head))
 
 
 class StackedLora(nn.Module):

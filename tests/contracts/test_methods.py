@@ -7,6 +7,7 @@ import torch
 
 from autopeft import plugins, testing
 from autopeft.errors import Refused
+from autopeft.methods import Method
 
 SUBJECTS = {subject.name: subject for subject in testing.method_subjects()}
 # Which methods are not for which model; all others must run. A new method runs on all until it is written here.
@@ -31,29 +32,22 @@ def test_contract(name, subject, check):
 # ── the contract finds what it is there to find ─────────────────────────────────────────────────────────────────────
 
 
-class Wrong:
+class Wrong(Method):
     """A method that does one thing wrong: its subclasses say which."""
 
     label = "wrong"
     keys: ClassVar = {}
     stock: ClassVar = {"lr": 1e-2}
     modules = ("down",)
-    is_peft = False
 
-    def attach(self, model, scope, params):
-        for name in scope.names:
+    def attach(self, model, site):
+        for name in site.scope.names:
             self.add(model, name)
 
     def add(self, model, name):
         layer = model.get_submodule(name)
         layer.extra = torch.nn.Parameter(torch.zeros(layer.out_features, device=layer.weight.device))
         layer.register_forward_hook(lambda module, _, output: output + module.extra)
-
-    def unfreezes(self, model, scope, params):
-        return []
-
-    def describe(self, params):
-        return "wrong"
 
 
 class ChangesTheBase(Wrong):
@@ -64,9 +58,9 @@ class ChangesTheBase(Wrong):
 
 
 class HooksTheWrongBlock(Wrong):
-    def attach(self, model, scope, params):
+    def attach(self, model, site):
         shift = torch.nn.Parameter(torch.zeros(16, device=model.classifier.weight.device))
-        model.get_submodule(scope.names[-1]).shift = shift
+        model.get_submodule(site.scope.names[-1]).shift = shift
         model.bert.embeddings.register_forward_hook(lambda _, __, output: output + shift)
 
 
