@@ -20,6 +20,7 @@ from typing import Any
 from autopeft import plugins
 from autopeft.errors import ConfigError, Fault, UnknownName, UsageError, did_you_mean
 from autopeft.history import Record
+from autopeft.model_folder import adapter_fault
 from autopeft.objectives import Objective
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
@@ -343,6 +344,8 @@ def _model_folder(draft: Draft, bases: Sequence[str]) -> None:
             draft.fault(at, f"expected a folder or a name on the hub, got {path!r}")
     elif not Path(path).is_dir():
         draft.fault(at, f"there is no folder {_named(draft, Path(path), at)}")
+    elif adapter_fault(Path(path)) is not None:
+        draft.fault(at, f"{_relative(draft, Path(path), at)!r} {adapter_fault(Path(path))}")
     elif not (Path(path) / "config.json").is_file():
         draft.fault(at, f"{_relative(draft, Path(path), at)!r} has no config.json: it holds no transformers model")
 

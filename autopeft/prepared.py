@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from autopeft import ledger as ledgers
-from autopeft import plugins
+from autopeft import model_folder, plugins
 from autopeft.checks import FILES
 from autopeft.config import Config, build_space, resolve
 from autopeft.errors import EnvironmentFault, Refused, UsageError
@@ -144,7 +143,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         "model": {
             "name": model_name(setup.model.path),
             "path": setup.model.path,
-            "revision": setup.model.revision or weights_digest(setup.model.path),
+            "revision": setup.model.revision or model_folder.digest(setup.model.path),
             "n_layers": model.view.n_layers,
             "kinds": list(model.view.kinds),
             "parameters": model.parameters,
@@ -178,7 +177,8 @@ def as_it_began(prepared: Prepared) -> Prepared:
     setup, origin = prepared.setup, prepared.header["dataset"]["origin"]
     if os.path.isabs(setup.model.path) and not os.path.isdir(setup.model.path):
         raise UsageError(f"there is no folder {setup.model.path}, where the model of this search was: put it back")
-    was, now = prepared.header["model"]["revision"], weights_digest(setup.model.path)
+    was = prepared.header["model"]["revision"]
+    now = model_folder.digest_as(setup.model.path, was or "")
     if now is not None and now != was:
         raise UsageError(
             f"the model at {setup.model.path} has changed since this search began ({was} → {now}): put back what it "
@@ -331,18 +331,6 @@ def model_name(model: str) -> str:
     if cached is not None:
         return cached.removeprefix("models--").replace("--", "/")
     return f"{above[-1]}/{last}" if last in ANY_MODEL or last.startswith("checkpoint-") else last
-
-
-def weights_digest(model: str) -> str | None:
-    """SHA-256 of a local model's weights: what a hub model's revision is for."""
-    if not os.path.isdir(model):
-        return None
-    digest = hashlib.sha256()
-    for file in sorted(Path(model).glob("*.safetensors")):
-        with open(file, "rb") as handle:
-            while block := handle.read(2**20):
-                digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def _unless_auto(value: str, default: str) -> str:

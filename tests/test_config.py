@@ -71,6 +71,12 @@ def test_the_demo_has_no_fault() -> None:
     assert len(demo.space["method"]) >= 5
 
 
+def test_a_peft_adapter_in_the_models_folder_is_a_fault_of_the_config(folder: Path) -> None:
+    (folder / "model" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"model: 'model' holds a peft adapter beside the model"):
+        load(write(folder, TEXT))
+
+
 def test_paths_are_relative_to_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")

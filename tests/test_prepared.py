@@ -117,7 +117,7 @@ def test_a_model_that_changed_since_the_search_began_is_refused(texts, tmp_path)
     weights = tmp_path / "model" / "model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-4] + b"1234")
-    with pytest.raises(UsageError, match=r"the model at .* has changed since this search began \(sha256:\w+ → sha256:"):
+    with pytest.raises(UsageError, match=r"the model at .* has changed since this search began \(files:\w+ → files:"):
         as_it_began(reopen(texts, header, tmp_path))
     weights.write_bytes(kept)
     as_it_began(reopen(texts, header, tmp_path))

@@ -104,6 +104,8 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     yield '    config.base_model_name_or_path, revision=config.revision or "main", num_labels=len(labels),'
     yield f"    ignore_mismatched_sizes=True{trust},  # the adapter brings its own head"
     yield ")"
+    if about.get("pad_token_id") is not None:
+        yield f"base.config.pad_token_id = {about['pad_token_id']}  # its own config names none: rows share batches"
     yield 'model = PeftModel.from_pretrained(base, ".").eval()'
     if texts:
         cut = f", max_length={about['max_length']}" if about["max_length"] else ""

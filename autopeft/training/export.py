@@ -39,6 +39,7 @@ from autopeft.training.setup import ModelSpec, Setup
 SCHEMA = 1
 NAME = "autopeft.json"
 TENSORS = "trained.safetensors"
+PROCESSOR = ("tokenizer*", "vocab.*", "*.model", "preprocessor_config.json", "processor_config.json")  # of a base's
 TOLERANCE = 1e-5  # of the largest logit: what another batch shape alone may change
 
 
@@ -85,6 +86,7 @@ def export(
         "data": {key: setup.task.data.get(key) for key in ("text", "image", "label", "image_size")},
         "max_length": setup.task.max_length,
         "attention": setup.model.attention,
+        "pad_token_id": _unsaid_padding(base, setup),
         "label_names": list(label_names),
         "params": dict(params),
         "seed": seed,
@@ -127,11 +129,20 @@ def _save_peft(
     (to / "README.md").unlink(missing_ok=True)  # peft's own card, which says nothing
 
 
+def _unsaid_padding(base: nn.Module, setup: Setup) -> int | None:
+    """The padding token that the model was trained with, if the base's config names none: stock code must be told."""
+    from transformers import AutoConfig
+
+    pad = getattr(base.config.get_text_config(), "pad_token_id", None)
+    revision, trust = setup.model.revision or "main", setup.model.trust_remote_code
+    stock = AutoConfig.from_pretrained(setup.model.path, revision=revision, trust_remote_code=trust)
+    return None if getattr(stock.get_text_config(), "pad_token_id", None) == pad else pad
+
+
 def _save_processor(task: Task, setup: Setup, to: Path) -> None:
     """The tokenizer or image processor as the task uses it, where the base has one."""
     folder = Path(setup.model.path)
-    files = ("tokenizer_config.json", "tokenizer.json", "vocab.txt", "preprocessor_config.json")
-    if not folder.is_dir() or any((folder / file).exists() for file in files):
+    if not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in PROCESSOR):
         options = {"revision": setup.model.revision, "trust_remote_code": setup.model.trust_remote_code}
         processor = task.processor(setup.model.path, {**options, "image_size": setup.task.data.get("image_size")})
         if processor is not None:
@@ -261,10 +272,12 @@ def _without_peft_warning() -> Iterator[None]:
 _STOCK = """
 import sys, torch, transformers, peft
 from safetensors.torch import load_file, save_file
-folder, base, revision, auto_class, labels, attention, inputs, out, trust = sys.argv[1:]
+folder, base, revision, auto_class, labels, attention, inputs, out, trust, pad = sys.argv[1:]
 model = getattr(transformers, auto_class).from_pretrained(
     base, revision=revision, num_labels=int(labels), attn_implementation=attention, ignore_mismatched_sizes=True,
     trust_remote_code=trust == "True")
+if pad != "None":
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = int(pad)
 model = peft.PeftModel.from_pretrained(model, folder).eval()
 with torch.no_grad():
     save_file({"logits": model(**load_file(inputs)).logits.contiguous()}, out)
@@ -299,6 +312,7 @@ def verify(folder: Path, expected: np.ndarray, inputs: Mapping[str, torch.Tensor
         if about["form"] == "peft":
             known = [about["base"], about["revision"] or "main", about["auto_class"], len(about["label_names"])]
             words = [_STOCK, folder, *known, about["attention"], given, out, about["trust_remote_code"]]
+            words.append(about["pad_token_id"])
         else:
             words = [_OURS, folder, given, out, about["trust_remote_code"]]
         done = subprocess.run([sys.executable, "-c", *map(str, words)], capture_output=True, text=True)

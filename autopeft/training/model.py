@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from autopeft.errors import EnvironmentFault, UsageError
+from autopeft.model_folder import ADAPTER, refuse_adapter
 from autopeft.tasks._text import model_padding
 from autopeft.training.setup import ModelSpec
 
@@ -107,6 +108,7 @@ def commit(path: str, revision: str | None) -> str | None:
 
     Raises:
         EnvironmentFault: The model cannot be had.
+        UsageError: It is a peft adapter, or holds one.
     """
     if Path(path).is_dir():
         return None
@@ -114,6 +116,11 @@ def commit(path: str, revision: str | None) -> str | None:
     from transformers.utils.hub import extract_commit_hash
 
     try:
+        if cached_file(path, ADAPTER, revision=revision or "main", _raise_exceptions_for_missing_entries=False):
+            raise UsageError(
+                f"the model {path!r} on the hub holds a peft adapter ({ADAPTER}): merge it into its base (peft's "
+                "merge_and_unload) and give the merged model, or give the base"
+            )
         file = cached_file(path, "config.json", revision=revision or "main")
     except OSError as fault:
         raise _not_had(path, fault) from fault
@@ -150,7 +157,7 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
     import transformers
 
     path = spec.path
-
+    refuse_adapter(path)
     common = {"revision": spec.revision or "main", "trust_remote_code": spec.trust_remote_code}
     try:
         with quiet():

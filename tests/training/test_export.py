@@ -12,11 +12,16 @@ import transformers
 from models import bert, write_texts
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from autopeft import testing
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.history import History
 from autopeft.reports.card import model_card
+from autopeft.tasks import Raw
+from autopeft.training.batches import collate
 from autopeft.training.export import NAME, TENSORS, export, load, verify
 from autopeft.training.loop import Worker
 from autopeft.training.model import load_model, view
@@ -139,6 +144,37 @@ def test_stock_peft_loads_what_it_can_hold(params, base, bases, tmp_path):
     config = peft.PeftConfig.from_pretrained(folder)
     assert config.base_model_name_or_path == str(bases[base])
     assert config.inference_mode
+
+
+def test_a_decoder_without_a_padding_token_in_stock_peft(tmp_path, monkeypatch, capsys):
+    """A batch has the logits that were trained, in a fresh process and by the code of its card."""
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=12, n_embd=16, n_layer=2, n_head=2, n_positions=8, bos_token_id=11, eos_token_id=11,
+        initializer_range=0.3,
+    )  # fmt: skip
+    transformers.GPT2Model(config).save_pretrained(tmp_path / "gpt2")
+    vocab = {word: index for index, word in enumerate([*WORDS, "the", "</s>"])}
+    made = Tokenizer(WordLevel(vocab, unk_token="[UNK]"))
+    made.pre_tokenizer = WhitespaceSplit()
+    bare = transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", padding_side="left")
+    bare.save_pretrained(tmp_path / "gpt2")
+    setup, recipe, _ = trained(tmp_path / "gpt2", {"method": "lora"})
+    history, texts = History(h.search(20)), ["a fine film", "dull"]
+    save_file(trained_state(recipe), tmp_path / "trained.safetensors")
+    folder = export(
+        setup=setup, params={"method": "lora"}, seed=1, tensors=tmp_path / "trained.safetensors", label_names=LABELS,
+        to=tmp_path / "to", card=card_of(history.front()[0], history), facts={},
+    )  # fmt: skip
+    split = setup.task.make().encode(Raw({"text": texts}, np.zeros(2), np.arange(2)), str(tmp_path / "gpt2"), {})
+    alone = np.concatenate([logits(recipe.model, collate(split, np.array([row]))) for row in (0, 1)])
+    assert verify(folder, alone, collate(split, np.arange(2))) <= 1e-5
+    code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[0]
+    monkeypatch.chdir(folder)
+    space = {}
+    exec(compile(code.replace('["a text"]', repr(texts)), "README.md", "exec"), space)  # noqa: S102
+    np.testing.assert_allclose(logits(space["model"], space["inputs"]), alone, atol=1e-5)
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(("base", "form"), [("vit", "peft"), ("mobilenet", "autopeft")])
