@@ -25,6 +25,10 @@ from autopeft.executors._nodes import Luggage
 from autopeft.trial import Result, Trial
 
 
+class LateNode(Exception):
+    """The worker's node joined while trials ran, and cannot take any."""
+
+
 def actor_class() -> Any:
     """The trainable; made here, as Ray is imported where it is used."""
     from ray.tune import Trainable
@@ -33,12 +37,15 @@ def actor_class() -> Any:
         """Its `setup` is given `make_evaluate`; each config holds one trial, as JSON."""
 
         def setup(self, config: Mapping[str, Any], make_evaluate: MakeEvaluate) -> None:
-            self.fault, self.events = "", iter(())
+            self.fault, self.late, self.events = "", "", iter(())
             self.luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
             try:
                 self.evaluate = make_evaluate(lambda: False)  # to end a trial, its worker is ended
             except Exception as fault:
-                self.fault = pack(fault)  # this node lacks something: the run ends with it, at the first step
+                if self.luggage is not None and self.luggage.is_late():
+                    self.late = f"{type(fault).__name__}: {fault}".splitlines()[0]
+                else:
+                    self.fault = pack(fault)  # this node lacks something: the run ends with it, at the first step
             self.begin(config)
 
         def reset_config(self, config: Mapping[str, Any]) -> bool:
@@ -54,6 +61,8 @@ def actor_class() -> Any:
                 self.events.close()
 
         def step(self) -> dict[str, Any]:
+            if self.late:
+                raise LateNode(self.late)  # this worker ends, and its trial goes to another one
             try:
                 if self.fault:
                     return _event("fault", fault=self.fault)

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,12 +37,14 @@ class Luggage:
         portable: As it is on the driver.
         token: Names this journey; what stands in the driver's mark.
         prints: Fingerprint of each folder that trials read.
+        nodes: Ids of those that had all of it before the first trial; others join while trials run (`_late`).
         parcels: Of folders that some node lacks: each file's bytes, as an object of Ray's.
     """
 
     portable: Portable
     token: str
     prints: Mapping[str, str]
+    nodes: frozenset[str] = frozenset()
     parcels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def lacks(self) -> list[str]:
@@ -58,14 +61,15 @@ class Luggage:
         """The Portable as it is on this node; what was shipped is laid down once a node.
 
         Raises:
-            EnvironmentFault: The node came late, and lacks what the others had.
+            EnvironmentFault: The node came late, lacks what the others had, and was not given it in time.
         """
         places = {}
         for path in self.lacks():
-            if path not in self.parcels:
-                raise EnvironmentFault(f"it does not see {path}, which the nodes that were up before it did")
             place = self._own() / hashlib.sha256(path.encode()).hexdigest()[:8] / Path(path).name
-            build_once(place, lambda to, parcel=self.parcels[path]: _lay_down(parcel, to))  # type: ignore[misc]
+            if path not in self.parcels:
+                _wait_for(place, path)
+            else:
+                build_once(place, lambda to, files=self.parcels[path]: _lay_down(files, to))  # type: ignore[misc]
             places[path] = str(place)
         return self.portable.at(places, None if self.is_home() else str(self._own() / "run"))
 
@@ -106,6 +110,21 @@ class Luggage:
 
         return Path(tempfile.gettempdir()) / f"autopeft-{self.token}-{ray.get_runtime_context().get_node_id()[:12]}"
 
+    def is_late(self) -> bool:
+        """Whether this node joined after the first trial."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id() not in self.nodes
+
+
+def _wait_for(place: Path, path: str) -> None:
+    """On a node that joined while trials ran: the driver sees it, and lays down what it lacks."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not place.exists():
+        if time.monotonic() > end:
+            raise EnvironmentFault(f"it joined late, does not see {path}, and was not given it")
+        time.sleep(0.2)
+
 
 @contextlib.contextmanager
 def shipped(portable: Portable, nodes: Sequence[Mapping[str, Any]]) -> Iterator[Luggage]:
@@ -113,7 +132,7 @@ def shipped(portable: Portable, nodes: Sequence[Mapping[str, Any]]) -> Iterator[
 
     Args:
         portable: What makes `evaluate`.
-        nodes: As `ray.nodes()` gives them.
+        nodes: As `ray.nodes()` gives them; those that are added meanwhile are cleaned up as well.
 
     Raises:
         EnvironmentFault: A node lacks what cannot be shipped; names each such node, and what.
@@ -122,14 +141,15 @@ def shipped(portable: Portable, nodes: Sequence[Mapping[str, Any]]) -> Iterator[
     luggage = Luggage(portable, secrets.token_hex(16), {path: fingerprint(path) for path in portable.reads})
     mark.write_text(luggage.token)
     try:
-        lacking = {path for answer in _ask(nodes, Luggage.lacks, luggage) for path in answer}
-        luggage = replace(luggage, parcels={path: _pack(path) for path in sorted(lacking)})
-        _ask(nodes, _settle, luggage)
+        lacking = {path for answer in ask(nodes, Luggage.lacks, luggage) for path in answer}
+        ids = frozenset(str(node["NodeID"]) for node in nodes)
+        luggage = replace(luggage, parcels={path: parcel(path) for path in sorted(lacking)}, nodes=ids)
+        ask(nodes, settle, luggage)
         yield luggage
     finally:
         mark.unlink(missing_ok=True)
         with contextlib.suppress(EnvironmentFault):
-            _ask(nodes, Luggage.clean, luggage, patience=10.0)
+            ask(nodes, Luggage.clean, luggage, patience=10.0)
 
 
 def fingerprint(folder: str) -> str:
@@ -156,22 +176,23 @@ def _files(folder: str) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
-def _pack(folder: str) -> dict[str, Any]:
+def parcel(folder: str) -> dict[str, Any]:
+    """A folder's files, each an object of Ray's."""
     import numpy as np
     import ray
 
     return {name: ray.put(np.fromfile(Path(folder) / name, dtype=np.uint8)) for name in _files(folder)}
 
 
-def _lay_down(parcel: Mapping[str, Any], to: Path) -> None:
+def _lay_down(files: Mapping[str, Any], to: Path) -> None:
     import ray
 
-    for name, data in parcel.items():
+    for name, data in files.items():
         (to / name).parent.mkdir(parents=True, exist_ok=True)
         ray.get(data).tofile(to / name)
 
 
-def _settle(luggage: Luggage) -> None:
+def settle(luggage: Luggage) -> None:
     """On a node: lays down what it lacks, and looks whether that is all."""
     try:
         luggage.unpack().check()
@@ -179,7 +200,7 @@ def _settle(luggage: Luggage) -> None:
         raise EnvironmentFault(f"it lacks a package, {fault}: install autopeft there") from fault
 
 
-def _ask(
+def ask(
     nodes: Sequence[Mapping[str, Any]],
     question: Callable[..., Any],
     luggage: Luggage,

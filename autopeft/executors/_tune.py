@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autopeft.errors import EnvironmentFault
 from autopeft.executors import Conversation
-from autopeft.executors._actor import Files, unpack
+from autopeft.executors._actor import Files, LateNode, unpack
+from autopeft.executors._late import Newcomers
+from autopeft.executors._local import INSTEAD
 from autopeft.executors._nodes import Luggage
 from autopeft.trial import MACHINE, Report, Result, Status, Trial
 
@@ -19,6 +23,8 @@ from autopeft.trial import MACHINE, Report, Result, Status, Trial
 GRACE_SECONDS = 5.0
 # So many workers in a row that die before they hold model and data: then it is the set-up, not the trials.
 MOST_SILENT_DEATHS = 3
+MOST_TRIES = 3  # of a trial whose workers end before they begin with it
+SILENT_SECONDS = 15.0  # until it is said that no worker has begun yet
 
 
 class Ended(Exception):
@@ -32,11 +38,13 @@ class Running:
     Attributes:
         trial: The trial.
         since: When its worker began with it; None before.
+        tries: Workers that it was given.
         why_killed: Why we ended its worker; else empty.
     """
 
     trial: Trial
     since: float | None = None
+    tries: int = 1
     why_killed: str = ""
 
 
@@ -49,6 +57,8 @@ class Bridge:
         trial_seconds: Time limit of a trial, None for none.
         interrupts: Grows with each Ctrl-C, and with SIGTERM.
         luggage: Takes what nodes send that do not share the driver's disk; None where all is on one.
+        newcomers: Tells the slots of nodes that come and go; None on one machine.
+        most_slots: That newcomers may make of it.
 
     Attributes:
         fault: Why the run ends before the search is over; None while it does not.
@@ -61,12 +71,18 @@ class Bridge:
         trial_seconds: float | None,
         interrupts: Sequence[int],
         luggage: Luggage | None = None,
+        newcomers: Newcomers | None = None,
+        most_slots: int | None = None,
     ) -> None:
-        self.luggage = luggage
+        self.luggage, self.newcomers, self.most_slots = luggage, newcomers, most_slots
         self.search, self.slots, self.trial_seconds, self.interrupts = search, slots, trial_seconds, interrupts
         self.running: dict[str, Running] = {}
         self.fault: BaseException | None = None
         self._silent_deaths = 0
+        self._again: deque[Running] = deque()  # whose worker ended before it began
+        self._is_asked_out = False
+        self._has_begun = False  # some worker, or it was said that none has
+        self._first_ask: float | None = None
 
     def guarded(self, call: Callable[[], Any], instead: Any) -> Any:
         """Tune takes an exception of ours for a trial's, and goes on: it is kept, and ends the run."""
@@ -79,17 +95,31 @@ class Bridge:
             return instead
 
     def ask(self, tune_id: str) -> Trial | None:
-        """The next trial, None when the search is over."""
-        trial = self.search.ask()
-        if trial is not None:
-            self.running[tune_id] = Running(trial)
+        """The next trial; None while all slots are busy, or while a trial may still need another worker."""
+        if len(self.running) >= self.slots:
+            return None  # Tune asks ahead, which would change what the sampler knows
+        if self._again:
+            self.running[tune_id] = self._again.popleft()
+            return self.running[tune_id].trial
+        trial = None if self._is_asked_out else self.search.ask()
+        if trial is None:
+            self._is_asked_out = True
+            return None
+        self.running[tune_id] = Running(trial)
+        if self._first_ask is None and not self._has_begun:
+            self._first_ask = time.monotonic()
         return trial
+
+    def is_over(self) -> bool:
+        """Whether no trial is to come: all were asked for, and each has begun with its worker."""
+        begun = all(running.since is not None for running in self.running.values())
+        return self._is_asked_out and not self._again and begun
 
     def report(self, tune_id: str, event: str) -> bool:
         """Takes an event that is not a trial's last one. Returns whether the trial should stop here."""
         data, running = json.loads(event), self.running[tune_id]
         if data["kind"] == "started":
-            running.since, self._silent_deaths = time.monotonic(), 0
+            running.since, self._silent_deaths, self._has_begun = time.monotonic(), 0, True
             return False
         return self.search.report(running.trial, Report.from_json(data["report"]))
 
@@ -109,25 +139,29 @@ class Bridge:
             self.search.tell(Result(running.trial, Status.STOPPED, data["report"]["metrics"]))
 
     def lose(self, tune_id: str, fault: BaseException | None) -> None:
-        """A trial whose worker is gone: it is told as failed, and the search goes on with another worker.
+        """A trial whose worker is gone. One that had begun is told as failed, and the search goes on with another worker.
 
-        Where the user interrupts, it is not told: a signal that went to all processes of a job ended the worker, too.
+        One that had not begun is no worse than others: it gets another worker, so many times. Where the user
+        interrupts, nothing is told: a signal that went to all processes of a job ended the worker, too.
         """
         running = self.running.pop(tune_id)
         if self.interrupts:
             return
         why = running.why_killed or f"its worker died: {_why_died(fault)}"
         if running.since is None:
-            self._silent_deaths += 1
+            self._silent_deaths += LateNode.__name__ not in str(fault)  # that is no sign of how others fare
             why = f"its worker died while it loaded model and data: {_why_died(fault)}"
         if self._silent_deaths >= MOST_SILENT_DEATHS:
             raise EnvironmentFault(
                 f"{self._silent_deaths} Ray workers in a row died while they loaded model and data, the last one: "
                 f"{_why_died(fault)}. Their logs, on their nodes: session_latest/logs/worker-*.err in Ray's temporary "
-                "folder, /tmp/ray where it was not set"
+                f"folder, /tmp/ray where it was not set. Where memory or time is short, {INSTEAD}"
             )
-        fault = "" if running.why_killed else MACHINE  # a step that hangs is the trial's own
-        self.search.tell(Result(running.trial, Status.FAILED, error=why, fault=fault))
+        if running.since is None and running.tries < MOST_TRIES:
+            self._again.append(Running(running.trial, tries=running.tries + 1))
+        else:
+            blame = "" if running.why_killed else MACHINE  # a step that hangs is the trial's own
+            self.search.tell(Result(running.trial, Status.FAILED, error=why, fault=blame))
 
     def watch(self, tune_trials: Sequence[Any]) -> None:
         """Ends workers whose step hangs, and the run where it has to end."""
@@ -137,6 +171,7 @@ class Bridge:
             for trial in tune_trials:
                 _kill(trial)
             raise Ended
+        self._look_around()
         if 1 < self.slots <= len(self.running):
             self.guarded(lambda: self.search.prepare(self.slots), None)
         if self.trial_seconds is None:
@@ -150,6 +185,15 @@ class Bridge:
                 )
                 _kill(next(trial for trial in reversed(tune_trials) if trial.trial_id == tune_id))
 
+    def _look_around(self) -> None:
+        """Takes the slots of nodes that came or went, and says where workers are slow to begin."""
+        slots = self.newcomers.slots() if self.newcomers is not None else None
+        if slots is not None:
+            self.slots = max(1, slots if self.most_slots is None else min(slots, self.most_slots))
+        if not self._has_begun and self._first_ask is not None and time.monotonic() - self._first_ask > SILENT_SECONDS:
+            self._has_begun = True
+            print("Ray's workers are still starting, or load model and data", file=sys.stderr, flush=True)
+
 
 def searcher(bridge: Bridge) -> Any:
     """Tune's view of ask and tell."""
@@ -160,10 +204,10 @@ def searcher(bridge: Bridge) -> Any:
             super().__init__(metric="training_iteration", mode="max")  # Tune wants one; the search has its own
 
         def suggest(self, trial_id: str) -> Any:
-            if len(bridge.running) >= bridge.slots:
-                return None  # Tune asks ahead, which would change what the sampler knows
             trial = bridge.guarded(lambda: bridge.ask(trial_id), None)
-            return Searcher.FINISHED if trial is None else {"trial": json.dumps(trial.to_json())}
+            if trial is not None:
+                return {"trial": json.dumps(trial.to_json())}
+            return Searcher.FINISHED if bridge.fault is not None or bridge.is_over() else None
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
             if trial_id in bridge.running:  # else the scheduler heard that its worker died

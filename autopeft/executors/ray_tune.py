@@ -15,13 +15,14 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.executors import Conversation, MakeEvaluate, Portable
 from autopeft.executors._interrupt import interruptible
+from autopeft.executors._local import local_ray
 
 # Read by Ray when it is imported, or when a run begins; what the user has set stays.
 ENVIRONMENT = {
@@ -37,6 +38,7 @@ ENVIRONMENT = {
     # Else Tune asks for one trial at a time and starts workers one by one; a trial that waits for its own worker then
     # takes another one's, and its own is ended while it loads: with short trials a slot never comes to life.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
+    "RAY_worker_register_timeout_seconds": "300",  # by default 60: on a busy machine, importing takes longer
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
 # How often Ray asks a cluster to let it in, by its default 20 times: a second each where the token is wrong, and 40 s
@@ -99,20 +101,30 @@ class RayTune:
         with contextlib.ExitStack() as stack:
             interrupts = stack.enter_context(interruptible())
             stack.enter_context(_handlers_kept())
-            slots, nodes = stack.enter_context(self._ray())
+            slots, nodes = stack.enter_context(self._ray(interrupts))
             if self.address is not None and isinstance(make_evaluate, Portable):
                 make_evaluate = stack.enter_context(shipped(make_evaluate, nodes))
-            self._tune(search, make_evaluate, slots, interrupts)
+            self._tune(search, make_evaluate, slots, nodes, interrupts)
 
-    def _tune(self, search: Conversation, make_evaluate: MakeEvaluate, slots: int, interrupts: list[int]) -> None:
+    def _tune(
+        self,
+        search: Conversation,
+        make_evaluate: MakeEvaluate,
+        slots: int,
+        nodes: list[Mapping[str, Any]],
+        interrupts: list[int],
+    ) -> None:
+        import ray
         from ray import tune
 
         from autopeft.executors import _tune as between
         from autopeft.executors._actor import actor_class
+        from autopeft.executors._late import Newcomers
         from autopeft.executors._nodes import Luggage
 
         luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
-        bridge = between.Bridge(search, slots, self.trial_seconds, interrupts, luggage)
+        newcomers = Newcomers(nodes, self._room_of, luggage, ray.nodes) if self.address is not None else None
+        bridge = between.Bridge(search, slots, self.trial_seconds, interrupts, luggage, newcomers, self.slots)
         trainable = tune.with_parameters(actor_class(), make_evaluate=make_evaluate)
         storage = tempfile.mkdtemp(prefix="autopeft-tune-")
         try:
@@ -136,34 +148,35 @@ class RayTune:
             raise bridge.fault
 
     @contextlib.contextmanager
-    def _ray(self) -> Iterator[tuple[int, list[Any]]]:
+    def _ray(self, interrupts: Sequence[int]) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
         """Ray, started or joined where it is not up; yields the number of slots, and the nodes that have some."""
         self.check()
         if self.address is not None:
             os.environ.update({name: v for name, v in CLUSTER_ENVIRONMENT.items() if name not in os.environ})
         import ray
 
-        ours = not ray.is_initialized()
-        if ours:
-            with _handlers_kept():  # Ray takes SIGTERM, which is ours
-                self._join(ray) if self.address is not None else self._start(ray)
-        try:
+        with contextlib.ExitStack() as stack:
+            if not ray.is_initialized():
+                with _handlers_kept():  # Ray takes SIGTERM, which is ours
+                    if self.address is not None:
+                        self._join(ray)
+                        stack.callback(ray.shutdown)
+                    else:
+                        stack.enter_context(local_ray(ray, interrupts, **self._options()))
             yield self._slots(ray)
-        finally:
-            if ours:
-                ray.shutdown()
 
-    def _start(self, ray: Any) -> None:
+    def _options(self) -> dict[str, Any]:
+        """Of a local Ray."""
         paths = [str(_package().parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        ray.init(
-            num_cpus=None if self.slots is None else math.ceil(self.slots * self.cpus_per_trial - 1e-9),
-            include_dashboard=False,
-            _node_ip_address="127.0.0.1",
-            object_store_memory=OBJECT_STORE_BYTES,
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
+        return {
+            "num_cpus": None if self.slots is None else math.ceil(self.slots * self.cpus_per_trial - 1e-9),
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+            "log_to_driver": False,
+            "logging_level": logging.CRITICAL,
+        }
 
     def _join(self, ray: Any) -> None:
         try:
@@ -180,9 +193,9 @@ class RayTune:
                 "RAY_AUTH_TOKEN_PATH that of the cluster?"
             ) from fault
 
-    def _slots(self, ray: Any) -> tuple[int, list[Any]]:
+    def _slots(self, ray: Any) -> tuple[int, list[Mapping[str, Any]]]:
         alive = [node for node in ray.nodes() if node["Alive"]]
-        rooms = [_room(node["Resources"], self.cpus_per_trial, self.gpus_per_trial) for node in alive]
+        rooms = [self._room_of(node) for node in alive]
         room = sum(rooms)
         if room < 1:
             most = {name: max((n["Resources"].get(name, 0.0) for n in alive), default=0.0) for name in ("CPU", "GPU")}
@@ -192,6 +205,9 @@ class RayTune:
             )
         nodes = [node for node, has in zip(alive, rooms, strict=True) if has]
         return room if self.slots is None else min(self.slots, room), nodes
+
+    def _room_of(self, node: Mapping[str, Any]) -> int:
+        return _room(node["Resources"], self.cpus_per_trial, self.gpus_per_trial)
 
 
 def _room(resources: Mapping[str, float], cpus: float, gpus: float) -> int:

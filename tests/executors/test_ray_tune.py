@@ -152,8 +152,7 @@ def test_workers_that_all_die_while_they_load_end_the_run(tmp_path, ray_up):
     with pytest.raises(EnvironmentFault, match="3 Ray workers in a row died while they loaded model and data"):
         run(tmp_path, trials=40, slots=1)
     history = History.read(tmp_path / NAME)
-    assert len(history.told) == 2
-    assert history.records[0].error.startswith("its worker died while it loaded model and data")
+    assert history.told == [], "the trial is no worse than others: a resume runs it again"
 
 
 def test_a_budget_of_time_ends_running_trials_untold(tmp_path, ray_up):

@@ -1,0 +1,111 @@
+"""A Ray of our own on this machine: started, tried again where it does not come up, ended; with a token of its own.
+
+On a busy machine Ray gives its own processes too little time: it waits 30 s for them, whatever is asked for. The second
+try finds their files in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from autopeft.errors import EnvironmentFault
+
+TRIES = 3
+SILENT_SECONDS = 15.0  # until a start that takes its time is said
+TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+INSTEAD = "`--set executor=serial` runs one trial after another, without Ray"
+
+
+@contextlib.contextmanager
+def local_ray(ray: Any, interrupts: Sequence[int] = (), **options: Any) -> Iterator[None]:
+    """Ray, up while the context lasts.
+
+    Args:
+        ray: The module.
+        interrupts: Grows with each Ctrl-C: looked at between two tries.
+        options: Of `ray.init`.
+
+    Raises:
+        EnvironmentFault: It does not come up.
+        KeyboardInterrupt: The user did not wait for it.
+    """
+    with own_token():
+        _start(ray, interrupts, options)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _start(ray: Any, interrupts: Sequence[int], options: dict[str, Any]) -> None:
+    why = ""
+    for attempt in range(1, TRIES + 1):
+        try:
+            with said_when_slow(f"Ray is slow to start on this machine: still waiting (try {attempt} of {TRIES})"):
+                # "local", as without an address Ray joins what an earlier `ray start`, or RAY_ADDRESS, left here.
+                ray.init(address="local", **options)
+            return
+        except Exception as fault:  # Ray raises plain ones
+            ray.shutdown()
+            why = (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
+        except BaseException:
+            ray.shutdown()
+            raise
+        if interrupts:
+            raise KeyboardInterrupt
+        if attempt < TRIES:
+            print(f"Ray did not start ({why}): trying again", file=sys.stderr, flush=True)
+    raise EnvironmentFault(
+        f"Ray did not start in {TRIES} tries: {why}. Its logs: session_latest/logs in Ray's temporary folder, /tmp/ray "
+        f"where it was not set. The machine may be short of time or memory: end what else runs on it; or {INSTEAD}"
+    )
+
+
+@contextlib.contextmanager
+def said_when_slow(text: str, after: float | None = None) -> Iterator[None]:
+    """Writes a line to stderr where what is done here takes longer than that."""
+    timer = threading.Timer(
+        SILENT_SECONDS if after is None else after, lambda: print(text, file=sys.stderr, flush=True)
+    )
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def own_token() -> Iterator[None]:
+    """A random token that Ray's processes inherit: other users of the machine cannot talk to it.
+
+    Ray's own default is one token for all, in a file of the home folder that others may read. What the user has set
+    stays. Afterwards the environment is as it was.
+    """
+    before = {name: os.environ.get(name) for name in TOKEN_VARIABLES}
+    if all(value is None for value in before.values()):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        _forget_token()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _forget_token()
+
+
+def _forget_token() -> None:
+    """Ray keeps the first token that it reads in this process."""
+    with contextlib.suppress(ImportError):  # an older Ray has none
+        from ray._raylet import AuthenticationTokenLoader
+
+        AuthenticationTokenLoader.instance().reset_cache()

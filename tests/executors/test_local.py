@@ -1,0 +1,124 @@
+"""A Ray that does not come up is tried again, then is the machine's fault; each has a token of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from autopeft.errors import EnvironmentFault
+from autopeft.executors import _local
+from autopeft.executors._local import TOKEN_VARIABLES, TRIES, local_ray
+
+
+class FakeRay:
+    """Its `init` fails so many times, and takes its time."""
+
+    def __init__(self, fails: int, fault: BaseException | None = None, during=lambda: None) -> None:
+        self.fails, self.fault, self.during = fails, fault or Exception("The current node timed out.\nMore"), during
+        self.calls: list[str] = []
+        self.tokens: list[str | None] = []
+
+    def init(self, **options: object) -> None:
+        assert options == {"address": "local", "num_cpus": 2}
+        self.calls.append("init")
+        self.tokens.append(os.environ.get("RAY_AUTH_TOKEN"))
+        self.during()
+        if self.calls.count("init") <= self.fails:
+            raise self.fault
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+
+@pytest.fixture(autouse=True)
+def no_token(monkeypatch):
+    for name in TOKEN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("fails", range(TRIES))
+def test_it_is_tried_again(fails, capsys):
+    ray = FakeRay(fails)
+    with local_ray(ray, num_cpus=2):
+        ray.calls.append("search")
+    assert ray.calls == ["init", "shutdown"] * fails + ["init", "search", "shutdown"]
+    assert capsys.readouterr().err == "Ray did not start (The current node timed out): trying again\n" * fails
+
+
+def test_after_the_last_try_it_is_the_machine_s_fault():
+    ray = FakeRay(TRIES)
+    with pytest.raises(EnvironmentFault, match=r"3 tries: The current node timed out\. .*--set executor=serial"):
+        local_ray(ray, num_cpus=2).__enter__()
+    assert ray.calls == ["init", "shutdown"] * TRIES
+
+
+def test_ctrl_c_is_not_followed_by_another_try():
+    interrupts: list[int] = []
+    ray = FakeRay(TRIES, during=lambda: interrupts.append(2))
+    with pytest.raises(KeyboardInterrupt):
+        local_ray(ray, interrupts, num_cpus=2).__enter__()
+    assert ray.calls == ["init", "shutdown"]
+    ray = FakeRay(1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        local_ray(ray, num_cpus=2).__enter__()
+    assert ray.calls == ["init", "shutdown"]
+
+
+def test_a_slow_start_is_said(capsys):
+    with _local.said_when_slow("still waiting", after=0.0):
+        for thread in threading.enumerate():
+            if isinstance(thread, threading.Timer):
+                thread.join(10)
+    assert capsys.readouterr().err == "still waiting\n"
+    with _local.said_when_slow("still waiting"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_each_local_ray_has_a_token_of_its_own():
+    ray = FakeRay(0)
+    for _ in range(2):
+        with local_ray(ray, num_cpus=2):
+            pass
+    one, other = ray.tokens
+    assert one != other
+    assert len(one) == len(other) == 64
+    assert not set(TOKEN_VARIABLES) & set(os.environ), "as it was before"
+
+
+@pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_TOKEN", "mine"), ("RAY_AUTH_MODE", "disabled")])
+def test_what_the_user_set_of_tokens_stays(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    ray = FakeRay(0)
+    with local_ray(ray, num_cpus=2):
+        assert os.environ[name] == value
+    assert ray.tokens == ["mine" if name == "RAY_AUTH_TOKEN" else None]
+    assert os.environ[name] == value
+
+
+@pytest.mark.slow
+def test_nobody_without_the_token_reaches_a_local_ray():
+    import logging
+
+    import ray
+
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.CRITICAL}
+    for _ in range(2):  # the second time with another token, in the same process
+        with local_ray(ray, num_cpus=1, _node_ip_address="127.0.0.1", object_store_memory=10**8, **options):
+            address, token = ray.get_runtime_context().gcs_address, os.environ["RAY_AUTH_TOKEN"]
+            found = [
+                _reaches(address, mode, key) for mode, key in [("token", token), ("token", "f" * 64), ("disabled", "")]
+            ]
+        assert found == [True, False, False]
+
+
+def _reaches(address: str, mode: str, token: str) -> bool:
+    code = f"from ray._raylet import GcsClient; GcsClient(address={address!r}).get_all_node_info()"
+    environment = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": token, "RAY_NUM_REDIS_GET_RETRIES": "2"}
+    return (
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=120).returncode == 0
+    )
