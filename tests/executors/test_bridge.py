@@ -44,7 +44,7 @@ def begin(bridge: Bridge, tune_id: str) -> None:
 def test_a_trial_whose_worker_never_began_gets_another_one():
     """Also the last one: Tune is not told that all is over before each has begun."""
     search = Search()
-    bridge = Bridge(search, slots=3, trial_seconds=None, interrupts=[])
+    bridge = Bridge(search, slots=4, trial_seconds=None, interrupts=[])
     for tune_id in "abc":
         bridge.ask(tune_id)
     begin(bridge, "a")
