@@ -19,7 +19,7 @@ import numpy as np
 from autopeft import ledger as ledgers
 from autopeft.config import Config, load
 from autopeft.errors import Refused, UsageError, command
-from autopeft.prepared import Model, make_executor, prepare, require_executor
+from autopeft.prepared import Model, about_of, make_executor, prepare, require_executor
 from autopeft.runs import Run, go, open_run, opened, write_config
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def plan(config: Config, draws: int = 1000) -> Plan:
 
     with tempfile.TemporaryDirectory(prefix="autopeft-plan-") as folder:
         prepared = prepare(config, Path(folder))
-        model = Model(prepared.setup, len(prepared.header["dataset"]["label_names"]), config.budget.parameters)
+        model = Model(prepared.setup, about_of(prepared.header)["n_outputs"], config.budget.parameters)
         rng = np.random.default_rng(config.seed)
         sizes: dict[str, list[int]] = {}
         measured: list[Mapping[str, Any]] = []

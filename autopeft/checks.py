@@ -307,10 +307,35 @@ def _task(draft: Draft) -> Any:
 
 def _score(draft: Draft) -> str | None:
     """The first objective's metric."""
-    entries = draft.content.get("objectives", ["accuracy"])
+    entries = draft.content.get("objectives")
     first = entries[0] if isinstance(entries, list) and entries else None
     name = first.get("metric") if isinstance(first, Mapping) else first
     return name if isinstance(name, str) else None
+
+
+def data_keys_of(draft: Draft, known: Sequence[str]) -> None:
+    """Keys of `data` that neither the config nor the task knows.
+
+    Args:
+        known: The config's own.
+    """
+    data, task = draft.content.get("data"), _task(draft)
+    if not isinstance(data, Mapping):
+        return
+    keys = [*known, *(key for key in (task.columns if task is not None else ()) if key not in known)]
+    for key, value in data.items():
+        if key not in keys:
+            message = f"there is no such key.{did_you_mean(key, keys)} There are: {', '.join(keys)}"
+            draft.fault(f"data.{key}", message)
+        elif key not in known and not isinstance(value, str):
+            draft.fault(f"data.{key}", f"expected the name of a column, got {value!r}")
+
+
+def default_objectives(draft: Draft) -> None:
+    """Puts the task's default metric and the number of trainable parameters in place of objectives that are not given."""
+    task = _task(draft)
+    if task is not None and "objectives" not in draft.content:
+        draft.content["objectives"] = [next(iter(task.metrics)), SIZES[0]]
 
 
 # ── files ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -364,8 +389,10 @@ def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any], task
     else:
         columns = _header(path)
         text = data.get("text")
-        named = {key: [data.get(key)] for key in ("image", "label")}
-        named["text"] = (text if len(text) == 2 else []) if isinstance(text, list) else [text]
+        keys = ("text", "image", "label") if task is None else task.columns
+        named = {key: [data.get(key)] for key in keys}
+        if "text" in named:
+            named["text"] = (text if len(text) == 2 else []) if isinstance(text, list) else [text]
         for column_key, names in named.items():
             for name in names:
                 if columns is not None and isinstance(name, str) and name not in columns:

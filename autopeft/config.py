@@ -105,7 +105,9 @@ class Plugin(Section):
 
 
 class Data(Section):
-    """Where rows come from: files, a folder, or a hub data set. What the columns are is the task's to say."""
+    """Where rows come from: files, a folder, or a hub data set. Further keys name the columns of the task's own."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
     train: str | None = None
     validation: str | None = None
@@ -235,10 +237,8 @@ class Config(Section):
     task: PluginEntry
     data: Data
     space: dict[str, Any]
-    objectives: Annotated[list[ObjectiveEntry], _each(_objective), Field(min_length=1)] = [
-        ObjectiveEntry(metric="accuracy"),
-        ObjectiveEntry(metric="trainable_parameters"),
-    ]
+    # Where none are given, `checks.default_objectives` puts those of the task.
+    objectives: Annotated[list[ObjectiveEntry], _each(_objective), Field(min_length=1)] = []
     training: Training = Training()
     sampler: PluginEntry = Plugin(name="tpe")
     stopper: PluginEntry = Plugin(name="dominated")
@@ -341,7 +341,9 @@ def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     _read_space(draft)
     n_layers = checks.model_layers(content.get("model"))
     space = _check_space(draft, n_layers or checks.ASSUMED_LAYERS)
+    checks.default_objectives(draft)
     checks.plugins_of(draft, space if n_layers else None)
+    checks.data_keys_of(draft, list(Data.model_fields))
     checks.objectives_of(draft, DEFAULTS["stopper"])
     if draft.are_files_checked:
         checks.files_of(draft)

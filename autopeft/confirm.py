@@ -134,7 +134,7 @@ class Confirm:
     def tell(self, result: Result) -> None:
         """Writes a retraining's outcome to the ledger."""
         candidate = self._jobs[result.trial.number]
-        optional = {"by_class": result.by_class, "fault": result.fault}
+        optional = {"detail": dict(result.detail), "fault": result.fault}
         event = self.ledger.append(
             {
                 "event": "confirm",

@@ -28,7 +28,7 @@ class Record:
         metrics: Of its result.
         refusal: Why it may not run; empty for a trial.
         error: Why it failed; else empty.
-        by_class: Of its result: rows predicted as each label, and those that were right; empty where there are none.
+        detail: Of its result, what the task says beside the metrics: counts by class, for example.
         asked_seconds, told_seconds: Search time of the two events; told is None before.
         report_seconds: Search time of each report.
         fault: "machine" where it failed by the machine's fault; else empty.
@@ -42,7 +42,7 @@ class Record:
     metrics: Mapping[str, float] = field(default_factory=dict)
     refusal: str = ""
     error: str = ""
-    by_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
     asked_seconds: float = 0.0
     told_seconds: float | None = None
     report_seconds: list[float] = field(default_factory=list)
@@ -88,7 +88,7 @@ class Confirmation:
         status: COMPLETE, or why there is no number.
         metrics: Test metrics by name, and the parameter counts.
         seconds: Search time of the event.
-        by_class: As of a record, on the test split.
+        detail: As of a record, on the test split.
         fault, lost: As of a record. A retraining that is tried again takes the place of the one that was lost.
     """
 
@@ -100,7 +100,7 @@ class Confirmation:
     metrics: Mapping[str, float]
     error: str = ""
     seconds: float = 0.0
-    by_class: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
     fault: str = ""
     lost: int = 0
 
@@ -204,7 +204,7 @@ class History:
             record = self._record(event)
             record.status, record.metrics = Status(event["status"]), event["metrics"]
             record.error, record.told_seconds = event["error"], event["seconds"]
-            record.by_class = event.get("by_class", {})
+            record.detail = _detail(event)
             record.fault = event.get("fault", "")
             record.lost += record.fault == MACHINE
             self.told.append(record.number)
@@ -243,7 +243,7 @@ class History:
             event["metrics"],
             event["error"],
             event["seconds"],
-            event.get("by_class", {}),
+            _detail(event),
             fault,
             int(fault == MACHINE),
         )
@@ -291,3 +291,9 @@ class History:
             else:
                 volumes.append(volumes[-1] if volumes else 0.0)
         return volumes
+
+
+def _detail(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of a told or confirmed trial. In ledgers of schema 1 it was `by_class`, of classifications alone."""
+    found: Mapping[str, Any] = event.get("detail") or event.get("by_class") or {}
+    return found

@@ -21,7 +21,7 @@ from typing import Any
 
 from autopeft.errors import EnvironmentFault, UsageError
 
-SCHEMA = 1
+SCHEMA = 2  # 1: `by_class` in place of `detail`, and `dataset.label_rows`
 NAME = "ledger.jsonl"
 
 

@@ -12,16 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autopeft import ledger as ledgers
 from autopeft import model_folder, plugins
-from autopeft.checks import FILES
+from autopeft.checks import FILES, SIZES
 from autopeft.config import Config, build_space, resolve
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.executors import Executor
 from autopeft.objectives import Objective
 from autopeft.space import Space
+from autopeft.tasks import Kept, OwnBase, Scores, Task
+from autopeft.training.data import Data
 from autopeft.training.setup import Machine, ModelSpec, Setup, TaskSpec, TrainSpec
 
 SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
@@ -55,14 +55,14 @@ class Model:
 
     Args:
         setup: Names the model.
-        n_labels: Size of its head.
+        n_outputs: Size of its output layer; 0 for that of the checkpoint.
         most_parameters: Budget of trainable parameters; None for none.
     """
 
-    def __init__(self, setup: Setup, n_labels: int, most_parameters: int | None = None) -> None:
+    def __init__(self, setup: Setup, n_outputs: int, most_parameters: int | None = None) -> None:
         from autopeft.training.model import meta_model, view
 
-        self.meta = meta_model(setup.model, setup.task.make().auto_class, n_labels)
+        self.meta = meta_model(setup.model, setup.task.make().auto_class, n_outputs)
         self.view = view(self.meta)
         self.most_parameters = most_parameters
         self._counts: dict[str, Mapping[str, float] | str] = {}
@@ -102,17 +102,16 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     from autopeft.training.model import commit
 
     require_gpu(config)
-    task = plugins.make("tasks", config.task.name, config.task.options)
     setup = make_setup(config, folder)
     # `main` may be another model tomorrow: the search, its resumes and its exports are of one commit.
     setup = setup.but(revision=commit(setup.model.path, setup.model.revision))
     data = prepare_data(setup)
     _write_splits(data, folder / "splits.json")
-    model = Model(setup, len(data.label_names), config.budget.parameters)
+    model = Model(setup, data.n_outputs, config.budget.parameters)
     space = build_space(config, model.view.n_layers, list(model.view.kinds))
-    trivial = task.trivial(data.splits["train"].labels, data.splits["validation"].labels, len(data.label_names))
-    objectives = tuple(make_objective(entry, trivial, model.parameters) for entry in config.objectives)
-    signal = choose_signal(config, objectives, len(data.splits["validation"]))
+    trivial = trivial_scores(setup, data, "validation").metrics
+    objectives = tuple(make_objective(entry, data.task, trivial, model.parameters) for entry in config.objectives)
+    signal = choose_signal(config, objectives, len(data.rows["validation"]))
     setup = setup.but(score_rungs=signal != "train_loss")
     if measure:
         pack = make_executor(config).pack
@@ -132,12 +131,8 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         "objectives": [objective.to_json() for objective in objectives],
         "signal": signal,
         "dataset": {
-            "label_names": list(data.label_names),
-            "sizes": {name: len(split) for name, split in data.splits.items()},
-            "label_rows": {
-                name: np.bincount(split.labels, minlength=len(data.label_names)).tolist()
-                for name, split in data.splits.items()
-            },
+            **data.about,
+            "sizes": {name: len(rows) for name, rows in data.rows.items()},
             "origin": dict(data.origin),
         },
         "model": {
@@ -214,7 +209,7 @@ def make_setup(config: Config, folder: Path) -> Setup:
     """The part of a config that training reads. Precision and attention stay to be chosen."""
     task = plugins.make("tasks", config.task.name, config.task.options)
     model = config.model.path
-    if hasattr(task, "bases") and model in task.bases:
+    if isinstance(task, OwnBase) and model in task.bases:
         model = str(task.base(model))
     training = config.training
     return Setup(
@@ -245,6 +240,14 @@ def make_setup(config: Config, folder: Path) -> Setup:
         seed=config.seed,
         keep=config.keep,
     )
+
+
+def about_of(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What scoring and answers need of the data (`tasks.Dataset.about`), from a ledger's first event."""
+    about = {key: value for key, value in header["dataset"].items() if key not in ("sizes", "origin", "label_rows")}
+    if "n_outputs" not in about:  # schema 1 knew classifications only
+        about["n_outputs"] = len(about["label_names"])
+    return about
 
 
 def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
@@ -300,12 +303,24 @@ def typical(space: Space, pack: int) -> Mapping[str, Any]:
     return next((p for p in [*packed, *defaults] if p["method"] not in ("head", "last_layers")), defaults[0])
 
 
-def make_objective(entry: Any, trivial: Mapping[str, float], parameters: int) -> Objective:
+def trivial_scores(setup: Setup, data: Data, split: str) -> Scores:
+    """The scores of a split without learning."""
+
+    def base() -> Kept:
+        from autopeft.training.loop import Worker
+
+        return Worker(setup).base_answers(split).kept
+
+    targets = data.splits[split].targets
+    return data.task.trivial(data.splits["train"].targets, targets, data.about, base)
+
+
+def make_objective(entry: Any, task: Task, trivial: Mapping[str, float], parameters: int) -> Objective:
     """An objective of the config, with the references that its search gives it."""
-    if entry.metric.endswith("_parameters"):
+    if entry.metric in SIZES:
         goal, reference, scale = entry.goal or "minimize", float(parameters), entry.scale or "log10"
     else:
-        goal, scale = entry.goal or "maximize", entry.scale or "linear"
+        goal, scale = entry.goal or task.metrics[entry.metric], entry.scale or "linear"
         if entry.metric not in trivial:
             raise UsageError(
                 f"objectives: this data gives no {entry.metric}, only {', '.join(trivial)} (f1 is of two labels)"

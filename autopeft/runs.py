@@ -24,7 +24,16 @@ from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.objectives import with_signal
 from autopeft.pareto import knee
-from autopeft.prepared import Model, Prepared, as_it_began, make_executor, reopen, require_executor
+from autopeft.prepared import (
+    Model,
+    Prepared,
+    about_of,
+    as_it_began,
+    make_executor,
+    reopen,
+    require_executor,
+    trivial_scores,
+)
 from autopeft.search import Ending, Search, sizes_by
 from autopeft.trackers import Fillable, Opened, Tracker
 from autopeft.training.setup import Setup
@@ -281,9 +290,7 @@ class Run:
         """The test scores of the most frequent training label, written once: it has no seed."""
         from autopeft.training.data import prepare as prepare_data
 
-        data = prepare_data(setup)
-        task = setup.task.make()
-        scores = task.trivial(data.splits["train"].labels, data.splits["test"].labels, len(data.label_names))
+        scores = trivial_scores(setup, prepare_data(setup), "test").metrics
         known = History(ledger.events)
         if all(confirmation.name != "majority" for confirmation in known.confirmations):
             ledger.append(
@@ -357,9 +364,9 @@ class Run:
             params=record.params,
             seed=record.trial.seed,
             tensors=folder / "trained.safetensors",
-            label_names=header["dataset"]["label_names"],
+            about=about_of(header),
             to=to,
-            card=lambda about: model_card(self.history, record, self.describe, command, about),
+            card=lambda exported: model_card(self.history, record, self.describe, command, exported),
             facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
         )
 
@@ -427,7 +434,7 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
 
     config = prepared.config
     with opened(folder) as ledger:
-        model = Model(prepared.setup, len(prepared.header["dataset"]["label_names"]), config.budget.parameters)
+        model = Model(prepared.setup, about_of(prepared.header)["n_outputs"], config.budget.parameters)
         sampler = plugins.make(
             "samplers",
             config.sampler.name,

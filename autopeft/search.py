@@ -204,7 +204,7 @@ class Search:
             result = Result(result.trial, Status.FAILED, {}, f"counted wrongly before training: {'; '.join(wrong)}")
         metrics = {**known, **result.metrics}
         event = {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics}
-        optional = {"by_class": result.by_class, "fault": result.fault}
+        optional = {"detail": dict(result.detail), "fault": result.fault}
         self._write(event | {"error": result.error} | {key: value for key, value in optional.items() if value})
 
     def _running_record(self, number: int) -> Record:

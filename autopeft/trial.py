@@ -84,8 +84,7 @@ class Result:
         status: Only COMPLETE carries final metrics.
         metrics: Finite numbers by name; of a STOPPED trial those of its last report; of the others what is known.
         error: Why, where status is OUT_OF_MEMORY or FAILED; else empty.
-        by_class: Of a complete classification: `predicted`, the rows that were given each label, and `correct`, those of
-            them that have it. With the split's rows of each label, precision, recall and F1 follow. Else empty.
+        detail: What the task says of a complete one beside its metrics, as JSON data (`tasks.Scores`). Else empty.
         fault: "machine" where a FAILED trial ended by the machine's fault: it may run again. Else empty.
     """
 
@@ -93,7 +92,7 @@ class Result:
     status: Status
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str = ""
-    by_class: Mapping[str, list[int]] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
     fault: str = ""
 
     def __post_init__(self) -> None:
@@ -111,14 +110,14 @@ class Result:
             "status": str(self.status),
             "metrics": dict(self.metrics),
             "error": self.error,
-            "by_class": dict(self.by_class),
+            "detail": dict(self.detail),
             "fault": self.fault,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Result:
         trial, status = Trial.from_json(data["trial"]), Status(data["status"])
-        return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["by_class"]), data["fault"])
+        return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["detail"]), data["fault"])
 
 
 # Trains and scores one trial: yields a Report at each rung, then exactly one Result. A generator, so that every

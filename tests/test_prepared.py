@@ -20,6 +20,7 @@ from autopeft.prepared import (
     require_gpu,
     typical,
 )
+from autopeft.tasks.text_classification import TextClassification
 from autopeft.training.data import prepare as encode
 
 
@@ -45,7 +46,7 @@ def test_what_is_meant_is_let_through(monkeypatch, gpus, device, sees_gpu):
 def test_a_metric_that_the_data_does_not_give_is_said_before_the_search(reference):
     entry = SimpleNamespace(metric="f1", goal=None, scale=None, reference=reference)
     with pytest.raises(UsageError, match=r"gives no f1, only accuracy, macro_f1 \(f1 is of two labels\)"):
-        make_objective(entry, {"accuracy": 0.4, "macro_f1": 0.2}, 100)
+        make_objective(entry, TextClassification(), {"accuracy": 0.4, "macro_f1": 0.2}, 100)
 
 
 @pytest.fixture

@@ -97,11 +97,15 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     if images:
         yield "from PIL import Image"
     yield f"from transformers import {', '.join(sorted(filter(None, [processor, about['auto_class']])))}\n"
-    yield f"labels = {json.dumps(about['label_names'], ensure_ascii=False)}"
+    labels = about["about"].get("label_names") if about["auto_class"].endswith("Classification") else None
+    if labels:
+        yield f"labels = {json.dumps(labels, ensure_ascii=False)}"
     yield 'config = PeftConfig.from_pretrained(".")  # names the base model'
     trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""
+    outputs = about["about"]["n_outputs"]
+    sized = " num_labels=len(labels)," if labels else f" num_labels={outputs}," if outputs else ""
     yield f"base = {about['auto_class']}.from_pretrained("
-    yield '    config.base_model_name_or_path, revision=config.revision or "main", num_labels=len(labels),'
+    yield '    config.base_model_name_or_path, revision=config.revision or "main",' + sized
     yield f"    ignore_mismatched_sizes=True{trust},  # the adapter brings its own head"
     yield ")"
     if about.get("pad_token_id") is not None:
@@ -119,15 +123,16 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
         yield "# model(pixel_values=…).logits has a column a label"
         return
     yield "with torch.no_grad():"
-    yield "    print([labels[index] for index in model(**inputs).logits.argmax(-1)])"
+    if labels:
+        yield "    print([labels[index] for index in model(**inputs).logits.argmax(-1)])"
+    else:
+        yield "    print(model(**inputs).logits)  # `autopeft predict` makes answers of them"
 
 
 def _columns(about: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The input columns: (of pictures, of texts); none of a task that has no processor of its own."""
-    text, image = about["data"].get("text") or "text", about["data"].get("image") or "image"
-    if about["task"] == "text_classification":
-        return [], [text] if isinstance(text, str) else list(text)
-    return ([image] if about["task"] == "image_classification" else []), []
+    pictures = [name for name, kind in about["inputs"].items() if kind == "picture"]
+    return pictures, [name for name, kind in about["inputs"].items() if kind in ("text", "texts")]
 
 
 def _sizes(facts: Facts, record: Record) -> str:

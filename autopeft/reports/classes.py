@@ -18,7 +18,8 @@ AVERAGES = ("macro average", "weighted average")
 
 
 def class_scores(rows: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """(n_classes + 2, 3): precision, recall and F1 of each class, then their plain mean and the one weighted by rows.
+    """(n_classes + 2, 3): precision, recall and F1 of each class, then their plain mean over the classes that occur, and
+    the one weighted by rows.
 
     Args:
         rows, predicted, correct: (n_classes,): rows of the class, rows that were given it, and those of both. What
@@ -28,7 +29,8 @@ def class_scores(rows: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -
     recall = correct / np.maximum(rows, 1)
     f1 = 2 * correct / np.maximum(rows + predicted, 1)
     scores = np.stack([precision, recall, f1], axis=1)
-    return np.vstack([scores, scores.mean(axis=0), rows @ scores / max(rows.sum(), 1)])
+    occurs = (rows > 0) | (predicted > 0)  # scikit-learn's macro average leaves out what neither split nor answers have
+    return np.vstack([scores, scores[occurs].mean(axis=0), rows @ scores / max(rows.sum(), 1)])
 
 
 def class_tables(facts: Facts, most: int | None = None) -> list[Table]:
@@ -47,14 +49,14 @@ def class_tables(facts: Facts, most: int | None = None) -> list[Table]:
 def class_table(facts: Facts, record: Record, place: str = "", most: int | None = None) -> Table:
     """Precision, recall and F1 by class: on validation, and on test where it was confirmed (the mean over seeds)."""
     confirmations = [c for c in facts.history.confirmations if c.number == record.number]
-    retrained = [c.by_class for c in confirmations if c.status is Status.COMPLETE]
-    counts = {"validation": [record.by_class], "test": retrained}
+    retrained = [c.detail for c in confirmations if c.status is Status.COMPLETE]
+    counts = {"validation": [record.detail], "test": retrained}
     found = {split: _scores(facts, split, each) for split, each in counts.items()}
     parts = {split: scores for split, scores in found.items() if scores is not None}
     columns = [Column("class", "class")]
     rows: list[dict[str, Any]] = [{"class": name} for name in (*_names(facts), *AVERAGES)]
     for split, scores in parts.items():
-        support = _rows(facts, split)
+        support = _rows(facts, split, counts[split])
         columns.append(Column(f"{split}_rows", f"rows of {split}", text.count, True))
         keys = {"precision": f"{split}_precision", "recall": f"{split}_recall", "F1": f"{split}_f1"}
         columns += [Column(key, title, text.score, True) for title, key in keys.items()]
@@ -74,18 +76,21 @@ def class_table(facts: Facts, record: Record, place: str = "", most: int | None 
     return Table(title, tuple(columns), tuple(rows) if parts else (), note.strip())
 
 
-def _scores(facts: Facts, split: str, counts: Sequence[Mapping[str, Sequence[int]]]) -> np.ndarray | None:
-    """The mean over retrainings; None where there is none, or an older autopeft wrote no counts."""
-    if not counts or not all(counts) or split not in facts.header["dataset"].get("label_rows", {}):
+def _scores(facts: Facts, split: str, counts: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """The mean over retrainings; None if there are none, if they have no counts by class, or no rows of the classes."""
+    if not counts or not all("predicted" in each for each in counts) or _rows(facts, split, counts) is None:
         return None
-    rows = _rows(facts, split)
+    rows = _rows(facts, split, counts)
     each = [class_scores(rows, np.array(c["predicted"]), np.array(c["correct"])) for c in counts]
     mean: np.ndarray = np.mean(each, axis=0)
     return mean
 
 
-def _rows(facts: Facts, split: str) -> np.ndarray:
-    return np.array(facts.header["dataset"]["label_rows"][split])
+def _rows(facts: Facts, split: str, counts: Sequence[Mapping[str, Any]]) -> Any:
+    """Rows of each class; in ledgers of schema 1 the header has them."""
+    of_header = facts.header["dataset"].get("label_rows", {}).get(split)
+    rows = next((each["rows"] for each in counts if "rows" in each), of_header)
+    return None if rows is None else np.array(rows)
 
 
 def _names(facts: Facts) -> list[Any]:

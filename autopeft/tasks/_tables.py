@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -72,7 +73,11 @@ def _separated(path: Path, separator: str) -> Table:
 
     try:
         # Without a header of pandas' own: with one, a comma too many in each row would make the first column its index.
-        frame = pd.read_csv(path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""])
+        # In a file of one column an empty line is a row.
+        frame = pd.read_csv(
+            path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""],
+            skip_blank_lines=not _has_one_column(path, separator),
+        )  # fmt: skip
     except ParserError as fault:
         why = re.sub(r"^.*C error: ", "", str(fault).splitlines()[0])
         hint = f"quote what holds a {'comma' if separator == ',' else 'tab'} or begins with a quote"
@@ -82,6 +87,11 @@ def _separated(path: Path, separator: str) -> Table:
         twice = next(name for at, name in enumerate(header) if name in header[:at])
         raise _fault(f"{path} has two columns {twice!r}: rename one")
     return {name: _typed(frame[at].iloc[1:].tolist()) for at, name in enumerate(header)}
+
+
+def _has_one_column(path: Path, separator: str) -> bool:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return len(next(csv.reader(file, delimiter=separator), [])) == 1
 
 
 def _typed(column: list[Any]) -> list[Any]:

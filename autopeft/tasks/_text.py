@@ -150,7 +150,7 @@ def encode_rows(
     rows = _tokens(tokenizer, texts, longest)
     pads = {"input_ids": padding(tokenizer, config), "token_type_ids": tokenizer.pad_token_type_id}
     is_left = config.model_type in READS_LAST
-    return {name: _ragged(values, pads[name], is_left) for name, values in rows.items()}
+    return {name: Ragged.of(values, np.int32, pads[name], is_left) for name, values in rows.items()}
 
 
 def _tokens(tokenizer: Any, texts: list[list[str]], longest: int) -> dict[str, list[list[int]]]:
@@ -174,12 +174,6 @@ def _tokens(tokenizer: Any, texts: list[list[str]], longest: int) -> dict[str, l
             for name in rows:
                 rows[name][index] = [tokenizer.pad_token_id if name == "input_ids" else 0]
     return rows
-
-
-def _ragged(rows: Sequence[Sequence[int]], pad: int, is_left: bool) -> Ragged:
-    lengths = [len(row) for row in rows]
-    values = np.fromiter((token for row in rows for token in row), np.int32, sum(lengths))
-    return Ragged(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), pad, is_left)
 
 
 def longest_input(tokenizer: Any, config: Any) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import numpy as np
 
 from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
-from autopeft.tasks import Dataset, Raw, Split
+from autopeft.tasks import Dataset, Kind, Raw, Source, Split
 from autopeft.tasks._classification import Classification
+from autopeft.tasks._reading import describe_origin
 from autopeft.tasks._splits import carve
 from autopeft.tasks._tables import read_file
 from autopeft.trial import derive_seed
@@ -39,24 +40,21 @@ class Digits(Classification):
     """The target task: 5, 6, 7, 8 or 9."""
 
     auto_class = "AutoModelForImageClassification"
+    columns: Mapping[str, Kind] = {}
     reads_folders = False
     bases = ("digits",)
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         """Half for training, the rest for validation and test, stratified by seed."""
         images, labels = load_digits(TARGET)
-        every = Raw({"image": images}, labels, np.arange(len(labels)))
+        every = Raw({"image": images}, {"label": labels}, np.arange(len(labels)), labels)
         rest, test = carve(every, 0.25, derive_seed(seed, "test"))
         train, validation = carve(rest, 1 / 3, derive_seed(seed, "validation"))
         splits = {"train": train, "validation": validation, "test": test}
         digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
-        origin = {
-            "source": "sklearn.datasets.load_digits, classes 5 to 9",
-            "digest": f"sha256:{digest}",
-            "rows": {name: len(raw.labels) for name, raw in splits.items()},
-            "made": dict.fromkeys(splits, "half, a quarter and a quarter, stratified, by seed"),
-        }
-        return Dataset(splits, tuple(map(str, TARGET)), origin)
+        made = dict.fromkeys(splits, "half, a quarter and a quarter, stratified, by seed")
+        origin = describe_origin("sklearn.datasets.load_digits, classes 5 to 9", f"sha256:{digest}", splits, made)
+        return Dataset(splits, {"label_names": list(map(str, TARGET)), "n_outputs": len(TARGET)}, origin)
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """Rows of 64 pixels from 0 to 16, as scikit-learn has them."""
@@ -68,13 +66,18 @@ class Digits(Classification):
             )
         return {"image": list(pixels.astype(np.uint8).reshape(-1, 8, 8))}
 
-    def processor(self, model_path: str, options: Mapping[str, Any]) -> Any:
+    def processor(self, source: Source) -> Any:
         """None: 64 pixels are what the model takes."""
         return None
 
-    def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
-        pixels = np.asarray(raw.inputs["image"], dtype=np.uint8)[:, None]
-        return Split({"pixel_values": pixels}, raw.labels, {"pixel_values": (MULTIPLY, ADD)})
+    def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
+        """Pixels as they are."""
+
+        def encode(raw: Raw) -> Split:
+            pixels = np.asarray(raw.inputs["image"], dtype=np.uint8)[:, None]
+            return Split({"pixel_values": pixels}, raw.targets, {"pixel_values": (MULTIPLY, ADD)})
+
+        return encode
 
     def base(self, name: str) -> Path:
         """The folder of the pretrained base: from the cache, or trained now (about ten seconds on one core)."""

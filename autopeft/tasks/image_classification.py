@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import io
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autopeft.errors import ConfigError, Fault
-from autopeft.tasks import Dataset, Raw, Split
+from autopeft.tasks import Dataset, Kind, Raw, Source, Split, column_names
 from autopeft.tasks._classification import Classification
-from autopeft.tasks._reading import lacks, read_table
+from autopeft.tasks._reading import describe_origin, lacks, read_table
 from autopeft.tasks._splits import complete
 from autopeft.tasks._tables import read_columns
+from autopeft.tasks._targets import Labels
 
 CHUNK = 256  # pictures decoded at once: bounds the memory of preparing
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+PROBES = ((7, 5), (33, 64), (64, 33), (300, 210), (700, 650))  # sizes of pictures that a processor is tried on
 MOST_DAMAGED = 20  # named at once
 
 
@@ -26,13 +27,15 @@ class ImageClassification(Classification):
     """Pictures from a folder of class folders, Parquet, or a Hugging Face data set on disk or on the hub."""
 
     auto_class = "AutoModelForImageClassification"
+    columns: Mapping[str, Kind] = {"image": "picture", "label": "target"}
     reads_folders = True
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         if data.get("train") and Path(data["train"]).is_dir():
             return read_folders(data, seed)
-        column = data.get("image") or "image"
-        return read_table(data, {column: "image"}, seed, encodes_pictures=True)
+        return read_table(
+            data, column_names(self.columns, data, inputs_only=True), Labels(data), seed, encodes_pictures=True
+        )
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         if file.is_dir():
@@ -40,31 +43,31 @@ class ImageClassification(Classification):
             if not pictures:
                 raise ConfigError([Fault("", f"holds no picture: expected {', '.join(PICTURES)}")], str(file))
             return {"image": pictures}
-        return read_columns(file, [data.get("image") or "image"])
+        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)))
 
-    def processor(self, model_path: str, options: Mapping[str, Any]) -> Any:
-        return image_processor(model_path, options)
+    def processor(self, source: Source) -> Any:
+        """The model's image processor."""
+        return image_processor(source)
 
-    def encode(self, raw: Raw, model_path: str, options: Mapping[str, Any]) -> Split:
+    def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
         """Pixels as the model's image processor makes them, decoded, resized and cropped once.
 
-        Kept as bytes, with the processor's rescaling and normalising as `scale`, where that gives the same to 1e-5.
+        Kept as bytes, with the processor's rescaling and normalising as `scale`, if that gives the same to 1e-5.
         """
-        processor = self.processor(model_path, options)
-        (pictures,) = raw.inputs.values()
-        decoded = _decoded(pictures, raw.rows)
-        first = next(decoded)
-        plain, exact = (processor_pixels(processor, first[:8], scaled=scaled) for scaled in (False, True))
-        scale = _scale(processor, plain.shape[1])
-        stored = plain.round().clip(0, 255)
-        agrees = np.abs(stored * scale[0][:, None, None] + scale[1][:, None, None] - exact).max() <= 1e-5
-        pixels = np.empty((len(pictures), *plain.shape[1:]), dtype=np.uint8 if agrees else np.float32)
-        at = 0
-        for images in itertools.chain([first], decoded):
-            chunk = processor_pixels(processor, images, scaled=not agrees)
-            pixels[at : at + len(images)] = chunk.round().clip(0, 255) if agrees else chunk
-            at += len(images)
-        return Split({"pixel_values": pixels}, raw.labels, {"pixel_values": scale} if agrees else {})
+        processor = self.processor(source)
+        scale = _scale(processor) if _gives_bytes(processor) else None
+
+        def encode(raw: Raw) -> Split:
+            (pictures,) = raw.inputs.values()
+            parts = [
+                processor_pixels(processor, images, scaled=scale is None) for images in _decoded(pictures, raw.rows)
+            ]
+            pixels = np.concatenate(parts)
+            if scale is None:
+                return Split({"pixel_values": pixels}, raw.targets)
+            return Split({"pixel_values": pixels.round().astype(np.uint8)}, raw.targets, {"pixel_values": scale})
+
+        return encode
 
 
 def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
@@ -94,20 +97,16 @@ def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
             faults.append(Fault(f"data.{split}", f"{data[split]} has no pictures ({', '.join(PICTURES)})"))
         for file in files:
             digest.update(Path(file).name.encode() + Path(file).stat().st_size.to_bytes(8, "big"))
-        splits[split] = Raw({"image": files}, np.array(labels, dtype=np.int64), np.arange(len(files)))
+        indices = np.array(labels, dtype=np.int64)
+        splits[split] = Raw({"image": files}, {"label": indices}, np.arange(len(files)), indices)
     if faults:
         raise ConfigError(faults, "data")
     parts, made = complete(splits, data, seed)
-    origin = {
-        "source": data["train"],
-        "digest": f"sha256:{digest.hexdigest()[:16]}",
-        "rows": {name: len(raw.labels) for name, raw in parts.items()},
-        "made": made,
-    }
-    return Dataset(parts, tuple(names), origin)
+    about = {"label_names": names, "n_outputs": len(names)}
+    return Dataset(parts, about, describe_origin(data["train"], f"sha256:{digest.hexdigest()[:16]}", parts, made))
 
 
-def image_processor(model_path: str, options: Mapping[str, Any]) -> Any:
+def image_processor(source: Source) -> Any:
     """The model's own, with `image_size` in place of its size where given."""
     from transformers import AutoImageProcessor
     from transformers.utils import logging
@@ -115,16 +114,12 @@ def image_processor(model_path: str, options: Mapping[str, Any]) -> Any:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it says that torchvision is not there, a line a class
     try:
-        processor = AutoImageProcessor.from_pretrained(
-            model_path,
-            revision=options.get("revision") or "main",
-            trust_remote_code=bool(options.get("trust_remote_code")),
-        )
+        processor = AutoImageProcessor.from_pretrained(source.model, **source.options)
     except (OSError, ValueError) as fault:
-        raise lacks("image processor", model_path, fault) from fault
+        raise lacks("image processor", source.model, fault) from fault
     finally:
         logging.set_verbosity(verbosity)
-    size = options.get("image_size")
+    size = source.data.get("image_size")
     if size is not None:
         processor.size = {"height": size, "width": size}
         processor.do_center_crop = False
@@ -204,14 +199,30 @@ def _rgb(picture: Any) -> Any:
     return picture.convert("RGB")
 
 
-def _scale(processor: Any, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """(multiply, add) a channel, of the processor's rescaling and normalising."""
+def _gives_bytes(processor: Any) -> bool:
+    """Whether the processor resizes to whole numbers, whatever the picture's size, and then scales each channel.
+
+    Asked of it: pictures larger and smaller than what the model takes, wide and high ones, of random pixels.
+    """
+    rng = np.random.default_rng(0)
+    for shape in PROBES:
+        picture = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8)]
+        plain, exact = (processor_pixels(processor, picture, scaled=scaled) for scaled in (False, True))
+        if plain.shape[1] != 3 or np.abs(plain - plain.round().clip(0, 255)).max() > 1e-4:
+            return False
+        multiply, add = _scale(processor)
+        if np.abs(plain.round() * multiply[:, None, None] + add[:, None, None] - exact).max() > 1e-5:
+            return False
+    return True
+
+
+def _scale(processor: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(multiply, add) of each of three channels, of the processor's rescaling and normalising."""
     factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
     if not processor.do_normalize:
-        return np.full(channels, factor, dtype=np.float32), np.zeros(channels, dtype=np.float32)
+        return np.full(3, factor, dtype=np.float32), np.zeros(3, dtype=np.float32)
     mean, deviation = (
-        np.broadcast_to(np.asarray(part, dtype=np.float64), channels)
-        for part in (processor.image_mean, processor.image_std)
+        np.broadcast_to(np.asarray(part, dtype=np.float64), 3) for part in (processor.image_mean, processor.image_std)
     )
     return (factor / deviation).astype(np.float32), (-mean / deviation).astype(np.float32)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,116 +18,162 @@ class TaskSubject:
         name: Of the plugin.
         data: As the config's section, paths absolute; from one source, so that each row is in one split.
         model: Folder of a small model that it is for.
+        options: The task's own.
     """
 
     name: str
     data: Mapping[str, Any]
     model: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> Any:
         from autopeft import plugins
 
-        return plugins.load("tasks", self.name)()
+        return plugins.make("tasks", self.name, self.options)
 
-    def encoded(self, raw: Any) -> Any:
-        return self.task.encode(raw, self.model, {"image_size": self.data.get("image_size")})
+    def encoded(self, raw: Any, about: Mapping[str, Any]) -> Any:
+        """Rows as the task encodes them for the model."""
+        from autopeft.tasks import Source
+
+        return self.task.encoder(Source(self.model, data=self.data), about)(raw)
+
+
+def check_task_describes_itself(subject: TaskSubject) -> None:
+    """Goals of its metrics, `loss` among them; kinds of its columns."""
+    task = subject.task
+    assert set(task.metrics.values()) <= {"maximize", "minimize"}, "a metric is maximised or minimised"
+    assert task.metrics.get("loss") == "minimize", "the validation loss is a metric of every task"
+    assert next(iter(task.metrics)) != "loss", "the default metric says what people want, not what trains"
+    assert set(task.columns.values()) <= {"text", "texts", "picture", "target"}, "columns are of known kinds"
 
 
 def check_task_reads_by_seed(subject: TaskSubject) -> None:
-    """The splits are a function of data and seed, share no row, and have labels by their names."""
+    """The splits are a function of data and seed, share no row, and have targets for each row."""
     first, again, other = (subject.task.read(subject.data, seed) for seed in (0, 0, 1))
     assert {"train", "validation"} <= set(first.splits), "a search trains and validates"
     for name, raw in first.splits.items():
-        assert len(raw.labels) == len(raw.rows) > 0, f"{name} has no rows"
-        assert set(raw.labels.tolist()) <= set(range(len(first.label_names))), f"{name}: labels are indices of names"
+        assert len(raw) > 0, f"{name} has no rows"
+        lengths = {len(column) for column in (*raw.inputs.values(), *raw.targets.values())}
+        assert lengths == {len(raw)}, f"{name}: columns of {lengths} rows, rows {len(raw)}"
         assert raw.rows.tolist() == again.splits[name].rows.tolist(), f"{name}: the same seed gives other rows"
     rows = [row for raw in first.splits.values() for row in raw.rows.tolist()]
     assert len(set(rows)) == len(rows), "a row is in two splits: what is validated was trained on"
     assert first.splits["train"].rows.tolist() != other.splits["train"].rows.tolist(), "another seed, the same rows"
     assert first.origin["digest"] == again.origin["digest"], "a run could not tell that its data has changed"
+    assert isinstance(first.about["n_outputs"], int), "`about` says how many outputs the model has"
+    assert json.loads(json.dumps(first.about)) == first.about, "`about` goes into the ledger as JSON"
 
 
-def check_task_encodes_row_by_row(subject: TaskSubject) -> None:
-    """Encoding keeps rows and labels, gives the same bits again, and a row's do not hang on the others."""
-    from autopeft.tasks import Ragged, Raw
+def check_task_encodes_chunk_by_chunk(subject: TaskSubject) -> None:
+    """Chunks encode as the whole does: a row's encoding does not hang on the others, nor on what came before."""
+    from autopeft.tasks import chunks
 
-    raw = subject.task.read(subject.data, 0).splits["validation"]
-    whole = subject.encoded(raw)
-    assert len(whole) == len(raw.labels)
-    assert np.array_equal(whole.labels, raw.labels)
-
-    def row(split: Any, name: str, index: int) -> Any:
-        column = split.columns[name]
-        if isinstance(column, Ragged):
-            return column.values[column.offsets[index] : column.offsets[index + 1]]
-        return column[index]
-
-    for index in range(min(len(whole), 8)):
-        inputs = {name: [values[index]] for name, values in raw.inputs.items()}
-        alone = subject.encoded(Raw(inputs, raw.labels[[index]], raw.rows[[index]]))
-        for name in whole.columns:
-            assert np.array_equal(row(alone, name, 0), row(whole, name, index)), f"{name} of row {index}"
+    dataset = subject.task.read(subject.data, 0)
+    raw = dataset.splits["validation"]
+    whole = subject.encoded(raw, dataset.about)
+    parts = [subject.encoded(chunk, dataset.about) for chunk in chunks(raw, 3)]
+    assert sum(map(len, parts)) == len(whole), "chunks give other rows than the whole"
+    for kind in ("inputs", "targets"):
+        for name, column in getattr(whole, kind).items():
+            rows = [getattr(part, kind)[name][row] for part in parts for row in range(len(part))]
+            for row, value in enumerate(rows):
+                assert np.array_equal(value, column[row]), f"{name} of row {row} depends on its chunk"
 
 
 def check_task_fits_its_model(subject: TaskSubject) -> None:
-    """The model takes what `encode` gives; its loss is a mean, and has a gradient."""
+    """The model takes the inputs; a row's loss is a sum that does not hang on the others, and has a gradient."""
     import torch
 
-    from autopeft.training.batches import collate
+    from autopeft.training.batches import collate, collate_targets
     from autopeft.training.model import load_model
     from autopeft.training.setup import ModelSpec
 
     dataset = subject.task.read(subject.data, 0)
-    split = subject.encoded(dataset.splits["validation"])
-    model = load_model(ModelSpec(subject.model), subject.task.auto_class, len(dataset.label_names)).requires_grad_(True)
+    split = subject.encoded(dataset.splits["validation"], dataset.about)
+    task = subject.task
+    model = load_model(ModelSpec(subject.model), task.auto_class, dataset.about["n_outputs"]).requires_grad_(True)
     rows = np.arange(min(len(split), 6))
-    logits = model(**collate(split, rows)).logits
-    labels = torch.from_numpy(split.labels[rows])
-    assert logits.shape == (len(rows), len(dataset.label_names))
-    loss = subject.task.loss(logits, labels)
-    each = [subject.task.loss(logits[index : index + 1], labels[index : index + 1]) for index in range(len(rows))]
-    assert torch.allclose(loss, torch.stack(each).mean(), atol=1e-5), "micro-batches add up to the mean of the rows"
-    loss.backward()
+    losses = task.loss(model(**collate(split, rows)).logits, collate_targets(split, rows))
+    assert losses.shape == (len(rows),), f"the loss is a sum a row, (n_rows,); got {tuple(losses.shape)}"
+    for row in rows:
+        one = rows[row : row + 1]
+        alone = task.loss(model(**collate(split, one)).logits, collate_targets(split, one))
+        assert torch.allclose(alone, losses[row : row + 1], rtol=1e-4, atol=1e-4), f"the loss of row {row} alone"
+    weights = task.weights(split.targets)
+    assert weights.shape == (len(split),), f"a weight a row; got {weights.shape}"
+    assert (weights >= 0).all() and weights.any(), "weights are 0 or more"
+    losses.sum().backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters()), "nothing to learn from"
 
 
 def check_task_scores(subject: TaskSubject) -> None:
-    """Every metric by its name, best where all is right, whatever the order of the rows; and the trivial baseline's."""
-    dataset = subject.task.read(subject.data, 0)
-    train, labels = dataset.splits["train"].labels, dataset.splits["validation"].labels
-    n_labels = len(dataset.label_names)
-    right = np.eye(n_labels, dtype=np.float32)[labels]
-    drawn = np.random.default_rng(0).normal(size=right.shape).astype(np.float32)
-    best, some = subject.task.score(right, labels), subject.task.score(drawn, labels)
-    trivial = subject.task.trivial(train, labels, n_labels)
-    assert set(best) == set(some) == set(trivial) <= set(subject.task.metrics)
-    assert subject.task.metrics[0] in best, "the default metric is among them"
-    for name in best:
-        assert best[name] >= max(some[name], trivial[name]), f"{name} is not best where all is right"
-    mixed = np.random.default_rng(1).permutation(len(labels))
-    shuffled = subject.task.score(drawn[mixed], labels[mixed])
-    assert all(abs(shuffled[name] - some[name]) < 1e-9 for name in some), "the order of rows counts"
+    """Every metric by its name and finite, whatever the order of the rows; JSON in detail; answers for each row."""
+    from autopeft.training.measure import pick_rows
+
+    split, dataset, answers = _answered(subject)
+    about, task = dataset.about, subject.task
+    found = task.score(answers.kept, split.targets, about)
+    assert set(found.metrics) <= set(task.metrics), f"metrics that it does not name: {set(found.metrics)}"
+    assert next(iter(task.metrics)) in found.metrics, "the default metric is among them"
+    assert all(np.isfinite(value) for value in found.metrics.values()), f"scores are finite: {found.metrics}"
+    assert json.loads(json.dumps(found.detail)) == dict(found.detail), "the detail goes into the ledger as JSON"
+    train = subject.encoded(dataset.splits["train"], about)
+    trivial = task.trivial(train.targets, split.targets, about, lambda: answers.kept)
+    assert set(trivial.metrics) == {*found.metrics, "loss"}, "the baseline has the same metrics, and the loss"
+    mixed = np.random.default_rng(1).permutation(len(split))
+    kept = {name: [values[row] for row in mixed] for name, values in answers.kept.items()}
+    kept = {name: np.stack(v) if isinstance(answers.kept[name], np.ndarray) else v for name, v in kept.items()}
+    shuffled = task.score(kept, pick_rows(split.targets, mixed), about)
+    for name, value in found.metrics.items():
+        assert abs(shuffled.metrics[name] - value) < 1e-9, f"{name} depends on the order of the rows"
+    columns = task.answers(answers.kept, about)
+    lengths = {len(column) for column in columns.values()}
+    assert lengths == {len(dataset.splits["validation"])}, "an answer for each row of the data"
 
 
-def check_task_counts_by_class(subject: TaskSubject) -> None:
-    """Each row is predicted as one label, and no more of them are right than there are."""
+def check_task_answers_without_targets(subject: TaskSubject) -> None:
+    """Rows without targets, as `predict` has them, are encoded and answered, each in its place."""
+    from autopeft.tasks import Raw
+
+    _, dataset, answers = _answered(subject)
+    raw = dataset.splits["validation"]
+    bare = subject.encoded(Raw(raw.inputs, {}, np.arange(len(raw))), dataset.about)
+    found = _answers_of(subject, bare, dataset.about)
+    theirs, ours = (subject.task.answers(each.kept, dataset.about) for each in (answers, found))
+    for name, column in theirs.items():
+        same = [a == b if isinstance(a, str) else np.allclose(a, b) for a, b in zip(column, ours[name], strict=True)]
+        assert all(same), f"{name} is answered otherwise without targets"
+
+
+def _answered(subject: TaskSubject) -> tuple[Any, Any, Any]:
+    """The validation split, its data set, and what the untrained model says of it."""
     dataset = subject.task.read(subject.data, 0)
-    labels, n_labels = dataset.splits["validation"].labels, len(dataset.label_names)
-    drawn = np.random.default_rng(0).normal(size=(len(labels), n_labels)).astype(np.float32)
-    counts = subject.task.by_class(drawn, labels)
-    if not counts:
-        return  # a task without classes
-    assert len(counts["predicted"]) == len(counts["correct"]) == n_labels
-    assert sum(counts["predicted"]) == len(labels)
-    rows = np.bincount(labels, minlength=n_labels)
-    assert (np.array(counts["correct"]) <= np.minimum(counts["predicted"], rows)).all()
+    split = subject.encoded(dataset.splits["validation"], dataset.about)
+    return split, dataset, _answers_of(subject, split, dataset.about)
+
+
+def _answers_of(subject: TaskSubject, split: Any, about: Mapping[str, Any]) -> Any:
+    import torch
+
+    from autopeft.training.answers import Answers
+    from autopeft.training.batches import by_length, collate
+    from autopeft.training.model import load_model
+    from autopeft.training.setup import ModelSpec
+
+    model = load_model(ModelSpec(subject.model), subject.task.auto_class, about["n_outputs"])
+    found = Answers(subject.task, split)
+    with torch.no_grad():
+        for rows in by_length(split.lengths, 16):
+            found.take(rows, model(**collate(split, rows)).logits, model)
+    return found
 
 
 TASK_CHECKS = (
+    check_task_describes_itself,
     check_task_reads_by_seed,
-    check_task_encodes_row_by_row,
+    check_task_encodes_chunk_by_chunk,
     check_task_fits_its_model,
     check_task_scores,
-    check_task_counts_by_class,
+    check_task_answers_without_targets,
 )

@@ -60,7 +60,7 @@ def collate(
         without: Dense columns that the model will not look at (their part is cached): one zero a row in their place.
     """
     inputs: dict[str, torch.Tensor] = {}
-    for name, column in split.columns.items():
+    for name, column in split.inputs.items():
         if isinstance(column, Ragged):
             values, mask = pad(column, rows)
             inputs[name] = torch.from_numpy(values.astype(np.int64))
@@ -70,6 +70,21 @@ def collate(
         else:
             inputs[name] = _scaled(torch.from_numpy(column[np.sort(rows)][np.argsort(np.argsort(rows))]), split, name)
     return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def collate_targets(split: Split, rows: np.ndarray, device: Any = "cpu") -> dict[str, Any]:
+    """The targets of some rows, padded to the longest of them."""
+    out = {}
+    for name, column in split.targets.items():
+        values = pad(column, rows)[0] if isinstance(column, Ragged) else np.ascontiguousarray(column[rows])
+        wide = values.astype(np.int64) if np.issubdtype(values.dtype, np.integer) else values.astype(np.float32)
+        out[name] = torch.from_numpy(wide).to(device)
+    return out
+
+
+def batch_weight(weights: np.ndarray, rows: np.ndarray) -> float:
+    """What the sum of a batch's losses is divided by: 1 for rows of which nothing is scored."""
+    return float(weights[rows].sum()) or 1.0
 
 
 def pad(column: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

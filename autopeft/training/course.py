@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from autopeft.tasks import Scores
 from autopeft.training.setup import Setup
 from autopeft.trial import Report, Result, Status, Trial
 
@@ -59,17 +60,14 @@ class Course:
         """Of a rung: the smoothed training loss, and the scores of validation where there are any."""
         return Report(step, {"train_loss": float(np.mean(self._recent)), **scores})
 
-    def result(
-        self, scores: Mapping[str, float], known: Mapping[str, float], by_class: Mapping[str, list[int]]
-    ) -> Result:
+    def result(self, scores: Scores, known: Mapping[str, float]) -> Result:
         """How a trial ends that was trained and scored; `mark` was called after attaching and after training.
 
         Args:
             scores: Of the final split.
             known: Further metrics, such as the counts.
-            by_class: As `Result` has it.
         """
-        metrics = {**scores, "train_loss": float(np.mean(self._recent))}
+        metrics = {**scores.metrics, "train_loss": float(np.mean(self._recent))}
         wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
         if wrong:
             return Result(self.trial, Status.FAILED, error=f"not finite after training: {wrong}")
@@ -79,7 +77,7 @@ class Course:
             "train_seconds": trained - start,
             "evaluate_seconds": time.monotonic() - trained,
         }
-        return Result(self.trial, Status.COMPLETE, {**metrics, **known, **seconds}, by_class=by_class)
+        return Result(self.trial, Status.COMPLETE, {**metrics, **known, **seconds}, detail=scores.detail)
 
 
 def total_steps(setup: Setup, n_rows: int) -> int:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
-from autopeft.tasks import Ragged, Split, Task
+from autopeft.tasks import Columns, Ragged, Split, Task, chunks
 from autopeft.training.setup import Setup
 
-FORMAT = 3  # of the folder: a run that an older autopeft began is encoded anew
+FORMAT = 4  # of the folder: a run that an older autopeft began is encoded anew
+MOST_FAULTS = 20  # named at once
+CHUNK = 512  # rows encoded at once: what bounds the memory of encoding
 
 
 @dataclass(frozen=True)
@@ -25,35 +29,47 @@ class Data:
 
     Attributes:
         folder: Where the arrays lie.
-        splits: "train", "validation", and "test" where there is one.
+        task: Whose data it is.
+        splits: "train", "validation", and "test" if there is one.
         rows: Split → (n_rows,) int64: each row's index in the file, or the official split, that it came from.
-        label_names: By label index.
+        about: What scoring, answers and reports need (`tasks.Dataset.about`).
         origin: Where the data came from and how the splits were made.
     """
 
     folder: Path
+    task: Task
     splits: Mapping[str, Split]
     rows: Mapping[str, np.ndarray]
-    label_names: tuple[str, ...]
+    about: Mapping[str, Any]
     origin: Mapping[str, Any]
+
+    @property
+    def n_outputs(self) -> int:
+        """Size of the model's output layer; 0 for that of the checkpoint."""
+        return int(self.about["n_outputs"])
+
+    @cached_property
+    def weights(self) -> Mapping[str, np.ndarray]:
+        """Split → (n_rows,): what each row counts in a mean loss."""
+        return {name: np.asarray(self.task.weights(split.targets)) for name, split in self.splits.items()}
 
 
 def prepare(setup: Setup) -> Data:
-    """The data of a setup: where it was encoded, or read and encoded into the cache now. Safe between processes."""
+    """The data of a setup: from where it was encoded, or read and encoded into the cache now. Safe between processes."""
+    task = setup.task.make()
     if setup.encoded is not None:
         folder = Path(setup.encoded)
     else:
-        task = setup.task.make()
         folder = Path(setup.cache) / "data" / _key(setup)
         build_once(folder, lambda to: _encode(task, setup, to))
     meta = json.loads((folder / "meta.json").read_text())
     splits = {name: _load_split(folder / name) for name in meta["splits"]}
     rows = {name: np.load(folder / name / "rows.npy") for name in splits}
-    return Data(folder, splits, rows, tuple(meta["label_names"]), meta["origin"])
+    return Data(folder, task, splits, rows, meta["about"], meta["origin"])
 
 
 def encoded(setup: Setup, digest: str) -> Path | None:
-    """The folder in the setup's cache that has the data of this digest; None where none has."""
+    """The folder in the setup's cache that has the data of this digest; None if none has."""
     for file in sorted((Path(setup.cache) / "data").glob("*/meta.json")):
         meta = json.loads(file.read_text())
         if meta.get("format") == FORMAT and meta["origin"].get("digest") == digest:
@@ -74,58 +90,100 @@ def _key(setup: Setup) -> str:
 
 def _encode(task: Task, setup: Setup, folder: Path) -> None:
     dataset = task.read(setup.task.data, setup.seed)
-    options = {
-        "max_length": setup.task.max_length,
-        "revision": setup.model.revision,
-        "trust_remote_code": setup.model.trust_remote_code,
-        "image_size": setup.task.data.get("image_size"),
-    }
+    encode = task.encoder(setup.source, dataset.about)
     faults: list[Fault] = []
     for name, raw in dataset.splits.items():
-        try:
-            _save_split(folder / name, task.encode(raw, setup.model.path, options))
-            np.save(folder / name / "rows.npy", raw.rows)
-        except ConfigError as fault:  # rows that cannot be encoded: those of the other splits are looked at, too
-            faults += [Fault(inner.path, f"{name}, {inner.message}", inner.line) for inner in fault.faults]
+        with contextlib.closing(Writer(folder / name)) as writer:
+            for chunk in chunks(raw, CHUNK):
+                try:
+                    writer.add(encode(chunk))
+                except ConfigError as fault:  # rows that cannot be encoded: the others are looked at, too
+                    faults += [Fault(inner.path, f"{name}, {inner.message}", inner.line) for inner in fault.faults]
+                if len(faults) > MOST_FAULTS:
+                    break
+        np.save(folder / name / "rows.npy", raw.rows)
     if faults:
         raise ConfigError(faults, "data")
     meta = {
         "format": FORMAT,
         "splits": list(dataset.splits),
-        "label_names": list(dataset.label_names),
+        "about": dict(dataset.about),
         "origin": dict(dataset.origin),
     }
     (folder / "meta.json").write_text(json.dumps(meta, default=str))
 
 
-def _save_split(folder: Path, split: Split) -> None:
-    folder.mkdir(parents=True)
-    kinds = {}
-    for name, column in split.columns.items():
+class Writer:
+    """Writes an encoded split chunk by chunk: no more than a chunk is in memory.
+
+    A column is a file of its numbers, end to end, and of a ragged one the lengths; what they mean is in columns.json.
+
+    Args:
+        folder: Is made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        self._lengths: dict[str, list[np.ndarray]] = {}
+        self._meta: dict[str, Any] = {"inputs": {}, "targets": {}, "scale": []}
+
+    def add(self, split: Split) -> None:
+        """The next rows.
+
+        Raises:
+            ValueError: They are stored otherwise than those before.
+        """
+        for part, columns in (("inputs", split.inputs), ("targets", split.targets)):
+            for name, column in columns.items():
+                self._append(part, name, column)
+        for name, scale in split.scale.items():
+            if name not in self._meta["scale"]:
+                self._meta["scale"].append(name)
+                np.save(self.folder / f"{name}.scale.npy", np.stack(scale))
+
+    def _append(self, part: str, name: str, column: Ragged | np.ndarray) -> None:
+        values = np.ascontiguousarray(column.values if isinstance(column, Ragged) else column)
+        kind: dict[str, Any] = {"dtype": values.dtype.str, "shape": list(values.shape[1:])}
         if isinstance(column, Ragged):
-            kinds[name] = {"kind": "ragged", "pad": column.pad, "is_left": column.is_left}
-            np.save(folder / f"{name}.values.npy", column.values)
-            np.save(folder / f"{name}.offsets.npy", column.offsets)
-        else:
-            kinds[name] = {"kind": "dense"}
-            np.save(folder / f"{name}.npy", column)
-    for name, (multiply, add) in split.scale.items():
-        np.save(folder / f"{name}.scale.npy", np.stack([multiply, add]))
-    np.save(folder / "labels.npy", split.labels)
-    (folder / "columns.json").write_text(json.dumps({"columns": kinds, "scale": list(split.scale)}))
+            kind |= {"pad": column.pad, "is_left": column.is_left}
+        known = self._meta[part].setdefault(name, kind)
+        if known != kind:
+            raise ValueError(f"the encoder gives {name} as {kind}, and gave it as {known} before")
+        key = f"{part}.{name}"
+        if key not in self._files:
+            self._files[key] = open(self.folder / f"{key}.bin", "wb")  # noqa: SIM115  (open until `close`)
+        self._files[key].write(values.tobytes())
+        if isinstance(column, Ragged):
+            self._lengths.setdefault(key, []).append(np.diff(column.offsets))
+
+    def close(self) -> None:
+        """What the files mean is written, and they are closed."""
+        for file in self._files.values():
+            file.close()
+        for key, lengths in self._lengths.items():
+            np.save(self.folder / f"{key}.offsets.npy", np.concatenate([[0], *lengths]).cumsum())
+        (self.folder / "columns.json").write_text(json.dumps(self._meta))
 
 
 def _load_split(folder: Path) -> Split:
     meta = json.loads((folder / "columns.json").read_text())
+    scale = {name: tuple(np.load(folder / f"{name}.scale.npy")) for name in meta["scale"]}
+    return Split(_load_columns(folder, "inputs", meta), _load_columns(folder, "targets", meta), scale)  # type: ignore[arg-type]
+
+
+def _load_columns(folder: Path, part: str, meta: Mapping[str, Any]) -> Columns:
     columns: dict[str, Ragged | np.ndarray] = {}
-    for name, kind in meta["columns"].items():
-        if kind["kind"] == "ragged":
-            values = np.load(folder / f"{name}.values.npy", mmap_mode="r")
-            columns[name] = Ragged(values, np.load(folder / f"{name}.offsets.npy"), kind["pad"], kind["is_left"])
+    for name, kind in meta[part].items():
+        file = folder / f"{part}.{name}.bin"
+        shape = (-1, *kind["shape"])
+        if file.stat().st_size:
+            values = np.memmap(file, kind["dtype"], "r").reshape(shape)
+        else:  # no file of 0 bytes can be mapped
+            values = np.empty((0, *kind["shape"]), kind["dtype"])
+        if "pad" in kind:
+            columns[name] = Ragged(values, np.load(folder / f"{part}.{name}.offsets.npy"), kind["pad"], kind["is_left"])
         else:
-            columns[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
-    scale = {}
-    for name in meta["scale"]:
-        multiply, add = np.load(folder / f"{name}.scale.npy")
-        scale[name] = (multiply, add)
-    return Split(columns, np.load(folder / "labels.npy"), scale)
+            columns[name] = values
+    return columns

@@ -29,14 +29,16 @@ from torch import nn
 from autopeft import plugins
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.methods import Site
-from autopeft.tasks import Raw, Split, Task
+from autopeft.tasks import Raw, Source, Split, Task, column_names
+from autopeft.tasks._targets import is_missing, n_rows, some_rows
+from autopeft.training.answers import Answers
 from autopeft.training.batches import by_length, collate
 from autopeft.training.loop import SCORE_BATCH
 from autopeft.training.model import clone_shared, load_model, view
 from autopeft.training.recipe import attach, load_trained, resolve
 from autopeft.training.setup import ModelSpec, Setup
 
-SCHEMA = 1
+SCHEMA = 2  # 1: classifications only, `label_names` in place of `about`
 NAME = "autopeft.json"
 TENSORS = "trained.safetensors"
 PROCESSOR = ("tokenizer*", "vocab.*", "*.model", "preprocessor_config.json", "processor_config.json")  # of a base's
@@ -49,7 +51,7 @@ def export(
     params: Mapping[str, Any],
     seed: int,
     tensors: Path,
-    label_names: list[str],
+    about: Mapping[str, Any],
     to: Path,
     card: Callable[[Mapping[str, Any]], str],
     facts: Mapping[str, Any],
@@ -60,21 +62,22 @@ def export(
         setup: Of the search.
         params, seed: Of the trial.
         tensors: Its trained tensors, as the worker wrote them.
-        label_names: By label index.
+        about: Of the data (`tasks.Dataset.about`).
         to: The folder, which must not hold anything.
         card: Writes the README.md, a model card, of what autopeft.json says.
         facts: Goes into autopeft.json as it is.
     """
     to.mkdir(parents=True, exist_ok=True)
     task = setup.task.make()
-    base = load_model(setup.model, task.auto_class, len(label_names), seed=setup.seed)
+    base = load_model(setup.model, task.auto_class, about["n_outputs"], seed=setup.seed)
     form = "peft" if is_peft(base, params) else "autopeft"
     if form == "peft":
         _save_peft(base, params, load_file(tensors), setup, to)
     else:
         shutil.copyfile(tensors, to / TENSORS)
     _save_processor(task, setup, to)
-    about = {
+    columns = column_names(task.columns, setup.task.data, inputs_only=True)
+    exported = {
         "schema": SCHEMA,
         "form": form,
         "base": setup.model.path,
@@ -83,17 +86,18 @@ def export(
         "task": setup.task.name,
         "options": dict(setup.task.options),
         "auto_class": task.auto_class,
-        "data": {key: setup.task.data.get(key) for key in ("text", "image", "label", "image_size")},
+        "data": {key: setup.task.data.get(key) for key in (*task.columns, "image_size")},
+        "inputs": {column: task.columns[key] for column, key in columns.items()},
         "max_length": setup.task.max_length,
         "attention": setup.model.attention,
         "pad_token_id": _unsaid_padding(base, setup),
-        "label_names": list(label_names),
+        "about": dict(about),
         "params": dict(params),
         "seed": seed,
         **facts,
     }
-    (to / NAME).write_text(json.dumps(about, indent=2) + "\n")
-    (to / "README.md").write_text(card(about), encoding="utf-8")
+    (to / NAME).write_text(json.dumps(exported, indent=2) + "\n")
+    (to / "README.md").write_text(card(exported), encoding="utf-8")
     return to
 
 
@@ -140,11 +144,10 @@ def _unsaid_padding(base: nn.Module, setup: Setup) -> int | None:
 
 
 def _save_processor(task: Task, setup: Setup, to: Path) -> None:
-    """The tokenizer or image processor as the task uses it, where the base has one."""
+    """The tokenizer or image processor as the task uses it, if the base has one."""
     folder = Path(setup.model.path)
     if not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in PROCESSOR):
-        options = {"revision": setup.model.revision, "trust_remote_code": setup.model.trust_remote_code}
-        processor = task.processor(setup.model.path, {**options, "image_size": setup.task.data.get("image_size")})
+        processor = task.processor(setup.source)
         if processor is not None:
             processor.save_pretrained(to)
 
@@ -165,50 +168,55 @@ class Exported:
 
     @cached_property
     def task(self) -> Task:
-        task: Task = plugins.make("tasks", self.about["task"], self.about.get("options", {}))
+        task: Task = plugins.make("tasks", self.about["task"], self.about["options"])
         return task
 
-    def logits(self, split: Split) -> np.ndarray:
-        """(n_rows, n_labels) of an encoded split."""
+    @property
+    def source(self) -> Source:
+        """What the task's encoder needs to know; `load` has asked whether code may run."""
+        about = self.about
+        return Source(
+            about["base"], about["revision"], about["trust_remote_code"], about["max_length"], about["data"]
+        )  # fmt: skip
+
+    def answers(self, split: Split) -> Answers:
+        """What the model says of an encoded split."""
         device = next(self.model.parameters()).device
-        out = np.empty((len(split), len(self.about["label_names"])), dtype=np.float32)
+        found = Answers(self.task, split)
         with torch.no_grad():
             for rows in by_length(split.lengths, SCORE_BATCH):
-                out[rows] = self.model(**collate(split, rows, device)).logits.float().cpu().numpy()
-        return out
+                found.take(rows, self.model(**collate(split, rows, device)).logits, self.model)
+        return found
 
     def predict(self, rows: Mapping[str, Any]) -> Any:
-        """A frame with `label` and one probability column a label.
+        """A frame of answers, a row each: of a classification `label` and one probability column a label.
 
         Args:
-            rows: Input column → values, the columns that it was trained on.
+            rows: Input column → values: the columns that it was trained on, by their names, in any order.
 
         Raises:
-            UsageError: There are none, or more of one column than of another.
+            UsageError: There are none, more of one column than of another, one that is missing or unknown, or an
+                empty cell.
         """
         import pandas as pd
 
-        inputs = {name: list(values) for name, values in rows.items()}
+        columns = list(column_names(self.task.columns, self.about["data"], inputs_only=True)) or list(rows)
+        inputs = {name: list(rows[name]) for name in columns if name in rows}
+        _require_columns(columns, list(rows))
         lengths = {name: len(values) for name, values in inputs.items()}
         count = max(lengths.values(), default=0)
         if not count or min(lengths.values()) < count:
             found = ", ".join(f"{length} of {name}" for name, length in lengths.items()) or "no column"
             raise UsageError(f"expected a row or more to predict, as many of each column; got {found}")
-        raw = Raw(inputs, np.zeros(count, dtype=np.int64), np.arange(count))
-        options = {
-            "max_length": self.about["max_length"],
-            "image_size": self.about["data"].get("image_size"),
-            "revision": self.about["revision"],
-            "trust_remote_code": self.about["trust_remote_code"],  # `load` has asked
-        }
-        logits = self.logits(self.task.encode(raw, self.about["base"], options))
-        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-        chances /= chances.sum(axis=1, keepdims=True)
-        names = self.about["label_names"]
-        frame = pd.DataFrame({"label": [names[index] for index in logits.argmax(axis=1)]})
-        for index, name in enumerate(names):
-            frame[f"p({name})"] = chances[:, index]
-        return frame
+        for name, values in inputs.items():
+            missing = [row for row, value in enumerate(values) if is_missing(value)]
+            if missing:
+                raise UsageError(
+                    f"{n_rows(missing)} without {name!r}: {some_rows(missing)}. Fill it in, or leave it out"
+                )
+        raw = Raw(inputs, {}, np.arange(count))
+        split = self.task.encoder(self.source, self.about["about"])(raw)
+        return pd.DataFrame(self.task.answers(self.answers(split).kept, self.about["about"]))
 
     def predict_file(self, file: str | Path) -> Any:
         """The same for the rows of a file, or the files of a folder, their names first."""
@@ -217,6 +225,16 @@ class Exported:
         if Path(file).is_dir():
             frame.insert(0, "file", [Path(name).name for name in next(iter(rows.values()))])
         return frame
+
+
+def _require_columns(columns: list[str], given: list[str]) -> None:
+    """Raises UsageError unless the columns are those that the adapter was trained on."""
+    absent = [name for name in columns if name not in given]
+    unknown = [name for name in given if name not in columns]
+    if absent or unknown:
+        said = [f"no column {', '.join(map(repr, absent))}"] if absent else []
+        said += [f"unknown columns {', '.join(map(repr, unknown))}"] if unknown else []
+        raise UsageError(f"expected the columns {', '.join(columns)}; got {' and '.join(said)}")
 
 
 def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool = False) -> Exported:
@@ -237,6 +255,9 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
     about = json.loads((folder / NAME).read_text())
     if about["schema"] > SCHEMA:
         raise UsageError(f"{folder} has schema {about['schema']}, this autopeft reads up to {SCHEMA}: upgrade autopeft")
+    if about["schema"] == 1:
+        names = about["label_names"]
+        about = {"options": {}, **about, "about": {"label_names": names, "n_outputs": len(names)}}
     if about["trust_remote_code"] and not trust_remote_code:
         raise UsageError(f"{about['base']} runs code of its own: load(..., trust_remote_code=True) if you trust it")
     if base is not None:
@@ -246,7 +267,7 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
             f"the base model is not at {about['base']}: say where it is, load(..., base=…) or `autopeft predict --base …`"
         )
     spec = ModelSpec(about["base"], about["revision"], trust_remote_code, about["attention"])
-    model = load_model(spec, about["auto_class"], len(about["label_names"]))
+    model = load_model(spec, about["auto_class"], about["about"]["n_outputs"])
     if about["form"] == "peft":
         from peft import PeftModel
 
@@ -273,8 +294,9 @@ _STOCK = """
 import sys, torch, transformers, peft
 from safetensors.torch import load_file, save_file
 folder, base, revision, auto_class, labels, attention, inputs, out, trust, pad = sys.argv[1:]
+sized = {"num_labels": int(labels)} if int(labels) else {}
 model = getattr(transformers, auto_class).from_pretrained(
-    base, revision=revision, num_labels=int(labels), attn_implementation=attention, ignore_mismatched_sizes=True,
+    base, revision=revision, **sized, attn_implementation=attention, ignore_mismatched_sizes=True,
     trust_remote_code=trust == "True")
 if pad != "None":
     model.config.pad_token_id = model.config.get_text_config().pad_token_id = int(pad)
@@ -310,7 +332,7 @@ def verify(folder: Path, expected: np.ndarray, inputs: Mapping[str, torch.Tensor
         given, out = Path(temporary) / "inputs.safetensors", Path(temporary) / "logits.safetensors"
         save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, given)
         if about["form"] == "peft":
-            known = [about["base"], about["revision"] or "main", about["auto_class"], len(about["label_names"])]
+            known = [about["base"], about["revision"] or "main", about["auto_class"], about["about"]["n_outputs"]]
             words = [_STOCK, folder, *known, about["attention"], given, out, about["trust_remote_code"]]
             words.append(about["pad_token_id"])
         else:

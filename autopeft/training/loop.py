@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autopeft.files import trial_folder
+from autopeft.tasks import Scores
+from autopeft.training.answers import NOT_FINITE, Answers
 from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
@@ -55,11 +57,10 @@ class Worker:
         require_device(setup.machine.device)
         if self.device.type == "cuda":  # cuDNN plans its attention anew for each length of a batch: a tenth of a second
             torch.backends.cuda.enable_cudnn_sdp(False)
-        self.task = setup.task.make()
         self.data: Data = prepare(setup)
-        self.base = load_model(setup.model, self.task.auto_class, len(self.data.label_names), seed=setup.seed).to(
-            self.device
-        )
+        self.task = self.data.task
+        base = load_model(setup.model, self.task.auto_class, self.data.n_outputs, seed=setup.seed)
+        self.base = base.to(self.device)
         self.view: ModelView = view(self.base)
         self.precision = Precision(setup.machine.precision, self.device, self.view)
         folder = (
@@ -97,14 +98,15 @@ class Worker:
             if self.should_end():
                 return
             if step in course.rungs:
-                yield course.report(step, self.score(network, "validation") if setup.train.score_rungs else {})
+                scores = self.scores(network, "validation").metrics if setup.train.score_rungs else {}
+                yield course.report(step, scores)
         course.mark()
-        logits = self.logits(network, split)
+        answers = self.answers(network, split)
         used = {
             "peak_memory_bytes": float(peak_memory_bytes(self.device)),
             "micro_batch_size": float(network.micro_batch_size),
         }
-        yield self.finish(course, network.attached, logits, split, used, tuple(network.untrained))
+        yield self.finish(course, network.attached, answers, split, used, tuple(network.untrained))
 
     def course(self, trial: Trial) -> Course:
         """The course of a trial on this data; its clock starts."""
@@ -114,21 +116,24 @@ class Worker:
         self,
         course: Course,
         attached: Attached,
-        logits: np.ndarray,
+        answers: Answers,
         split: str,
         used: Mapping[str, float],
         untrained: Sequence[str] = (),
     ) -> Result:
-        """Scores a trained trial by its logits of a split, and keeps its tensors where they are wanted.
+        """How a trained trial ends, by its answers for a split; keeps its tensors if they are wanted.
 
         A trial that counts a tensor which never had a gradient has failed: its size would be too large on the front.
         """
         if untrained:
             some = f"{', '.join(untrained[:3])}{' and others' if len(untrained) > 3 else ''}"
             return Result(course.trial, Status.FAILED, error=f"counted as trained, yet no gradient reached {some}")
-        labels = self.data.splits[split].labels
-        known = {**counts(attached), **used}
-        result = course.result(self.task.score(logits, labels), known, self.task.by_class(logits, labels))
+        wild = [name for name, tensor in trained_state(attached).items() if not bool(torch.isfinite(tensor).all())]
+        if wild or not answers.are_finite:
+            why = f"not finite after training: {', '.join(wild[:3])}" if wild else NOT_FINITE
+            return Result(course.trial, Status.FAILED, error=why)
+        scores = answers.scores(self.data.weights[split], self.data.about)
+        result = course.result(scores, {**counts(attached), **used})
         if result.status is Status.COMPLETE and self.setup.keep != "none" and split == "validation":
             self.keep(course.trial, attached)
         return result
@@ -175,23 +180,31 @@ class Worker:
             optimizer.zero_grad(set_to_none=True)
             yield step, loss
 
-    def score(self, network: Network, split: str) -> dict[str, float]:
+    def scores(self, network: Network, split: str) -> Scores:
         """All metrics of the task on a split."""
-        return self.task.score(self.logits(network, split), self.data.splits[split].labels)
+        return self.answers(network, split).scores(self.data.weights[split], self.data.about)
 
-    def logits(self, network: Network, split: str) -> np.ndarray:
-        """(n_rows, n_labels) fp32, in the split's order. Leaves the network in training mode."""
+    def answers(self, network: Network, split: str) -> Answers:
+        """What the network says of a split. Leaves the network in training mode."""
         data = self.data.splits[split]
+        found = Answers(self.task, data)
         network.eval()
-        out: np.ndarray | None = None
         with torch.no_grad():
             for rows in by_length(data.lengths, SCORE_BATCH):
-                logits = network.logits(split, rows).float().cpu().numpy()
-                out = np.empty((len(data), *logits.shape[1:]), dtype=np.float32) if out is None else out
-                out[rows] = logits
+                found.take(rows, network.logits(split, rows), network.model)
         network.train()
-        assert out is not None, "a split has rows"
-        return out
+        return found
+
+    def base_answers(self, split: str) -> Answers:
+        """What the untouched base says of a split."""
+        model = clone_shared(self.base, ())
+        self.precision.lower(model)
+        data = self.data.splits[split]
+        found = Answers(self.task, data)
+        with torch.no_grad(), self.precision.context():
+            for rows in by_length(data.lengths, SCORE_BATCH):
+                found.take(rows, model.eval()(**collate(data, rows, self.device)).logits, model)
+        return found
 
     def sample(self, trial: Trial, tensors: Path, rows: int = 8) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
         """The logits of a trained trial for some validation rows, and the model's inputs of these rows."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autopeft.tasks import Ragged, Split
+from autopeft.tasks import Columns, Ragged, Split
 from autopeft.training.batches import endless, order
 from autopeft.training.course import total_steps
 from autopeft.training.faults import peak_memory_bytes
@@ -220,7 +220,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
         # Batches are sorted by length: a step counts by what it holds.
         step = sum(measured) / STEPS * a_step / _units(some["train"].lengths, batches)
         start = time.perf_counter()
-        worker.score(network, "validation")
+        worker.scores(network, "validation")
         scoring = (time.perf_counter() - start) / parts["validation"]
         memory = peak_memory_bytes(worker.device)
         cached = max(building - attaching, 0.0) / min(parts.values())
@@ -233,15 +233,20 @@ def some_rows(split: Split, most: int, seed: int) -> Split:
     if len(split) <= most:
         return split
     rows = np.sort(np.random.default_rng(seed).choice(len(split), most, replace=False))
-    columns: dict[str, Ragged | np.ndarray] = {}
-    for name, column in split.columns.items():
+    return Split(pick_rows(split.inputs, rows), pick_rows(split.targets, rows), split.scale)
+
+
+def pick_rows(columns: Columns, rows: np.ndarray) -> Columns:
+    """Some rows of columns, in memory."""
+    out: dict[str, Ragged | np.ndarray] = {}
+    for name, column in columns.items():
         if isinstance(column, Ragged):
-            parts = [column.values[column.offsets[row] : column.offsets[row + 1]] for row in rows]
+            parts = [column[row] for row in rows]
             offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-            columns[name] = Ragged(np.concatenate(parts), offsets, column.pad, column.is_left)
+            out[name] = Ragged(np.concatenate(parts), offsets, column.pad, column.is_left)
         else:
-            columns[name] = np.asarray(column[rows])
-    return Split(columns, split.labels[rows], split.scale)
+            out[name] = np.asarray(column[rows])
+    return out
 
 
 def _units(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autopeft.errors import EnvironmentFault
-from autopeft.training.batches import collate
+from autopeft.training.batches import batch_weight, collate, collate_targets
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.first_token import read_first_token
 from autopeft.training.low_rank import fuse
@@ -55,7 +55,7 @@ class Network:
     def _depth(self) -> int:
         """The deepest cache that holds nothing trained; 0 where it would be over the bound."""
         lowest, n_layers = self.attached.lowest, self.worker.view.n_layers
-        if lowest == 0 or self.worker.setup.machine.prefix_cache_bytes == 0:
+        if lowest == 0 or self.worker.task.calls_model or self.worker.setup.machine.prefix_cache_bytes == 0:
             return 0
         if lowest == n_layers and self._trains_one_head() and self._open(n_layers + 1):
             if all(isinstance(part.values, np.ndarray) and part.values.ndim == 2 for part in self._caches.values()):
@@ -107,7 +107,7 @@ class Network:
             if self.cut is None:
                 return self.model.get_submodule(worker.view.head[0])(hidden)
             self.cut.hidden = hidden
-            unseen = frozenset(data.columns) if self.cut.skips_stem else frozenset()
+            unseen = frozenset(data.inputs) if self.cut.skips_stem else frozenset()
             return self.model(**collate(data, rows, worker.device, without=unseen)).logits
 
     def backward(self, split: str, rows: np.ndarray) -> float:
@@ -129,15 +129,16 @@ class Network:
 
     def _backward(self, split: str, rows: np.ndarray) -> float:
         worker, total = self.worker, 0.0
-        labels = worker.data.splits[split].labels
+        split_of, weights = worker.data.splits[split], worker.data.weights[split]
+        weight = batch_weight(weights, rows)
         penalties = [during.penalty for during in self.attached.during if during.penalty is not None]
         for at in range(0, len(rows), self.micro_batch_size):
             part = rows[at : at + self.micro_batch_size]
-            logits = self.logits(split, part)
-            target = torch.from_numpy(labels[part]).to(worker.device)
-            loss, share = worker.task.loss(logits.float(), target), len(part) / len(rows)
-            total += float(loss.detach()) * share
-            for penalty in penalties:  # whole in each micro-batch, so that their sum is the batch's
-                loss = loss + penalty()
-            (loss * share).backward()
+            outputs = self.logits(split, part)
+            targets = collate_targets(split_of, part, worker.device)
+            loss = worker.task.loss(outputs.float(), targets).sum() / weight
+            total += float(loss.detach())
+            for penalty in penalties:  # by the part's share of the rows, so that they add up to the batch's
+                loss = loss + penalty() * (len(part) / len(rows))
+            loss.backward()
         return total

@@ -10,10 +10,11 @@ import time
 from collections import deque
 from collections.abc import Generator
 
+from autopeft.training.answers import NOT_FINITE
 from autopeft.training.faults import FAULTS
 from autopeft.training.loop import Worker
 from autopeft.training.stack import Member, Stack
-from autopeft.trial import Report, Result, Trial
+from autopeft.trial import Report, Result, Status, Trial
 
 logger = logging.getLogger(__name__)
 
@@ -125,18 +126,21 @@ class Pack:
             elif member.step == member.course.total:
                 member.course.mark()
                 done.append(index)
-        logits = stack.logits("validation", due) if due and setup.train.score_rungs else [None] * len(due)
-        labels = self.worker.data.splits["validation"].labels
-        for index, own in zip(due, logits, strict=True):
+        data = self.worker.data
+        found = stack.answers("validation", due) if due and setup.train.score_rungs else [None] * len(due)
+        for index, own in zip(due, found, strict=True):
             member = stack.members[index]
-            metrics = {} if own is None else self.worker.task.score(own, labels)
+            if own is not None and not own.are_finite:
+                events.append((member.trial, Result(member.trial, Status.FAILED, error=NOT_FINITE)))
+                continue
+            metrics = {} if own is None else own.scores(data.weights["validation"], data.about).metrics
             events.append((member.trial, member.course.report(member.step, metrics)))
             self._reported[member.trial.number] = member.step
         if done:
-            logits = stack.logits(self.split, done)
+            answers = stack.answers(self.split, done)
             stack.unload()
             used = {"micro_batch_size": float(setup.machine.micro_batch_size)}
-            for index, own in zip(done, logits, strict=True):
+            for index, own in zip(done, answers, strict=True):
                 member = stack.members[index]
                 events.append((member.trial, self.worker.finish(member.course, member.attached, own, self.split, used)))
         return events

@@ -233,7 +233,7 @@ class Reach:
     @staticmethod
     def is_ragged(split: Split, hidden: torch.Tensor) -> bool:
         """Whether the activations are a row a token: (n_rows, n_tokens, width) of a split whose rows have lengths."""
-        return hidden.ndim == 3 and any(isinstance(column, Ragged) for column in split.columns.values())
+        return hidden.ndim == 3 and any(isinstance(column, Ragged) for column in split.inputs.values())
 
 
 # (depth wanted, lower depth or None, its cache or None) → what computes the wanted activations.

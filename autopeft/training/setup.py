@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from autopeft import plugins
-from autopeft.tasks import Task
+from autopeft.tasks import Source, Task
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,12 @@ class Setup:
     encoded: str | None = None
     seed: int = 0
     keep: str = "front"
+
+    @property
+    def source(self) -> Source:
+        """What the task's encoder needs to know."""
+        model, task = self.model, self.task
+        return Source(model.path, model.revision, model.trust_remote_code, task.max_length, task.data)
 
     @staticmethod
     def of(*, model: str, task: str, **values: Any) -> Setup:

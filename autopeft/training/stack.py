@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from autopeft.training.batches import by_length, endless
+from autopeft.training.answers import Answers
+from autopeft.training.batches import batch_weight, by_length, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.loop import SCORE_BATCH, Worker
@@ -71,6 +72,8 @@ class Member:
         Raises:
             Refused: The recipe is empty, or does not fit the model.
         """
+        if worker.task.calls_model:
+            return None
         course = worker.course(trial)
         attached = worker.attach(trial)
         updates = lora_updates(attached, worker.view)
@@ -153,22 +156,25 @@ class Stack:
             member.step += 1
         return losses
 
-    def logits(self, split: str, chosen: Sequence[int]) -> list[np.ndarray]:
-        """Of each chosen member, by its index: (n_rows, n_labels) fp32, in the split's order."""
+    def answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
+        """What each chosen member, by its index, says of a split."""
         data = self.worker.data.splits[split]
 
-        def score() -> list[np.ndarray]:
-            out: list[np.ndarray] = []
+        def score() -> list[Answers]:
+            out: list[Answers] = []
             for some in _parts(chosen, self.most_members):
                 size = max(SCORE_BATCH, len(some) * self.worker.setup.train.batch_size) // len(some)
                 batches = by_length(data.lengths, size)
-                found = [torch.stack(self._logits(split, [rows] * len(some), some)).float().cpu() for rows in batches]
-                order = np.argsort(np.concatenate(batches), kind="stable")
-                out.extend(torch.cat(found, dim=1).numpy()[:, order])
+                found = [Answers(self.worker.task, data) for _ in some]
+                for rows in batches:
+                    for answers, own in zip(found, self._logits(split, [rows] * len(some), some), strict=True):
+                        answers.take(rows, own, None)
+                out += found
             return out
 
         with torch.no_grad():
-            return self._halving(score)
+            found: list[Answers] = self._halving(score)
+        return found
 
     def unload(self) -> None:
         """Gives each member what is its own: its tensors to its clone, and what the optimiser holds of them."""
@@ -199,17 +205,18 @@ class Stack:
     def _backward(self, rows: Sequence[np.ndarray]) -> list[float]:
         """Gradients of each member's mean loss over its rows."""
         worker, self.values.grad = self.worker, None
-        labels, micro = worker.data.splits["train"].labels, worker.setup.machine.micro_batch_size
+        split, weights = worker.data.splits["train"], worker.data.weights["train"]
+        micro = worker.setup.machine.micro_batch_size
         losses = torch.zeros(len(rows), device=worker.device)
         for some in _parts(range(len(rows)), self.most_members):
             for at in range(0, max(len(rows[index]) for index in some), micro):
                 parts = {index: rows[index][at : at + micro] for index in some if at < len(rows[index])}
                 logits = self._logits("train", list(parts.values()), tuple(parts))
-                targets = torch.from_numpy(labels[np.concatenate(list(parts.values()))]).to(worker.device)
-                of_each = zip(logits, targets.split([len(part) for part in parts.values()]), strict=True)
-                means = torch.stack([worker.task.loss(own.float(), target) for own, target in of_each])
-                shares = [len(part) / len(rows[index]) for index, part in parts.items()]
-                loss = means * means.new_tensor(shares)
+                sums = [
+                    worker.task.loss(own.float(), collate_targets(split, part, worker.device)).sum()
+                    for own, part in zip(logits, parts.values(), strict=True)
+                ]
+                loss = torch.stack(sums) / logits[0].new_tensor([batch_weight(weights, rows[i]) for i in parts]).float()
                 loss.sum().backward()
                 losses[list(parts)] += loss.detach()
         return losses.tolist()

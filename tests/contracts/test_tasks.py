@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from models import bert, vit, write_texts
 
 from autopeft import plugins, testing
-from autopeft.tasks import Raw
 from autopeft.tasks.text_classification import TextClassification
 
 
@@ -60,39 +62,58 @@ class Leaks(TextClassification):
 
 
 class LooksAtTheOthers(TextClassification):
-    def encode(self, raw, model_path, options):
-        longest = max(len(text) for text in raw.inputs["text"])
-        padded = {"text": [text + " good" * (longest - len(text)) for text in raw.inputs["text"]]}
-        return super().encode(Raw(padded, raw.labels, raw.rows), model_path, options)
+    def encoder(self, source, about):
+        encode = super().encoder(source, about)
+
+        def padded(raw):
+            longest = max(len(text) for text in raw.inputs["text"])
+            texts = {"text": [text + " good" * (longest - len(text)) for text in raw.inputs["text"]]}
+            return encode(replace(raw, inputs=texts))
+
+        return padded
 
 
-class AddsUpTheLoss(TextClassification):
-    def loss(self, logits, labels):
-        return super().loss(logits, labels) * len(labels)
+class TakesTheMean(TextClassification):
+    def loss(self, outputs, targets):
+        return super().loss(outputs, targets).mean()
 
 
-class ScoresTheWrongWay(TextClassification):
-    def score(self, logits, labels):
-        return {name: -value for name, value in super().score(logits, labels).items()}
+class CountsItsNeighbours(TextClassification):
+    def loss(self, outputs, targets):
+        losses = super().loss(outputs, targets)
+        return losses + losses.mean()
 
 
-class CountsTwice(TextClassification):
-    def by_class(self, logits, labels):
-        return {name: [2 * count for count in counts] for name, counts in super().by_class(logits, labels).items()}
+class HasNoGoal(TextClassification):
+    metrics: ClassVar = {"accuracy": "up", "loss": "minimize"}
+
+
+class ScoresByOrder(TextClassification):
+    def score(self, kept, targets, about):
+        found = super().score(kept, targets, about)
+        return replace(found, metrics={**found.metrics, "accuracy": float(np.asarray(kept["logits"])[0, 0])})
+
+
+class NeedsTargets(TextClassification):
+    def encoder(self, source, about):
+        encode = super().encoder(source, about)
+        return lambda raw: encode(raw) if raw.targets else 1 / 0
 
 
 @pytest.mark.parametrize(
     ("wrong", "check"),
     [
+        (HasNoGoal, testing.check_task_describes_itself),
         (Leaks, testing.check_task_reads_by_seed),
-        (LooksAtTheOthers, testing.check_task_encodes_row_by_row),
-        (AddsUpTheLoss, testing.check_task_fits_its_model),
-        (ScoresTheWrongWay, testing.check_task_scores),
-        (CountsTwice, testing.check_task_counts_by_class),
+        (LooksAtTheOthers, testing.check_task_encodes_chunk_by_chunk),
+        (TakesTheMean, testing.check_task_fits_its_model),
+        (CountsItsNeighbours, testing.check_task_fits_its_model),
+        (ScoresByOrder, testing.check_task_scores),
+        (NeedsTargets, testing.check_task_answers_without_targets),
     ],
 )
 def test_contract_finds(wrong, check, monkeypatch, tmp_path):
     data, model = texts(tmp_path)
     monkeypatch.setattr(plugins, "load", lambda kind, name: wrong)
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, ZeroDivisionError)):
         check(testing.TaskSubject("wrong", data, model))

@@ -9,7 +9,7 @@ import pytest
 from models import bert, vit
 
 from autopeft.errors import ConfigError, EnvironmentFault, UsageError
-from autopeft.tasks import Ragged, Raw
+from autopeft.tasks import Ragged, Raw, Source
 from autopeft.tasks._splits import carve
 from autopeft.tasks._tables import read_file
 from autopeft.tasks.digits import Digits
@@ -43,12 +43,12 @@ def write(frame, path):
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 def test_each_kind_of_file_gives_the_same_rows(tmp_path, ending):
     found = TextClassification().read({**DATA, "train": write(ROWS, tmp_path / f"rows{ending}")}, seed=0)
-    assert found.label_names == ("no", "yes")
+    assert tuple(found.about["label_names"]) == ("no", "yes")
     train, validation = found.splits["train"], found.splits["validation"]
-    assert (len(train.labels), len(validation.labels)) == (30, 10)
+    assert (len(train.targets["label"]), len(validation.targets["label"])) == (30, 10)
     assert sorted([*train.inputs["text"], *validation.inputs["text"]]) == sorted(ROWS["text"])
     assert train.inputs["text"][0] == f"row {train.rows[0]}"
-    assert set(validation.labels.tolist()) == {0, 1}
+    assert set(validation.targets["label"].tolist()) == {0, 1}
 
 
 def test_what_stands_in_a_csv_is_what_is_read(tmp_path):
@@ -64,7 +64,7 @@ def test_labels_that_are_whole_numbers_are_in_their_order_whatever_the_file(tmp_
     rows = pd.DataFrame({"text": [f"t{i}" for i in range(24)], "label": [i % 12 for i in range(24)]})
     for ending in (".csv", ".jsonl", ".parquet"):
         found = TextClassification().read({**DATA, "train": write(rows, tmp_path / f"rows{ending}")}, seed=0)
-        assert found.label_names == tuple(map(str, range(12)))
+        assert tuple(found.about["label_names"]) == tuple(map(str, range(12)))
 
 
 def test_json_as_pandas_writes_it_by_default_and_as_lists(tmp_path):
@@ -109,15 +109,15 @@ def test_a_hub_data_set_on_disk_with_its_own_label_names(tmp_path):
     table = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"train": table, "test": table}).save_to_disk(tmp_path / "set")
     found = TextClassification().read({**DATA, "hub": str(tmp_path / "set")}, seed=0)
-    assert found.label_names == ("bad", "good")
-    assert len(found.splits["test"].labels) == 20
-    assert len(found.splits["validation"].labels) == 5
+    assert tuple(found.about["label_names"]) == ("bad", "good")
+    assert len(found.splits["test"]) == 20
+    assert len(found.splits["validation"]) == 5
 
 
 def test_without_a_labelled_test_the_validation_becomes_the_test(tmp_path):
     train, validation = write(ROWS, tmp_path / "train.csv"), write(ROWS[:8], tmp_path / "dev.csv")
     found = TextClassification().read({**DATA, "train": train, "validation": validation}, seed=0)
-    assert {name: len(raw.labels) for name, raw in found.splits.items()} == {"train": 30, "validation": 10, "test": 8}
+    assert {name: len(raw) for name, raw in found.splits.items()} == {"train": 30, "validation": 10, "test": 8}
     assert "as given" in found.origin["made"]["test"]
 
 
@@ -130,22 +130,22 @@ def test_a_test_split_that_is_hidden_counts_as_none(tmp_path):
         "test_share": 0.2,
     }
     found = TextClassification().read(data, seed=0)
-    assert len(found.splits["test"].labels) == 8
+    assert len(found.splits["test"]) == 8
 
 
 def test_a_part_of_train_is_stratified_and_by_seed(tmp_path):
     data = {**DATA, "train": write(ROWS, tmp_path / "a.csv"), "train_rows": 11}
     first, again, other = (TextClassification().read(data, seed).splits["train"] for seed in (0, 0, 1))
-    assert len(first.labels) == 11
-    assert abs(int(first.labels.sum()) - 5.5) <= 0.5
+    assert len(first.targets["label"]) == 11
+    assert abs(int(first.targets["label"].sum()) - 5.5) <= 0.5
     assert first.rows.tolist() == again.rows.tolist() != other.rows.tolist()
 
 
 def test_carving_takes_the_share_of_each_label_and_loses_nothing():
     labels = np.array([0] * 70 + [1] * 25 + [2] * 5)
-    raw = Raw({"x": np.arange(100)}, labels, np.arange(100))
+    raw = Raw({"x": np.arange(100)}, {"label": labels}, np.arange(100), labels)
     rest, part = carve(raw, 0.2, seed=3)
-    assert np.bincount(part.labels).tolist() == [14, 5, 1]
+    assert np.bincount(part.targets["label"]).tolist() == [14, 5, 1]
     assert sorted([*rest.rows, *part.rows]) == list(range(100))
 
 
@@ -222,7 +222,7 @@ def test_files_of_another_shape(tmp_path, name, content, message):
 def test_stars_with_halves_are_classes_and_integers_beside_a_missing_one_too(tmp_path):
     rows = pd.DataFrame({"text": ["t"] * 20, "label": [1.0, 1.5, 2.0, 2.5] * 5})
     found = TextClassification().read({**DATA, "train": write(rows, tmp_path / "a.parquet")}, seed=0)
-    assert found.label_names == ("1", "2", "1.5", "2.5")
+    assert tuple(found.about["label_names"]) == ("1", "2", "1.5", "2.5")
     hidden = pd.DataFrame({"text": ["t"], "label": [None]})
     data = {**DATA, "train": write(rows, tmp_path / "a.parquet"), "test": write(hidden, tmp_path / "b.parquet")}
     assert "test" not in TextClassification().read(data, seed=0).splits
@@ -276,9 +276,9 @@ def test_all_damaged_pictures_are_named_at_once_with_their_rows(tmp_path):
     (tmp_path / "model").mkdir()
     good = png(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8))
     pictures = [good, b"nope", good, good[:120]]
-    raw = Raw({"image": pictures}, np.zeros(4, dtype=np.int64), np.array([4, 5, 7, 9]))
+    raw = Raw({"image": pictures}, {}, np.array([4, 5, 7, 9]))
     with pytest.raises(ConfigError) as caught:
-        ImageClassification().encode(raw, vit(tmp_path / "model"), {})
+        ImageClassification().encoder(Source(vit(tmp_path / "model")), {})(raw)
     text = str(caught.value)
     assert "2 faults" in text
     assert "row 5: a picture of 4 bytes is no picture" in text
@@ -297,7 +297,7 @@ def test_a_folder_without_a_tokenizer_is_a_wrong_model(tmp_path):
     vit(tmp_path)
     raw = TextClassification().read({**DATA, "train": write(ROWS, tmp_path / "rows.csv")}, seed=0).splits["train"]
     with pytest.raises(UsageError, match="has no tokenizer that can be loaded: is it a model for this task"):
-        TextClassification().encode(raw, str(tmp_path), {})
+        TextClassification().encoder(Source(str(tmp_path)), {})(raw)
 
 
 def test_texts_are_encoded_once_without_padding(tmp_path):
@@ -305,8 +305,8 @@ def test_texts_are_encoded_once_without_padding(tmp_path):
     raw = TextClassification().read(data, seed=0).splits["train"]
     (tmp_path / "model").mkdir()
     path = bert(tmp_path / "model")
-    split = TextClassification().encode(raw, path, {"max_length": 6})
-    ids, types = split.columns["input_ids"], split.columns["token_type_ids"]
+    split = TextClassification().encoder(Source(path, max_length=6), {})(raw)
+    ids, types = split.inputs["input_ids"], split.inputs["token_type_ids"]
     assert isinstance(ids, Ragged)
     assert split.lengths.max() <= 6
     assert ids.offsets[-1] == len(ids.values) == len(types.values)
@@ -323,17 +323,18 @@ def test_images_are_stored_as_bytes_that_scale_to_the_processors_own(tmp_path):
         Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{index}.png")
     data = {"train": str(tmp_path / "pictures"), "validation_share": 0.25}
     found = ImageClassification().read(data, seed=0)
-    assert found.label_names == ("0", "1")
+    assert tuple(found.about["label_names"]) == ("0", "1")
     (tmp_path / "model").mkdir()
     path = vit(tmp_path / "model")
     raw = found.splits["train"]
-    split = ImageClassification().encode(raw, path, {})
-    stored = split.columns["pixel_values"]
+    split = ImageClassification().encoder(Source(path), {})(raw)
+    stored = split.inputs["pixel_values"]
     assert stored.dtype == np.uint8
     multiply, add = split.scale["pixel_values"]
-    exact = processor_pixels(image_processor(path, {}), raw.inputs["image"], scaled=True)
+    exact = processor_pixels(image_processor(Source(path)), raw.inputs["image"], scaled=True)
     np.testing.assert_allclose(stored * multiply[:, None, None] + add[:, None, None], exact, atol=1e-5)
-    assert ImageClassification().encode(raw, path, {"image_size": 8}).columns["pixel_values"].shape[2:] == (8, 8)
+    smaller = ImageClassification().encoder(Source(path, data={"image_size": 8}), {})(raw)
+    assert smaller.inputs["pixel_values"].shape[2:] == (8, 8)
 
 
 def test_the_base_of_digits_never_sees_a_target_class():
@@ -341,10 +342,10 @@ def test_the_base_of_digits_never_sees_a_target_class():
 
     assert not set(digits.SOURCE) & set(digits.TARGET)
     found = Digits().read({}, seed=0)
-    assert found.label_names == ("5", "6", "7", "8", "9")
+    assert tuple(found.about["label_names"]) == ("5", "6", "7", "8", "9")
     rows = np.concatenate([raw.rows for raw in found.splits.values()])
     assert sorted(rows) == list(range(len(rows)))
-    assert {name: len(raw.labels) for name, raw in found.splits.items()} == {
+    assert {name: len(raw) for name, raw in found.splits.items()} == {
         "train": 448,
         "validation": 224,
         "test": 224,
@@ -354,13 +355,19 @@ def test_the_base_of_digits_never_sees_a_target_class():
 @pytest.mark.parametrize("task", [TextClassification, ImageClassification, Digits])
 def test_scores_against_a_hand_count(task):
     logits = np.eye(3)[[0, 1, 2, 0]]
-    scores = task().score(logits, np.array([0, 1, 1, 2]))
+    found = task().score({"logits": logits}, {"label": np.array([0, 1, 1, 2])}, {"n_outputs": 3})
+    assert found.detail == {"rows": [1, 2, 1], "predicted": [2, 1, 1], "correct": [1, 1, 0]}
+    scores = found.metrics
     assert scores["accuracy"] == 0.5
     assert scores["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
     assert "f1" not in scores
-    two = task().score(np.eye(2)[[1, 1, 0]], np.array([1, 0, 0]))
-    assert two["f1"] == pytest.approx(2 / 3)
-    assert task().trivial(np.array([1, 1, 0]), np.array([1, 0, 1, 1]), 2)["accuracy"] == 0.75
+    about = {"n_outputs": 2}
+    two = task().score({"logits": np.eye(2)[[1, 1, 0]]}, {"label": np.array([1, 0, 0])}, about)
+    assert two.metrics["f1"] == pytest.approx(2 / 3)
+    train, split = {"label": np.array([1, 1, 0])}, {"label": np.array([1, 0, 1, 1])}
+    trivial = task().trivial(train, split, about, dict).metrics
+    assert trivial["accuracy"] == 0.75
+    assert trivial["loss"] == pytest.approx(-(3 * np.log(3 / 5) + np.log(2 / 5)) / 4)  # with one more row a label
 
 
 @pytest.mark.parametrize(("name", "text", "rows"), [("trec", "text", 500), ("mrpc", ["text_a", "text_b"], 500)])
@@ -369,5 +376,5 @@ def test_real_data_reads(shared, name, text, rows):
     data = {s: str(folder / f"{s}.parquet") for s in ("train", "validation", "test")}
     found = TextClassification().read({**data, "text": text, "label": "label"}, seed=0)
     info = json.loads((folder / "dataset_info.json").read_text())
-    assert list(found.label_names) == list(map(str, info["label_names"]))
-    assert len(found.splits["validation"].labels) == rows
+    assert found.about["label_names"] == list(map(str, info["label_names"]))
+    assert len(found.splits["validation"]) == rows

@@ -26,18 +26,18 @@ def setup(tmp_path):
 def test_what_is_read_back_is_what_the_task_encoded(setup):
     found = prepare(setup)
     raw = TextClassification().read(setup.task.data, setup.seed)
-    assert found.label_names == ("a", "b")
+    assert found.about == {"label_names": ["a", "b"], "n_outputs": 2}
     assert set(found.splits) == {"train", "validation"}
     for name, split in found.splits.items():
-        fresh = TextClassification().encode(raw.splits[name], setup.model.path, {})
-        np.testing.assert_array_equal(split.labels, fresh.labels)
-        assert set(split.columns) == set(fresh.columns)
-        for key, column in split.columns.items():
+        fresh = TextClassification().encoder(setup.source, raw.about)(raw.splits[name])
+        np.testing.assert_array_equal(split.targets["label"], fresh.targets["label"])
+        assert set(split.inputs) == set(fresh.inputs)
+        for key, column in split.inputs.items():
             assert isinstance(column, Ragged)
             assert isinstance(column.values, np.memmap)
-            np.testing.assert_array_equal(column.values, fresh.columns[key].values)
-            np.testing.assert_array_equal(column.offsets, fresh.columns[key].offsets)
-            assert column.pad == fresh.columns[key].pad
+            np.testing.assert_array_equal(column.values, fresh.inputs[key].values)
+            np.testing.assert_array_equal(column.offsets, fresh.inputs[key].offsets)
+            assert column.pad == fresh.inputs[key].pad
 
 
 def test_the_rows_of_carved_splits_are_told(setup):
@@ -45,7 +45,7 @@ def test_the_rows_of_carved_splits_are_told(setup):
     assert len(found.rows["validation"]) == 4
     assert sorted([*found.rows["train"], *found.rows["validation"]]) == list(range(20))
     for name, rows in found.rows.items():
-        np.testing.assert_array_equal(found.splits[name].labels, rows % 2)
+        np.testing.assert_array_equal(found.splits[name].targets["label"], rows % 2)
 
 
 def test_it_is_encoded_once_until_its_file_changes(setup, tmp_path, monkeypatch):
@@ -64,10 +64,10 @@ def test_it_is_encoded_once_until_its_file_changes(setup, tmp_path, monkeypatch)
 
 
 def test_rows_of_all_splits_that_cannot_be_encoded_are_said_at_once(setup, tmp_path, monkeypatch):
-    def refuse(self, raw: Raw, model_path, options):
+    def refuse(raw: Raw):
         raise ConfigError([Fault("data", f"row {raw.rows[0]}: is damaged")])
 
-    monkeypatch.setattr(TextClassification, "encode", refuse)
+    monkeypatch.setattr(TextClassification, "encoder", lambda *_: refuse)
     with pytest.raises(ConfigError) as caught:
         prepare(setup)
     assert [fault.message.split(",")[0] for fault in caught.value.faults] == ["train", "validation"]

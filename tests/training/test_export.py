@@ -31,6 +31,7 @@ from autopeft.trial import Result, Status, Trial
 from tests.reports import histories as h
 
 LABELS = ["bad", "good", "so-so"]
+ABOUT = {"label_names": LABELS, "n_outputs": len(LABELS)}
 SIZE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "film", "bad", "dull"]
 PEFT = [
@@ -108,7 +109,7 @@ def logits(model, inputs):
 def exported(setup, recipe, params, to, tmp_path):
     save_file(trained_state(recipe), tmp_path / "trained.safetensors")
     return export(
-        setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", label_names=LABELS, to=to,
+        setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", about=ABOUT, to=to,
         card=lambda about: f"# {about['form']}\n", facts={"trial": 17},
     )  # fmt: skip
 
@@ -121,7 +122,7 @@ def test_loaded_logits_are_the_trained_ones(params, bases, tmp_path):
     assert json.loads((folder / NAME).read_text())["form"] == form
     assert (folder / "README.md").read_text() == f"# {form}\n"
     found = load(folder)
-    assert found.about["label_names"] == LABELS
+    assert found.about["about"]["label_names"] == LABELS
     assert found.about["trial"] == 17
     assert np.array_equal(logits(found.model, inputs), logits(recipe.model, inputs))
 
@@ -236,7 +237,7 @@ def test_code_of_the_model_card_for_texts(params, text, bases, tmp_path, monkeyp
     setup = setup.but(data={"text": text}, max_length=6)
     save_file(trained_state(recipe), tmp_path / "trained.safetensors")
     folder = export(
-        setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", label_names=LABELS,
+        setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", about=ABOUT,
         to=tmp_path / "to", card=card_of(history.front()[0], history), facts={},
     )  # fmt: skip
     card = (folder / "README.md").read_text()
@@ -259,7 +260,7 @@ def test_code_of_the_model_card_for_pictures(bases, tmp_path, monkeypatch, capsy
     save_file(trained_state(recipe), tmp_path / "trained.safetensors")
     folder = export(
         setup=setup.but(data={"image": None}), params=params, seed=1, tensors=tmp_path / "trained.safetensors",
-        label_names=LABELS, to=tmp_path / "to", card=card_of(history.front()[0], history), facts={},
+        about=ABOUT, to=tmp_path / "to", card=card_of(history.front()[0], history), facts={},
     )  # fmt: skip
     monkeypatch.chdir(folder)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -298,8 +299,37 @@ def test_predict(bases, tmp_path):
     (tmp_path / "none.csv").write_text("text\n")
     with pytest.raises(UsageError, match="expected a row or more to predict, as many of each column; got 0 of text"):
         load(folder).predict_file(tmp_path / "none.csv")
-    with pytest.raises(UsageError, match="got 2 of text, 1 of other"):
-        load(folder).predict({"text": ["a", "b"], "other": ["c"]})
+
+
+def test_columns_go_by_name(bases, tmp_path):
+    """By position, an export trained on pairs answered for the pair the wrong way round, and for columns of any name."""
+    setup, recipe, _ = trained(bases["bert"], {"method": "lora"})
+    setup = setup.but(data={"text": ["question", "answer"]})
+    adapter = load(exported(setup, recipe, {"method": "lora"}, tmp_path / "to", tmp_path))
+    rows = {"question": ["a fine film", "bad"], "answer": ["so dull", "night"]}
+    frame = adapter.predict(rows)
+    pd.testing.assert_frame_equal(adapter.predict(dict(reversed(rows.items()))), frame)
+    swapped = adapter.predict({"question": rows["answer"], "answer": rows["question"]})
+    assert not np.allclose(swapped.iloc[:, 1:].to_numpy(float), frame.iloc[:, 1:].to_numpy(float), atol=1e-6)
+    for wrong, message in (
+        ({"question": ["a"]}, "expected the columns question, answer; got no column 'answer'"),
+        ({**rows, "label": ["x", "y"]}, "got unknown columns 'label'"),
+        ({"question": ["a", "b"], "answer": ["c"]}, "got 2 of question, 1 of answer"),
+        ({"question": ["a", None], "answer": ["c", "d"]}, "1 row without 'question': row 1"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            adapter.predict(wrong)
+
+
+def test_a_file_has_as_many_answers_as_rows_in_their_order(bases, tmp_path):
+    """An empty line of a file of one column is a row: it is said, not skipped."""
+    setup, recipe, _ = trained(bases["bert"], {"method": "head"})
+    adapter = load(exported(setup, recipe, {"method": "head"}, tmp_path / "to", tmp_path))
+    (tmp_path / "rows.csv").write_text("text\nbad\n\ngood\n")
+    with pytest.raises(UsageError, match="1 row without 'text': row 1"):
+        adapter.predict_file(tmp_path / "rows.csv")
+    (tmp_path / "two.csv").write_text("text,n\nbad,1\n\ngood,2\n")
+    assert len(adapter.predict_file(tmp_path / "two.csv")) == 2
 
 
 def test_load_says_what_is_wrong(bases, tmp_path):
@@ -371,7 +401,7 @@ def of_worker(worker, method, number, to):
     tensors = f"{worker.setup.folder}/trials/{number:05d}/{TENSORS}"
     export(
         setup=worker.setup, params=trial.params, seed=trial.seed, tensors=tensors, to=to, card=lambda about: "x",
-        label_names=list(worker.data.label_names), facts={"trial": number},
+        about=worker.data.about, facts={"trial": number},
     )  # fmt: skip
     return verify(to, *worker.sample(trial, tensors)), trial, tensors
 

@@ -67,7 +67,7 @@ def test_the_cached_prefix_changes_logits_by_rounding_only(worker, setup, method
     params = {f"{method}.layers": [2]} if method == "bias" else {}
     cached, uncached = (w.network(trial(method, **params)) for w in (worker, plain))
     assert cached.depth > 0 == uncached.depth
-    a, b = worker.logits(cached, "validation"), plain.logits(uncached, "validation")
+    a, b = (w.answers(n, "validation").kept["logits"] for w, n in ((worker, cached), (plain, uncached)))
     assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
 
 
@@ -178,7 +178,7 @@ def test_a_convolutional_prefix_is_cached_too(tmp_path):
     )  # fmt: skip
     for method in ("head", "last_layers"):
         cached, plain = Worker(setup), Worker(setup.but(prefix_cache_bytes=0))
-        a, b = (w.logits(w.network(trial(method)), "validation") for w in (cached, plain))
+        a, b = (w.answers(w.network(trial(method)), "validation").kept["logits"] for w in (cached, plain))
         assert cached.network(trial(method)).depth > 0
         assert np.abs(a - b).max() <= 1e-5 * np.abs(b).max()
     _, result = outcome(cached.evaluate(trial("lora", **{"lora.modules": ["convolution"], "lora.layers": [15]})))

@@ -100,12 +100,12 @@ def test_whether_bf16_is_fast_is_measured(monkeypatch):
 
 def test_a_part_of_a_split_has_whole_rows():
     values, offsets = np.arange(12), np.array([0, 2, 2, 5, 9, 12])
-    split = Split({"ids": Ragged(values, offsets, 7.0), "pixels": np.arange(5)[:, None]}, np.arange(5) % 2)
+    split = Split({"ids": Ragged(values, offsets, 7.0), "pixels": np.arange(5)[:, None]}, {"label": np.arange(5) % 2})
     some = some_rows(split, 3, seed=1)
-    rows = some.columns["pixels"][:, 0]
+    rows = some.inputs["pixels"][:, 0]
     assert len(some) == 3
-    assert some.labels.tolist() == (rows % 2).tolist()
-    ids = some.columns["ids"]
+    assert some.targets["label"].tolist() == (rows % 2).tolist()
+    ids = some.inputs["ids"]
     assert [ids.values[ids.offsets[i] : ids.offsets[i + 1]].tolist() for i in range(3)] == [
         values[offsets[row] : offsets[row + 1]].tolist() for row in rows
     ]
@@ -123,13 +123,13 @@ def test_a_cost_is_by_proportion_and_a_cache_is_built_once(tmp_path, monkeypatch
     )  # fmt: skip
     monkeypatch.setattr(measure, "SAMPLE", 40)
     seen = []
-    score = Worker.score
+    scores = Worker.scores
 
     def noted(worker, network, split):
         seen.append(len(worker.data.splits[split]))
-        return score(worker, network, split)
+        return scores(worker, network, split)
 
-    monkeypatch.setattr(Worker, "score", noted)
+    monkeypatch.setattr(Worker, "scores", noted)
     monkeypatch.setattr(measure, "step_seconds", lambda *given: [9e9, 100.0, 100.0, 100.0, 100.0])
     head = {"method": "head", "head.lr": 1e-3}
     first, again = measure.costs(setup, [head, head])

@@ -103,7 +103,7 @@ def test_a_packed_trial_is_what_it_is_alone(setup, device, options):
         same(ours[trial.number], theirs[trial.number])
     if options.get("optimizer") != "sgd":
         assert packed[0][-1].metrics["accuracy"] > 0.9, "and it learns"
-    assert packed[0][-1].by_class == alone[0][-1].by_class
+    assert packed[0][-1].detail == alone[0][-1].detail
 
 
 @pytest.mark.gpu
@@ -327,6 +327,6 @@ def other_model(worker, model):
     else:
         lengths = rng.integers(3, 7, 40)
         columns = {"input_ids": Ragged(rng.integers(2, 20, lengths.sum()), np.concatenate([[0], lengths.cumsum()]), 0)}
-    worker.data = replace(worker.data, splits={"train": Split(columns, rng.integers(0, 3, 40))})
+    worker.data = replace(worker.data, splits={"train": Split(columns, {"label": rng.integers(0, 3, 40)})})
     worker.base, worker.view = model, view(model)
     return worker

@@ -137,7 +137,7 @@ def test_a_search_in_bf16_scores_as_in_fp32_from_the_cache_and_without(tmp_path,
     workers = [Worker(setup.but(precision=name, prefix_cache_bytes=size)) for size in (2**30, 0)]
     networks = [worker.network(trial) for worker in workers]
     assert networks[0].depth > 0 == networks[1].depth
-    cached, uncached = (w.logits(n, "validation") for w, n in zip(workers, networks, strict=True))
+    cached, uncached = (w.answers(n, "validation").kept["logits"] for w, n in zip(workers, networks, strict=True))
     assert np.array_equal(cached, uncached)
     *_, result = workers[0].evaluate(trial)
     assert result.status is Status.COMPLETE, result.error
