@@ -113,7 +113,8 @@ ABOUT = {
     "auto_class": "AutoModelForSequenceClassification",
     "data": {"text": "text"},
     "max_length": None,
-    "label_names": ["no", "yes"],
+    "inputs": {"text": "text"},
+    "about": {"label_names": ["no", "yes"], "n_outputs": 2},
     "trust_remote_code": False,
 }
 

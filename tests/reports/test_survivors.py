@@ -46,7 +46,8 @@ def views(history):
     """Each place where the mean stands, as text."""
     facts = Facts(history, h.describe, "a")
     about = {
-        "form": "peft", "task": "digits", "data": {}, "trust_remote_code": False, "label_names": [], "auto_class": "A",
+        "form": "peft", "task": "digits", "data": {}, "trust_remote_code": False, "inputs": {}, "auto_class": "A",
+        "about": {"label_names": [], "n_outputs": 0},
         "max_length": None,
     }  # fmt: skip
     best = history.records[1]

@@ -37,10 +37,8 @@ def write_tokenizer(folder, special=("pad", "eos", "bos"), side="right", templat
 
 
 def rows_of(folder, texts, max_length=None):
-    return Split(
-        encode_rows(tokenizer(str(folder), {}), model_config(str(folder), {}), [texts], max_length),
-        np.zeros(len(texts), dtype=np.int64),
-    )
+    found = encode_rows(tokenizer(str(folder), {}), model_config(str(folder), {}), [texts], max_length)
+    return Split(found, {})
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +105,7 @@ def test_a_long_text_is_cut_to_what_the_model_takes(folders, tmp_path, name):
         (tmp_path / file.name).symlink_to(file)
     write_tokenizer(tmp_path, template=name != "t5")
     split = rows_of(tmp_path, ["a b c " * 20, "a"])
-    row = split.columns["input_ids"].values[: split.lengths[0]]
+    row = split.inputs["input_ids"].values[: split.lengths[0]]
     assert split.lengths[0] == BOUNDED.get(name, 62 if name == "t5" else 64) or name not in BOUNDED
     assert row[-1] == (9 if name == "t5" else 2)
     logits = load_model(ModelSpec(str(tmp_path)), SEQUENCE, 3)(**collate(split, np.arange(2))).logits

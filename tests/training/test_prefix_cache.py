@@ -28,7 +28,7 @@ def text():
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 12, 150)
     ids = Ragged(rng.integers(1, 50, lengths.sum()).astype(np.int32), np.concatenate([[0], np.cumsum(lengths)]), 0)
-    split = Split({"input_ids": ids}, np.zeros(150, dtype=np.int64))
+    split = Split({"input_ids": ids}, {})
     return model, split, ("bert.embeddings",), tuple(f"bert.encoder.layer.{i}" for i in range(N_LAYERS))
 
 
@@ -44,7 +44,7 @@ def images():
     )
     model = ViTForImageClassification(config).eval()
     pixels = np.random.default_rng(0).normal(size=(150, 3, 8, 8)).astype(np.float32)
-    split = Split({"pixel_values": pixels}, np.zeros(150, dtype=np.int64))
+    split = Split({"pixel_values": pixels}, {})
     return model, split, ("vit.embeddings",), tuple(f"vit.layers.{i}" for i in range(N_LAYERS))
 
 
@@ -67,7 +67,7 @@ def logits(model, split, cached=None, stem=(), blocks=(), depth=0):
         for rows in by_length(split.lengths, 32):  # other batches than the cache's
             if cut is not None:
                 cut.hidden = cached(rows, "cpu")
-            unseen = frozenset(split.columns) if cut is not None and cut.skips_stem else frozenset()
+            unseen = frozenset(split.inputs) if cut is not None and cut.skips_stem else frozenset()
             out[rows] = clone(**collate(split, rows, without=unseen)).logits.numpy()
     return out
 
