@@ -164,10 +164,10 @@ def test_a_decoder_without_a_padding_token_in_stock_peft(tmp_path, monkeypatch, 
     history, texts = History(h.search(20)), ["a fine film", "dull"]
     save_file(trained_state(recipe), tmp_path / "trained.safetensors")
     folder = export(
-        setup=setup, params={"method": "lora"}, seed=1, tensors=tmp_path / "trained.safetensors", label_names=LABELS,
+        setup=setup, params={"method": "lora"}, seed=1, tensors=tmp_path / "trained.safetensors", about=ABOUT,
         to=tmp_path / "to", card=card_of(history.front()[0], history), facts={},
     )  # fmt: skip
-    split = setup.task.make().encode(Raw({"text": texts}, np.zeros(2), np.arange(2)), str(tmp_path / "gpt2"), {})
+    split = setup.task.make().encoder(setup.source, ABOUT)(Raw({"text": texts}, {}, np.arange(2)))
     alone = np.concatenate([logits(recipe.model, collate(split, np.array([row]))) for row in (0, 1)])
     assert verify(folder, alone, collate(split, np.arange(2))) <= 1e-5
     code = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[0]
