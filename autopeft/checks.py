@@ -45,7 +45,6 @@ GIVEN = frozenset(
 STOPPER_OPTIONS = ("rungs", "signal")
 SIGNALS = ("auto", "train_loss")
 SIZES = ("trainable_parameters", "adapter_parameters", "head_parameters")
-ASSUMED_LAYERS = 12  # of a model that is not at hand while its config is checked
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 FILES = ("train", "validation", "test")
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")

@@ -309,11 +309,6 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return list(lines.values())
 
 
-def space_spec(config: Config) -> Mapping[str, Any]:
-    """The space as its YAML has it, layers still by name."""
-    return config.space
-
-
 def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
     """The config's space for a model of so many layers, with modules of these kinds.
 
@@ -340,7 +335,7 @@ def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     _place_paths(draft)
     _read_space(draft)
     n_layers = checks.model_layers(content.get("model"))
-    space = _check_space(draft, n_layers or checks.ASSUMED_LAYERS)
+    space = _check_space(draft, n_layers)
     checks.default_objectives(draft)
     checks.plugins_of(draft, space if n_layers else None)
     checks.data_keys_of(draft, list(Data.model_fields))
@@ -452,7 +447,7 @@ def _read_space(draft: Draft) -> None:
         draft.space_lines, draft.space_file = document.lines, path.name
 
 
-def _check_space(draft: Draft, n_layers: int) -> Space | None:
+def _check_space(draft: Draft, n_layers: int | None) -> Space | None:
     spec = draft.content.get("space")
     if not isinstance(spec, dict):
         return None

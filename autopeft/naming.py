@@ -5,46 +5,64 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autopeft import plugins
-from autopeft.space import components
+from autopeft import recipe
+from autopeft.recipe import Part
 
 
 def describe(params: Mapping[str, Any], n_layers: int) -> str:
     """A name for a configuration of a model with so many layers. Imports no torch."""
-    parts = []
-    shared = {key.removeprefix("shared."): value for key, value in params.items() if key.startswith("shared.")}
-    for name in components(params["method"]):
-        method = plugins.load("methods", name)()
-        own = {key.removeprefix(f"{name}."): value for key, value in params.items() if key.startswith(f"{name}.")}
-        keys = {**method.stock, **shared, **own}
-        if _is_absent(method, keys):
-            continue
-        by_kind = any(key.startswith("rank.") for key in keys)  # the description names the kinds already
-        where = _where(() if by_kind else keys.get("modules", ()), keys.get("layers", "all"), n_layers)
-        rate = f", lr {_rate(own['lr'])}" if "lr" in own else ""
-        parts.append(f"{method.describe(keys)}{where}{rate}")
-    return " + ".join(parts) or "nothing but the head"
+    named = (_named(part, n_layers) for part in recipe.parts(params))
+    return " + ".join(named) or "nothing but the head"
 
 
-def _is_absent(method: Any, keys: Mapping[str, Any]) -> bool:
-    """Whether the component is of size 0, on all module kinds, or acts nowhere."""
-    sizes = [size for size in ("rank", "size", "count") if size in method.stock]
-    values = [value for key, value in keys.items() if key.partition(".")[0] in sizes]
-    nowhere = keys.get("layers") == "last_0" or any(keys.get(key) in ([], ()) for key in ("layers", "modules"))
-    return nowhere or (bool(values) and not any(values))
+def _named(part: Part, n_layers: int) -> str:
+    modules, keys = part.keys.get("modules", ()), part.keys
+    by_kind = _sizes_by_kind(part)
+    if part.method.size is not None:
+        keys = {**keys, part.method.size: _sized(part, by_kind)}
+    where = _where(() if by_kind else modules, keys.get("layers", "all"), n_layers)
+    rate = f", lr {_rate(part.given['lr'])}" if "lr" in part.given else ""
+    return f"{part.method.describe(keys)}{where}{rate}"
+
+
+def _sizes_by_kind(part: Part) -> dict[str, int]:
+    """Module kind → size, where each kind has its own; empty where the others share one."""
+    sizes = _own_sizes(part)
+    by_kind = {kind: value for (kind, layer), value in sizes.items() if kind and layer is None}
+    modules = part.keys.get("modules", ())
+    is_each = part.method.size not in part.given if isinstance(modules, str) else bool(modules)
+    return by_kind if is_each and (isinstance(modules, str) or set(modules) <= set(by_kind)) else {}
+
+
+def _own_sizes(part: Part) -> dict[tuple[str | None, int | None], int]:
+    """Sizes of one kind, one layer, or both."""
+    dotted = {key: value for key, value in part.keys.items() if key.startswith(f"{part.method.size}.")}
+    return {recipe.qualifiers(key): value for key, value in dotted.items()}
+
+
+def _sized(part: Part, by_kind: Mapping[str, int]) -> Any:
+    """`8`, `query 8, value 4`, or `8 (4 on query, 16 in layer 3)`."""
+    others = {at: value for at, value in _own_sizes(part).items() if at[1] is not None or at[0] not in by_kind}
+    size: Any = ", ".join(f"{kind} {value}" for kind, value in by_kind.items() if value) or recipe.size(part)
+    texts = [
+        f"{value} {f'on {kind}' if layer is None else f'on {kind} in layer {layer}' if kind else f'in layer {layer}'}"
+        for (kind, layer), value in others.items()
+    ]
+    return f"{size} ({', '.join(texts)})" if texts else size
 
 
 def _where(modules: Sequence[str] | str, layers: Any, n_layers: int) -> str:
     """Where it acts; nothing for a method's usual modules and all layers."""
     names = ["all modules"] if modules == "all" else list(modules)
     on = f" on {_listed(names)}" if names else ""
-    if layers == "all" or (isinstance(layers, (list, tuple)) and len(layers) == n_layers):
-        return on
     link = " of" if names else " in"
-    if isinstance(layers, str):
-        count = layers.removeprefix("last_")
-        return f"{on}{link} the last {'layer' if count == '1' else f'{count} layers'}"
-    return f"{on}{link} layer{'s' if len(layers) != 1 else ''} {_ranges(layers)}"
+    end, _, count = layers.partition("_") if isinstance(layers, str) else ("", "", "")
+    if end in ("last", "first"):
+        return f"{on}{link} the {end} {'layer' if count == '1' else f'{count} layers'}"
+    chosen = recipe.listed_layers(layers)
+    if chosen is None or len(chosen) == n_layers:
+        return on
+    return f"{on}{link} layer{'s' if len(chosen) != 1 else ''} {_ranges(chosen)}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,8 +1,9 @@
 """What configurations exist: domains, the conditional space they form, and how it is written in YAML.
 
-Knows nothing of methods or models. `method` names the recipe, its components joined by "+"; every other dimension
-is `<component>.<key>` and exists where its component is in the recipe. Two components always exist: `head`, and
-`shared`, whose keys every component of the recipe reads (one layer mask for all, say).
+Knows nothing of methods or models. `method` names the recipe, its components joined by "+", each a method or
+`<method>@<name>`; every other dimension is `<component>.<key>` and exists where its component is in the recipe. Two
+components always exist: `head`, and `shared`, whose keys every component of the recipe reads (one layer mask for all,
+say).
 """
 
 from __future__ import annotations
@@ -263,6 +264,11 @@ def components(method: str) -> tuple[str, ...]:
     return tuple(method.split("+"))
 
 
+def method_of(component: str) -> str:
+    """The method of a component: `"lora@ffn"` → `"lora"`. What follows "@" tells components of one method apart."""
+    return component.partition("@")[0]
+
+
 def _values(domain: Domain) -> Iterator[Any]:
     if isinstance(domain, Choice):
         yield from domain.options
@@ -317,7 +323,7 @@ def parse(
         return None, [Fault("method", f"expected a list of recipes such as [head, lora], got {methods!r}")]
     used = {part for method in methods for part in components(method)}
     for part in sorted(used - set(known)):
-        faults.append(Fault("method", f"no method called {part!r}.{did_you_mean(part, known)}"))
+        faults.append(Fault("method", f"no method called {method_of(part)!r}.{did_you_mean(method_of(part), known)}"))
     dimensions: dict[str, Dimension] = {"method": Dimension(Choice(tuple(methods)), methods[0])}
     for component, keys in spec.items():
         if component == "method":

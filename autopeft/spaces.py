@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autopeft import plugins
-from autopeft.errors import Fault, UnknownName, did_you_mean
+from autopeft import plugins, recipe
+from autopeft.errors import Fault, UnknownName
 from autopeft.methods import COMMON_KEYS, MODULE_KINDS
-from autopeft.space import Space, components, parse
+from autopeft.space import Space, components, method_of, parse
 
 FEW_TAKE = "depthwise"  # grouped convolutions: a space may name them, but `modules` does not stand for them
 FUSED = ("query", "key", "value")  # one matrix in some models (GPT-2): `qkv`
+ASSUMED_LAYERS = 12  # of a model that is not at hand
 SWITCHES = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
 
@@ -59,7 +60,7 @@ def find(name: str, beside: Path) -> Path:
 
 
 def read(
-    spec: Mapping[str, Any], n_layers: int, kinds: Sequence[str] = MODULE_KINDS
+    spec: Mapping[str, Any], n_layers: int | None, kinds: Sequence[str] = MODULE_KINDS
 ) -> tuple[Space | None, list[Fault]]:
     """A space for a model, from its YAML mapping, and all that is wrong with it.
 
@@ -67,28 +68,28 @@ def read(
         spec: As `space.parse` takes it. `{subset: layers}` has one item a block. `{subset: modules}` has the module
             kinds that the model has; those of its default that the model lacks fall away (`query`, `key` and `value`
             become `qkv` where they are one matrix), and where none is left the default is all of them. A key of a kind
-            that the model lacks, `rank.query`, falls away.
-        n_layers: Blocks of the model.
+            that the model lacks, `rank.query`, falls away; one of a layer that it lacks, `rank.30`, is a fault.
+        n_layers: Blocks of the model; None where it is not at hand: then a key may name any layer.
         kinds: Module kinds of the model.
     """
     faults = _recipe_faults(spec)
     if faults:
         return None, faults
-    known: dict[str, set[str]] = {name: {*COMMON_KEYS, *keys} for name, keys in _keys().items()}
-    known["shared"] = set().union(*known.values())
+    known = _known(spec)
     fitted = {name: _fitted(name, keys, kinds) for name, keys in spec.items()}
     misshapen = _shape_faults(fitted)
     for fault in misshapen:
         component, _, key = fault.path.partition(".")
         del fitted[component][key]
-    space, faults = parse(fitted, {"layers": range(n_layers), "modules": _meant(kinds)}, known)
+    symbols = {"layers": range(ASSUMED_LAYERS if n_layers is None else n_layers), "modules": _meant(kinds)}
+    space, faults = parse(fitted, symbols, known)
     wrong = {fault.path for fault in faults}
     for component, keys in fitted.items():
         if component != "method" and isinstance(keys, Mapping) and component in known:
             for key, value in keys.items():
                 path = f"{component}.{key}"
                 if path not in wrong and key.split(".")[0] in known[component]:
-                    faults += [Fault(path, message) for message in _value_faults(component, key, value)]
+                    faults += [Fault(path, message) for message in _value_faults(component, key, value, n_layers)]
     if space is not None:
         faults += _when_faults(space)
     faults = [*misshapen, *faults]
@@ -98,26 +99,36 @@ def read(
 # ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _keys() -> dict[str, Mapping[str, str]]:
-    """Each method's own keys."""
-    return {name: plugins.load("methods", name).keys for name in plugins.names("methods")}
+def _recipes(spec: Mapping[str, Any]) -> list[str]:
+    """The recipes of `method`; empty where it has another shape, as space.parse says."""
+    methods = spec.get("method")
+    methods = [methods] if isinstance(methods, str) else methods
+    is_list = isinstance(methods, list) and all(isinstance(method, str) for method in methods)
+    return methods if is_list and methods else []
+
+
+def _known(spec: Mapping[str, Any]) -> dict[str, set[str]]:
+    """The keys of each method, of each component of the recipes, and of `shared`."""
+    known = {name: {*COMMON_KEYS, *plugins.load("methods", name).keys} for name in plugins.names("methods")}
+    named = {part for method in _recipes(spec) for part in components(method)}
+    used = {part: known[method_of(part)] for part in sorted(named) if method_of(part) in known}
+    return {**known, **used, "shared": set().union(*known.values())}
+
+
+def _owners(component: str) -> list[Any]:
+    """The methods that read the keys of a component."""
+    names = plugins.names("methods")
+    return [
+        plugins.load("methods", name) for name in names if component in ("shared", name) or method_of(component) == name
+    ]
 
 
 def _recipe_faults(spec: Mapping[str, Any]) -> list[Fault]:
     """What is wrong with the list of recipes, beside unknown names."""
-    methods = spec.get("method")
-    methods = [methods] if isinstance(methods, str) else methods
-    if not isinstance(methods, list) or not all(isinstance(method, str) for method in methods):
-        return []  # space.parse says so
+    methods = _recipes(spec)
     twice = sorted({method for method in methods if methods.count(method) > 1})
     faults = [Fault("method", f"{method!r} stands there twice") for method in twice]
-    for method in methods:
-        parts = components(method)
-        twice = sorted({part for part in parts if parts.count(part) > 1})
-        faults += [Fault("method", f"{method!r} has the component {part!r} twice") for part in twice]
-        if "head" in parts and len(parts) > 1:
-            faults.append(Fault("method", f"{method!r}: every recipe trains the head; leave it out of a joined one"))
-    return faults
+    return [*faults, *(Fault("method", fault) for method in methods for fault in recipe.recipe_faults(method))]
 
 
 def _shape_faults(spec: Mapping[str, Any]) -> list[Fault]:
@@ -146,7 +157,7 @@ def _fitted(component: str, keys: Any, kinds: Sequence[str]) -> Any:
         return keys
     fitted = {}
     for key, value in keys.items():
-        kind = key.partition(".")[2]
+        kind, _ = recipe.qualifiers(key)
         if kind in MODULE_KINDS and kind not in kinds:
             continue
         if isinstance(value, Mapping) and isinstance(value.get("log"), str):
@@ -187,25 +198,24 @@ def _switched(value: Any) -> Any:
 
 def _stock(component: str, key: str) -> Any:
     """The stock value of a key, whose type is the key's; None where no method has one."""
-    owners = plugins.names("methods") if component == "shared" else [component]
-    for owner in owners:
-        if owner in plugins.names("methods"):
-            stock = plugins.load("methods", owner).stock
-            if key.split(".")[0] in stock:
-                return stock[key.split(".")[0]]
+    base = key.split(".")[0]
+    for owner in _owners(component):
+        if base in owner.stock:
+            return owner.stock[base]
     return 0.0 if key == "weight_decay" else None
 
 
-def _value_faults(component: str, key: str, value: Any) -> Iterator[str]:
+def _value_faults(component: str, key: str, value: Any, n_layers: int | None) -> Iterator[str]:
     """What is wrong with the values of a dimension whose grammar is right."""
     base = key.split(".")[0]
     if base == "modules":
         yield from _module_faults(value)
     elif base == "layers":
-        yield from _layer_faults(value)
+        yield from _layer_faults(value, n_layers)
     else:
-        if "." in key and key.split(".", 1)[1] not in MODULE_KINDS:
-            yield _no_kind(key.split(".", 1)[1])
+        reasons = [recipe.key_fault(owner, key, n_layers) for owner in _owners(component) if base in owner.keys]
+        if reasons and all(reasons):
+            yield reasons[0]
         yield from _type_faults(key, value, _stock(component, key))
 
 
@@ -242,19 +252,18 @@ def _module_faults(value: Any) -> Iterator[str]:
     if kind != "subset":
         yield "is `all`, {subset: modules, default: all}, or a subset of kinds: {subset: [query, value], default: all}"
     elif isinstance(value["subset"], list):
-        yield from (_no_kind(name) for name in values if name not in MODULE_KINDS)
+        yield from (recipe.no_kind(name) for name in values if name not in MODULE_KINDS)
 
 
-def _no_kind(name: object) -> str:
-    return f"no module kind called {name!r}.{did_you_mean(name, MODULE_KINDS)} There are: {', '.join(MODULE_KINDS)}"
-
-
-def _layer_faults(value: Any) -> Iterator[str]:
+def _layer_faults(value: Any, n_layers: int | None) -> Iterator[str]:
     kind, values = _values(value)
     if kind in ("constant", "choice"):
-        wrong = [v for v in values if not (v == "all" or (isinstance(v, str) and re.fullmatch(r"last_\d+", v)))]
-        if wrong:
-            yield f"is {{subset: layers, default: all}}, or a choice among all, last_1, last_2, …; got {wrong[0]!r}"
+        wrong = [v for v in values if not isinstance(v, str) or recipe.layers_fault(v, n_layers)]
+        if wrong and isinstance(wrong[0], str) and re.fullmatch(r"(last|first)_\d+|\d+-\d+", wrong[0]):
+            yield recipe.layers_fault(wrong[0], n_layers)
+        elif wrong:
+            known = "all, last_1, first_2, 0-3, …"
+            yield f"is {{subset: layers, default: all}}, or a choice among {known}; got {wrong[0]!r}"
     elif kind != "subset" or not all(isinstance(v, int) and v >= 0 for v in values):
         yield "is a subset of layers by index from 0: {subset: layers, default: all}"
 

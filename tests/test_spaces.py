@@ -79,7 +79,14 @@ def test_a_rank_for_a_kind_that_the_model_lacks_falls_away() -> None:
         ({"dora": {"choice": ["off", 1], "default": "off"}}, "lora.dora: is on or off; got 1"),
         ({"modules": "query"}, "lora.modules: is `all`, {subset: modules, default: all}, or a subset of kinds"),
         ({"modules": {"subset": ["quary"], "default": ["quary"]}}, "lora.modules: no module kind called 'quary'"),
-        ({"layers": "first_2"}, "lora.layers: is {subset: layers, default: all}, or a choice among all, last_1"),
+        ({"layers": "second_2"}, "lora.layers: is {subset: layers, default: all}, or a choice among all, last_1"),
+        ({"layers": "5-2"}, "lora.layers: a range of layers goes up: 2-5, not 5-2"),
+        ({"layers": "2-5"}, "lora.layers: the model has layers 0 to 3, not 2-5"),
+        ({"layers": {"choice": ["all", "first_5"], "default": "all"}}, "lora.layers: the model has 4 layers, not 5"),
+        ({"rank.4": 8}, "lora.rank.4: the model has layers 0 to 3, not 4"),
+        ({"rank.query.4": 8}, "lora.rank.query.4: the model has layers 0 to 3, not 4"),
+        ({"rank.3": 1.5}, "lora.rank.3: takes whole numbers from 0; got 1.5"),
+        ({"alpha.3": 8}, "lora.alpha.3: alpha of LoRA is one value for all module kinds and layers"),
         ({"layers": {"subset": [-1, 0], "default": [0]}}, "lora.layers: is a subset of layers by index from 0"),
         ({"layers": {"subset": "layers", "default": [4]}}, "lora.layers: the default [4] is not in"),
         (
@@ -104,7 +111,9 @@ def test_faults_that_the_grammar_cannot_know(lora: dict[str, Any], message: str)
     ("method", "message"),
     [
         (["lora", "lora"], "'lora' stands there twice"),
-        (["lora+lora"], "'lora+lora' has the component 'lora' twice"),
+        (["lora+lora"], "'lora+lora' has the component 'lora' twice: name them apart, lora@a+lora@b"),
+        (["lora@a+lora@"], "'lora@a+lora@': what follows the @ of 'lora@' is a word of letters, digits and _"),
+        (["lora+head@a"], "'lora+head@a': every recipe trains the head; leave it out of a joined one"),
         (["lora+head"], "'lora+head': every recipe trains the head; leave it out of a joined one"),
     ],
 )
@@ -114,7 +123,74 @@ def test_faults_of_recipes(method: list[str], message: str) -> None:
 
 
 def test_all_faults_at_once() -> None:
-    _, faults = read({"rank": 1.5, "lr": "fast", "layers": "first_2", "dora": {"choice": [1], "default": 1}, "rnak": 3})
+    _, faults = read({"rank": 1.5, "lr": "fast", "layers": "5-2", "dora": {"choice": [1], "default": 1}, "rnak": 3})
     assert sorted(fault.split(":")[0] for fault in faults) == sorted(
         ["lora.rank", "lora.lr", "lora.layers", "lora.dora", "lora.rnak"]
     )
+
+
+@pytest.mark.parametrize(
+    ("component", "key", "message"),
+    [
+        ("vera", "rank.query", "rank of VeRA is one value for all module kinds and layers"),
+        ("prefix", "size.query", "size of prefix may differ by layer (size.3), not by module kind"),
+        ("last_layers", "count.1", "count of last layers is one value for all module kinds and layers"),
+        ("shared", "d_initial.1", "d_initial of VeRA is one value for all module kinds and layers"),
+    ],
+)
+def test_a_size_differs_by_what_its_method_says(component: str, key: str, message: str) -> None:
+    spec = {"method": "last_layers+prefix+vera", component: {key: 4}}
+    _, faults = spaces.read(spec, 4, BERT)
+    assert [str(fault) for fault in faults if "takes" not in fault.message] == [f"{component}.{key}: {message}"]
+
+
+def test_a_shared_size_is_right_where_one_method_reads_it() -> None:
+    space, faults = spaces.read({"method": "serial_adapter+prefix", "shared": {"size.down": 4}}, 4, BERT)
+    assert (space is not None, faults) == (True, [])
+
+
+def test_sizes_by_layer_are_keys() -> None:
+    lora = {"rank.3": {"choice": [0, 4], "default": 4}, "rank.query.3": 2, "rank": 8}
+    space, faults = read(lora)
+    assert space is not None, faults
+    assert list(space.dimensions) == ["method", "lora.rank.3", "lora.rank.query.3", "lora.rank"]
+
+
+def test_a_size_of_any_layer_is_right_while_the_model_is_not_at_hand() -> None:
+    space, faults = spaces.read({"method": "lora", "lora": {"rank.40": 4, "layers": "2-40"}}, None)
+    assert (space is not None, faults) == (True, [])
+
+
+def test_a_size_of_a_kind_that_the_model_lacks_falls_away_in_each_layer() -> None:
+    space, _ = read({"rank.qkv.3": 4, "rank.query.3": 4})
+    assert space is not None
+    assert list(space.dimensions) == ["method", "lora.rank.query.3"]
+
+
+@pytest.mark.parametrize(
+    "layers", ["all", "first_2", "last_3", "1-3", "2-2", {"choice": ["0-1", "2-3"], "default": "2-3"}]
+)
+def test_layers_by_name(layers: Any) -> None:
+    assert domain({"layers": layers}, "layers")
+
+
+def test_one_method_several_times() -> None:
+    rank = {"choice": [1, 2], "default": 2}
+    space, faults = read({}, ["lora@attn+lora@ffn"], **{"lora@attn": {"rank": rank}, "lora@ffn": {"rank": rank}})
+    assert [fault.split(":")[0] for fault in faults] == ["lora"], "which no recipe has"
+    spec = {"method": ["lora@attn+lora@ffn", "lora"], "lora@attn": {"rank": rank, "dora": "on"}, "lora": {"rank": 4}}
+    space, _ = spaces.read(spec, 4, BERT)
+    assert space is not None
+    assert space.defaults() == [
+        {"method": "lora@attn+lora@ffn", "lora@attn.rank": 2, "lora@attn.dora": True},
+        {"method": "lora", "lora.rank": 4},
+    ]
+
+
+def test_the_keys_of_a_component_are_those_of_its_method() -> None:
+    spec = {"method": ["lora@attn+lroa@ffn"], "lora@attn": {"rnk": 4, "lr": "fast"}}
+    _, faults = spaces.read(spec, 4, BERT)
+    found = [str(fault) for fault in faults]
+    assert "method: no method called 'lroa'. Did you mean 'lora'?" in found
+    assert any(fault.startswith("lora@attn.rnk: lora@attn has no key 'rnk'. Did you mean 'rank'?") for fault in found)
+    assert "lora@attn.lr: takes a number; got 'fast'" in found

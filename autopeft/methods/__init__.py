@@ -13,15 +13,13 @@ from typing import Any, Protocol
 
 # The module kinds a model is made of, as `ModelView` names them. What can be chosen in a space's `modules`:
 MODULE_KINDS = ("query", "key", "value", "qkv", "output", "up", "down", "convolution", "depthwise")
-# Beside them, for the methods that act on parameters of a kind wherever they are:
-PARAMETER_KINDS = ("norm", "bias", "embedding", "head")
 
 # Keys that `training.recipe` reads for every component; a method need not name them.
 COMMON_KEYS = {
     "lr": "learning rate of the component's own optimiser group",
     "weight_decay": "decoupled weight decay of the component's group; the config's where absent",
     "modules": "module kinds to act on, a subset",
-    "layers": "blocks to act on, a subset of their indices from 0; or 'all', or 'last_<k>'",
+    "layers": "blocks to act on, a subset of their indices from 0; or 'all', 'last_<k>', 'first_<k>', '<a>-<b>'",
 }
 
 
@@ -30,7 +28,8 @@ class Scope:
     """Where one component acts on one model: names of the model's modules, resolved.
 
     Attributes:
-        modules: Chosen module kind → full names of its modules in the chosen layers, in order.
+        modules: Chosen module kind → full names of its modules in the chosen layers, in order; none of size 0.
+        sizes: Full name of each chosen module → the component's size there; empty for a method without a size.
         kinds: The same of every kind that the layers have, chosen or not.
         layers: Indices of the chosen blocks, ascending.
         blocks: Full names of the chosen blocks, in order.
@@ -39,6 +38,7 @@ class Scope:
     """
 
     modules: Mapping[str, tuple[str, ...]]
+    sizes: Mapping[str, int]
     kinds: Mapping[str, tuple[str, ...]]
     layers: tuple[int, ...]
     blocks: tuple[str, ...]
@@ -99,9 +99,11 @@ class Method(Protocol):
     """Adds one component to a model, in place. Inherit from it for what most methods leave as it is.
 
     Attributes:
-        keys: The keys it reads beside COMMON_KEYS → one line each. A key may go on after a dot (`rank.query`).
+        keys: The keys it reads beside COMMON_KEYS → one line each.
         stock: Its published default values by key; what a component that leaves a key out gets.
-        size: The key whose 0 means that the component, or its part on a module kind, is not there; None without one.
+        size: The key whose 0 means that the component, or its part in some modules, is not there; None without one.
+        sized_by: What the size may differ by: "kind" (`rank.query`), "layer" (`rank.3`), both or nothing.
+            `Scope.sizes` has what it is where.
         modules: The module kinds it acts on when `modules` is not given, those of them that the model has. `qkv`
             stands for query, key and value where they are one module, `convolution` for all in a convolutional net.
             Empty for methods that choose parameters.
@@ -112,6 +114,7 @@ class Method(Protocol):
     keys: Mapping[str, str] = {}
     stock: Mapping[str, Any]
     size: str | None = None
+    sized_by: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     is_peft: bool = False
     label: str
@@ -150,5 +153,8 @@ class Method(Protocol):
         return None
 
     def describe(self, keys: Mapping[str, Any]) -> str:
-        """Its size and options for a person, without where and learning rate: "LoRA rank 8", "adapter of 48"."""
+        """Its size and options for a person, without where and learning rate: "LoRA rank 8", "adapter of 48".
+
+        Where the size differs by kind or layer, it is a text here: "8 (16 in layer 3)".
+        """
         return f"{self.label} of {keys[self.size]}" if self.size else self.label

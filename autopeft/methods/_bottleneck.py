@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -61,9 +62,12 @@ class Remember:
 
 
 def add_beside(model: nn.Module, name: str, adapter: Bottleneck, suffix: str) -> None:
-    """Registers the adapter as a sibling of the layer: inside its block, by name."""
-    parent, _, leaf = name.rpartition(".")
-    model.get_submodule(parent).add_module(f"{leaf}_{suffix}", adapter)
+    """Registers the adapter as a sibling of the layer: inside its block, by name; a second one as `…_2`."""
+    path, _, leaf = name.rpartition(".")
+    parent = model.get_submodule(path)
+    first = f"{leaf}_{suffix}"
+    names = itertools.chain([first], (f"{first}_{number}" for number in itertools.count(2)))
+    parent.add_module(next(name for name in names if not hasattr(parent, name)), adapter)
 
 
 def features(module: nn.Module) -> tuple[int, int, bool]:

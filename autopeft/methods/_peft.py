@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from autopeft.errors import Refused
@@ -51,17 +51,16 @@ class PeftMethod(Method):
         return f"{self.label} {self.size.replace('_', ' ')} {keys[self.size]}" if self.size else self.label
 
 
-def by_module(scope: Scope, keys: Mapping[str, Any], size: str) -> tuple[int, dict[str, int]]:
-    """(the largest size, peft's pattern of the modules with another one) of `rank` and `rank.<kind>`."""
-    sizes = {name: keys.get(f"{size}.{kind}", keys[size]) for kind, names in scope.modules.items() for name in names}
-    largest = max(sizes.values(), default=0)
-    return largest, {f"^{re.escape(name)}$": value for name, value in sizes.items() if value != largest}
+def by_module(scope: Scope) -> tuple[int, dict[str, int]]:
+    """(the largest size, peft's pattern of the modules with another one)."""
+    largest = max(scope.sizes.values(), default=0)
+    return largest, {f"^{re.escape(name)}$": value for name, value in scope.sizes.items() if value != largest}
 
 
 def inject(model: Any, config: Any) -> Any:
     """Injects a peft adapter, called `default`, into the modules that its config names. Returns peft's tuner.
 
-    Where another method's adapter sits already, the new one goes around it.
+    Where another component's adapter sits already, of another method or the same, the new one goes around it.
 
     Raises:
         Refused: Whatever peft raises, but that memory ran out.
@@ -72,9 +71,12 @@ def inject(model: Any, config: Any) -> Any:
     around = any(isinstance(module, BaseTunerLayer) for module in model.modules())
     is_meta = any(parameter.is_meta for parameter in model.parameters())
     make = PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    inner = _taken_out(model, config.target_modules, make)
     with refusing("; named before the other peft method it may fit" if around else ""), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuner = make(model, config, "default", low_cpu_mem_usage=is_meta)
+    for name, layer in inner.items():
+        model.get_submodule(name).base_layer = layer
     del model.peft_config  # the tuner is gone: to the next one this is a plain model
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module.get_base_layer(), "stride"):
@@ -82,6 +84,20 @@ def inject(model: Any, config: Any) -> Any:
                 if not hasattr(module, name):
                     setattr(module, name, getattr(module.get_base_layer(), name))
     return tuner
+
+
+def _taken_out(model: Any, names: Iterable[str], tuner: Any) -> dict[str, Any]:
+    """Puts back the bare layer where an adapter of the same tuner sits: peft would overwrite that one.
+
+    Returns:
+        Full module name → the layer with its adapter, to go inside the new one.
+    """
+    found = {name: model.get_submodule(name) for name in sorted(names)}
+    inner = {name: layer for name, layer in found.items() if isinstance(layer, tuner.tuner_layer_cls)}
+    for name, layer in inner.items():
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, layer.get_base_layer())
+    return inner
 
 
 @contextlib.contextmanager

@@ -25,11 +25,14 @@ def add_prefix(model: Any, key: str, value: str, size: int) -> None:
     """Puts `prefix_key` and `prefix_value`, (size, width) each, on the attention module of two layers.
 
     Raises:
-        Refused: That module does not go by transformers' attention interface, or by one that knows no masks.
+        Refused: That module does not go by transformers' attention interface, or by one that knows no masks; or it has
+            a prefix.
     """
     owner = model.get_submodule(key.rpartition(".")[0])
     if "ALL_ATTENTION_FUNCTIONS" not in type(owner).forward.__code__.co_names or not hasattr(owner, "config"):
         raise Refused(f"{type(owner).__name__} is not of transformers' attention interface: no prefix can be prepended")
+    if hasattr(owner, "prefix_key"):
+        raise Refused(f"{key.rpartition('.')[0]} has a prefix already: give the two other layers")
     before = str(owner.config._attn_implementation)
     if before not in SUPPORTED:
         raise Refused(f"a prefix needs {' or '.join(SUPPORTED)} attention, not {before}")

@@ -19,7 +19,7 @@ class Lora(PeftMethod):
     label = "LoRA"
     peft = "LoraConfig"
     keys: Mapping[str, str] = {
-        "rank": "rank of the update; `rank.<module kind>` for one kind, 0 to leave it out",
+        "rank": "rank of the update",
         "alpha": "numerator of its scale",
         "dropout": "on its input",
         "rslora": "scale by alpha / sqrt(rank)",
@@ -27,6 +27,7 @@ class Lora(PeftMethod):
     }
     stock: Mapping[str, Any] = {"rank": 8, "alpha": 16, "dropout": 0.0, "rslora": False, "dora": False, "lr": 2e-4}
     size = "rank"
+    sized_by = ("kind", "layer")
     arguments: Mapping[str, str] = {
         "alpha": "lora_alpha",
         "dropout": "lora_dropout",
@@ -35,15 +36,12 @@ class Lora(PeftMethod):
     }
 
     def given(self, site: Site) -> dict[str, Any]:
-        rank, pattern = by_module(site.scope, site.keys, "rank")
+        rank, pattern = by_module(site.scope)
         return {**super().given(site), "r": rank, "rank_pattern": pattern}
 
     def describe(self, keys: Mapping[str, Any]) -> str:
         name = "DoRA" if keys["dora"] else self.label
-        by_kind = {key.removeprefix("rank."): value for key, value in keys.items() if key.startswith("rank.")}
-        kinds = [f"{kind} {rank}" for kind, rank in by_kind.items() if rank]
-        size = f"rank{'s' if len(kinds) > 1 else ''} {', '.join(kinds)}" if kinds else f"rank {keys['rank']}"
-        return f"{name} {size}" + (" (rsLoRA)" if keys["rslora"] else "")
+        return f"{name} rank {keys['rank']}" + (" (rsLoRA)" if keys["rslora"] else "")
 
 
 plugin = Lora

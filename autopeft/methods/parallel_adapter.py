@@ -20,6 +20,7 @@ class ParallelAdapter(Method):
     keys: Mapping[str, str] = {"size": "width of the bottleneck", "dropout": "on its input", "scale": "of its output"}
     stock: Mapping[str, Any] = {"size": 48, "dropout": 0.0, "scale": 4.0, "lr": 1e-3}
     size = "size"
+    sized_by = ("kind", "layer")
     modules: tuple[str, ...] = ("down",)
 
     def attach(self, model: Any, site: Site) -> None:
@@ -34,11 +35,13 @@ class ParallelAdapter(Method):
             for block in scope.blocks:
                 begins = [name for name in scope.kinds.get(BEGINS[kind], ()) if name.startswith(f"{block}.")]
                 ends = [name for name in names if name.startswith(f"{block}.")]
+                if not ends and any(name.startswith(f"{block}.") for name in scope.kinds.get(kind, ())):
+                    continue  # of size 0 here
                 if not ends or not begins:
                     raise Refused(f"{block} has no {BEGINS[kind]} and {kind} to put a parallel adapter beside")
                 first, last = model.get_submodule(begins[0]), model.get_submodule(ends[-1])
                 inputs, outputs, device = features(first)[0], features(last)[1], next(last.parameters()).device
-                size = (keys["size"], keys["dropout"], keys["scale"])
+                size = (scope.sizes[ends[-1]], keys["dropout"], keys["scale"])
                 adapter = Bottleneck(inputs, outputs, *size, is_map=False, device=device)
                 add_beside(model, ends[-1], adapter, "parallel_adapter")
                 remember = Remember()

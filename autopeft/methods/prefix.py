@@ -20,6 +20,7 @@ class Prefix(Method):
     keys: Mapping[str, str] = {"size": "how many virtual tokens"}
     stock: Mapping[str, Any] = {"size": 24, "lr": 5e-3}
     size = "size"
+    sized_by = ("layer",)
     modules: tuple[str, ...] = ("key", "value")
 
     def attach(self, model: Any, site: Site) -> None:
@@ -31,7 +32,7 @@ class Prefix(Method):
         for key, value in zip(keys, values, strict=True):
             if key.rpartition(".")[0] != value.rpartition(".")[0]:
                 raise Refused(f"{key} and {value} belong to different attention modules")
-            add_prefix(model, key, value, site.keys["size"])
+            add_prefix(model, key, value, site.scope.sizes[key])
 
 
 plugin = Prefix

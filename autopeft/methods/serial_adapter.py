@@ -17,6 +17,7 @@ class SerialAdapter(Method):
     keys: Mapping[str, str] = {"size": "width of the bottleneck", "dropout": "on its input", "scale": "of its output"}
     stock: Mapping[str, Any] = {"size": 48, "dropout": 0.0, "scale": 1.0, "lr": 1e-3}
     size = "size"
+    sized_by = ("kind", "layer")
     modules: tuple[str, ...] = ("down",)
 
     def attach(self, model: Any, site: Site) -> None:
@@ -29,7 +30,8 @@ class SerialAdapter(Method):
             layer = model.get_submodule(name)
             _, outputs, is_map = features(layer)
             device = next(layer.parameters()).device
-            adapter = Bottleneck(outputs, outputs, keys["size"], keys["dropout"], keys["scale"], is_map, device)
+            size = scope.sizes[name]
+            adapter = Bottleneck(outputs, outputs, size, keys["dropout"], keys["scale"], is_map, device)
             add_beside(model, name, adapter, "serial_adapter")
             layer.register_forward_hook(AddAfter(adapter))
 

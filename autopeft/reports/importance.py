@@ -12,7 +12,6 @@ is below `LEAST_R2` nothing is claimed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from autopeft.history import Record
+from autopeft.recipe import layers
 from autopeft.reports.facts import Facts
 
 LEAST_TRIALS = 20
@@ -162,7 +162,7 @@ def encode(records: Sequence[Record], n_layers: int) -> tuple[np.ndarray, list[s
 
     Args:
         records: Trials.
-        n_layers: What `all` and `last_3` stand for among layers.
+        n_layers: Of the model: what `all`, `last_3` and `2-5` stand for among them.
 
     Returns:
         (n_records, n_columns), and the parameter each column belongs to.
@@ -172,7 +172,7 @@ def encode(records: Sequence[Record], n_layers: int) -> tuple[np.ndarray, list[s
     owners: list[str] = []
     for name in names:
         values = [
-            _layers(record.params[name], n_layers)
+            list(layers(record.params[name], n_layers))
             if name.endswith(".layers") and name in record.params
             else record.params.get(name)
             for record in records
@@ -181,13 +181,6 @@ def encode(records: Sequence[Record], n_layers: int) -> tuple[np.ndarray, list[s
             columns.append(column)
             owners.append(name)
     return np.stack(columns, axis=1) if columns else np.empty((len(records), 0)), owners
-
-
-def _layers(value: Any, n_layers: int) -> Any:
-    if value == "all":
-        return list(range(n_layers))
-    found = re.fullmatch(r"last_(\d+)", value) if isinstance(value, str) else None
-    return list(range(max(n_layers - int(found[1]), 0), n_layers)) if found else value
 
 
 def _columns(values: Sequence[Any]) -> list[np.ndarray]:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from autopeft.history import Confirmation, History, Record
 from autopeft.pareto import knee
+from autopeft.recipe import parts
 from autopeft.trackers._progress import Progress, Standing
 from autopeft.trackers._redact import Redactor
 from autopeft.trial import Status
@@ -474,12 +475,10 @@ def _text(value: Any) -> str:
 
 
 def _short(params: Mapping[str, Any]) -> str:
-    """`lora-r16`: the method, and its size where it has one."""
-    method = params["method"]
-    for key, letter in (("rank", "r"), ("size", "s"), ("count", "n")):
-        if f"{method}.{key}" in params:
-            return f"{method}-{letter}{_text(params[f'{method}.{key}'])}"
-    return str(method)
+    """`lora-r16`: the recipe, and its size where it is one part that is given one."""
+    method, found = str(params["method"]), parts(params)
+    size = found[0].method.size if len(found) == 1 and found[0].name == method else None
+    return method if size is None or size not in found[0].given else f"{method}-{size[0]}{found[0].given[size]}"
 
 
 def _cell(text: str) -> str:

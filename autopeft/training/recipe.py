@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopeft import plugins
+from autopeft import plugins, recipe
 from autopeft.errors import Refused
-from autopeft.methods import COMMON_KEYS, During, Method, Scope, Site
-from autopeft.space import ALWAYS, components
+from autopeft.methods import During, Method, Scope, Site
+from autopeft.recipe import Part
+from autopeft.space import ALWAYS
 from autopeft.training.model import ModelView, clone_shared
 from autopeft.trial import derive_seed
 
-SIZES = ("rank", "size", "count")  # keys whose 0 means that the component, or its part on a module kind, is not there
 # What stands for a method's own module kinds where the model lacks them; for all others the convolutions.
 STAND_INS = {"query": "qkv", "key": "qkv", "value": "qkv"}
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One method of a recipe, with where it acts and its own keys."""
+    """One part of a recipe on a model, with where it acts."""
 
     name: str
     method: Method
@@ -76,52 +76,28 @@ class Attached:
 
 
 def resolve(view: ModelView, params: Mapping[str, Any]) -> list[Component]:
-    """The components of a configuration that are there, with where they act; those of size 0 are not.
+    """The parts of a configuration on this model, with where they act; without those that the model leaves nothing of.
 
     Raises:
         Refused: None is left, a key is nobody's, or the model has no such modules or layers.
     """
-    names = components(params["method"])
-    strange = [key for key in params if key != "method" and key.partition(".")[0] not in (*ALWAYS, *names)]
-    if strange:
-        raise Refused(f"{', '.join(strange)}: of no component of {params['method']}")
-    if len(set(names)) < len(names):
-        raise Refused(f"{params['method']}: each component at most once")
-    if "head" in names and len(names) > 1:
-        raise Refused("every recipe trains the head: leave it out of a joined one")
-    if names == ("head",) and not view.head:
+    recipe.check(params, view.n_layers)
+    if params["method"] == "head" and not view.head:
         raise Refused("this model has no head to train")
-    found = [part for part in (_component(view, name, params) for name in names) if part is not None]
+    found = [component for component in (_component(view, part) for part in recipe.parts(params)) if component]
     if not found:
         raise Refused("empty: no component is left; `head` is the recipe that trains the head alone")
     return found
 
 
-def _component(view: ModelView, name: str, params: Mapping[str, Any]) -> Component | None:
-    """One component of a recipe; None where its size, its layers or its modules are nothing."""
-    method: Method = plugins.load("methods", name)()
-    own, known = _keys(params, name), {*method.keys, *COMMON_KEYS}
-    unknown = [key for key in own if key.partition(".")[0] not in known]
-    if unknown:
-        raise Refused(f"{name} has no key {', '.join(unknown)}")
-    shared = {key: value for key, value in _keys(params, "shared").items() if key.partition(".")[0] in known}
-    keys = {**method.stock, **shared, **own}
-    layers = choose_layers(keys.get("layers", "all"), view.n_layers)
-    kinds = choose_kinds(view, method, keys.get("modules"))
-    kept = tuple(kind for kind in kinds if size_of(method, keys, kind) != 0)
-    nothing_chosen = "modules" in keys and not kinds
-    if not layers or nothing_chosen or (kinds and not kept) or size_of(method, keys) == 0:
+def _component(view: ModelView, part: Part) -> Component | None:
+    """A part on this model; None where its size is 0 on all its module kinds in all its layers."""
+    layers = recipe.layers(part.keys.get("layers", "all"), view.n_layers)
+    kinds = choose_kinds(view, part.method, part.keys.get("modules"))
+    nothing_chosen = "modules" in part.keys and not kinds
+    if nothing_chosen or not recipe.is_there(part, kinds, layers):
         return None
-    return Component(name, method, make_scope(view, kept, layers), keys)
-
-
-def size_of(method: Method, keys: Mapping[str, Any], kind: str | None = None) -> Any:
-    """A component's size, on one module kind (`rank.query`, else `rank`) or its largest; None where it has none."""
-    for size in SIZES:
-        if size in method.stock:
-            by_kind = [value for key, value in keys.items() if key.startswith(f"{size}.")]
-            return max([keys[size], *by_kind]) if kind is None else keys.get(f"{size}.{kind}", keys[size])
-    return None
+    return Component(part.name, part.method, make_scope(view, part, kinds, layers), part.keys)
 
 
 def choose_kinds(view: ModelView, method: Method, chosen: Any) -> tuple[str, ...]:
@@ -156,33 +132,21 @@ def _has(view: ModelView) -> str:
     return text + (f"; of unknown kind: {', '.join(view.unknown[:3])}" if view.unknown else "")
 
 
-def make_scope(view: ModelView, modules: Sequence[str], layers: Sequence[int]) -> Scope:
-    """The modules of some kinds in some blocks."""
-    inside = set(layers)
+def make_scope(view: ModelView, part: Part, modules: Sequence[str], layers: Sequence[int]) -> Scope:
+    """The modules of some kinds in some blocks, those of size 0 left out."""
+    inside = {layer for layer in layers if recipe.is_there(part, modules, [layer])}
     kinds = {kind: tuple(name for name in names if view.block_of(name) in inside) for kind, names in view.kinds.items()}
-    chosen = {kind: kinds[kind] for kind in modules}
-    return Scope(chosen, kinds, tuple(layers), tuple(view.blocks[layer] for layer in layers), view.above, view.head)
-
-
-def choose_layers(value: Any, n_layers: int) -> tuple[int, ...]:
-    """Block indices from a list of them, "all", or "last_<k>".
-
-    Raises:
-        Refused: The model has no such layers.
-    """
-    if value == "all":
-        return tuple(range(n_layers))
-    if isinstance(value, str) and value.startswith("last_") and value[5:].isdigit():
-        last = int(value[5:])
-        if last > n_layers:
-            raise Refused(f"the model has {n_layers} layers, not {last}")
-        return tuple(range(n_layers - last, n_layers))
-    if isinstance(value, (list, tuple)):
-        wrong = [layer for layer in value if not 0 <= layer < n_layers]
-        if wrong:
-            raise Refused(f"the model has layers 0 to {n_layers - 1}, not {', '.join(map(str, wrong))}")
-        return tuple(sorted(set(value)))
-    raise Refused(f"layers are a list of indices, 'all' or 'last_<k>', not {value!r}")
+    sizes = {name: recipe.size(part, kind, view.block_of(name)) for kind in modules for name in kinds[kind]}
+    chosen = {kind: tuple(name for name in kinds[kind] if sizes[name] != 0) for kind in modules}
+    return Scope(
+        modules={kind: names for kind, names in chosen.items() if names or not kinds[kind]},
+        sizes={name: size for name, size in sizes.items() if size},
+        kinds=kinds,
+        layers=tuple(sorted(inside)),
+        blocks=tuple(view.blocks[layer] for layer in sorted(inside)),
+        above=view.above,
+        head=view.head,
+    )
 
 
 def attach(
@@ -264,7 +228,7 @@ def _groups(
         for rate, own in by_rate.items():
             yield Group(part.name, float(part.keys["lr"]) * rate, part.keys.get("weight_decay"), tuple(own))
     if names["head"]:
-        keys = {**plugins.load("methods", "head").stock, **_keys(params, "head")}
+        keys = {**plugins.load("methods", "head").stock, **recipe.keys_of(params, "head")}
         yield Group("head", float(keys["lr"]), keys.get("weight_decay"), names["head"])
 
 
@@ -286,7 +250,7 @@ def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[
     closed = {part.name: part.method.count(meta, Site(part.scope, part.keys)) for part in parts}
     formula = {name: float(number) for name, number in closed.items() if number is not None}
     rest = [name for name, number in closed.items() if number is None]
-    others = {key: value for key, value in params.items() if key.partition(".")[0] not in formula}
+    others = {key: value for key, value in params.items() if key.partition(".")[0] in (*ALWAYS, *rest)}
     found = counts(attach(meta, view, {**others, "method": "+".join(rest) or "head"}, 0))
     added = sum(formula.values())
     return {name: value + (0.0 if name == "head_parameters" else added) for name, value in found.items()}
@@ -342,8 +306,3 @@ def draw_head(model: nn.Module, view: ModelView, seed: int) -> None:
                         parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=generator))
                     else:
                         parameter.fill_(0.0 if name == "bias" else 1.0)
-
-
-def _keys(params: Mapping[str, Any], component: str) -> dict[str, Any]:
-    prefix = f"{component}."
-    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}

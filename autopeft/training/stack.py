@@ -94,11 +94,10 @@ def lora_updates(attached: Attached, view: ModelView) -> dict[str, Update] | Non
     """
     from peft.tuners.lora.layer import Linear
 
-    rates = [group.component for group in attached.groups]
-    if attached.during or set(attached.own) != set(attached.trained) or len(set(rates)) < len(rates):
+    if attached.during or set(attached.own) != set(attached.trained) or view.chain < view.n_layers:
         return None
-    if view.chain < view.n_layers:
-        return None
+    if sum(group.component != "head" for group in attached.groups) > 1:
+        return None  # each with its own learning rate
     updates: dict[str, Update] = {}
     for name in attached.trained:
         owner = attached.model.get_submodule(name.rpartition(".")[0])

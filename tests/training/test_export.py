@@ -40,6 +40,8 @@ PEFT = [
     {"method": "lora", "lora.dora": True},
     {"method": "ia3"},
     {"method": "vera", "vera.rank": 8},
+    {"method": "lora", "lora.rank.1": 3, "lora.rank.query.1": 2, "lora.rank.value.0": 0, "lora.modules": ["query", "value"]},
+    {"method": "lora@a+lora@b", "lora@a.rank": 0},
 ]
 OURS = [
     {"method": "head"},
@@ -52,6 +54,8 @@ OURS = [
     {"method": "prefix"},
     {"method": "lora+bias"},
     {"method": "lora+ia3"},
+    {"method": "lora@a+lora@b", "lora@b.modules": ["query", "down"], "lora@b.rank": 3},
+    {"method": "serial_adapter@a+serial_adapter@b", "serial_adapter@b.size.1": 3},
 ]
 
 

@@ -330,3 +330,15 @@ def other_model(worker, model):
     worker.data = replace(worker.data, splits={"train": Split(columns, {"label": rng.integers(0, 3, 40)})})
     worker.base, worker.view = model, view(model)
     return worker
+
+
+def test_lora_twice_in_one_recipe_is_no_member_and_scores_as_it_does_alone(setup):
+    """Its parts have a learning rate each, and may lie around one another."""
+    twice = {"method": "lora@a+lora@b", "lora@a.lr": 1e-2, "lora@b.lr": 1e-3, "lora@b.rank": 2}
+    assert Member.of(Worker(setup), Trial(0, twice, 5)) is None
+    by_layer = {"method": "lora", "lora.rank.1": 2, "lora.rank.query.0": 0}
+    assert Member.of(Worker(setup), Trial(1, by_layer, 5)) is not None
+    (alone, ours), (packed, theirs) = alone_and_packed(setup, [Trial(0, twice, 5), Trial(1, by_layer, 5), MIXED[0]])
+    for number in (0, 1):
+        assert steady(packed[number][-1]) == pytest.approx(steady(alone[number][-1]), rel=1e-3, abs=1e-3)
+        same(ours[number], theirs[number])

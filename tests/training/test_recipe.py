@@ -5,7 +5,7 @@ import torch
 
 from autopeft import plugins, testing
 from autopeft.errors import Refused
-from autopeft.training.recipe import attach, choose_layers, count, load_trained, resolve, trained_state
+from autopeft.training.recipe import attach, count, load_trained, resolve, trained_state
 
 SUBJECTS = {subject.name: subject for subject in testing.method_subjects()}
 BERT, VIT, MOBILENET = SUBJECTS["bert"], SUBJECTS["vit"], SUBJECTS["mobilenet"]
@@ -28,9 +28,9 @@ def attached(params, subject=BERT, seed=1):
         ),
         ({"method": "last_layers", "last_layers.count": 0}, "no component is left"),
         ({"method": "serial_adapter+prefix", "serial_adapter.size": 0, "prefix.size": 0}, "no component is left"),
-        ({"method": "lora", "lora.rnk": 8}, "lora has no key rnk"),
+        ({"method": "lora", "lora.rnk": 8}, "has no key 'rnk'"),
         ({"method": "lora", "ia3.lr": 1e-3}, r"ia3\.lr: of no component of lora"),
-        ({"method": "lora+lora"}, "each component at most once"),
+        ({"method": "lora+lora"}, "twice: name them apart"),
         ({"method": "lora+head"}, "every recipe trains the head"),
         ({"method": "full+bias"}, "bias trains nothing here that the rest"),
         (
@@ -39,7 +39,18 @@ def attached(params, subject=BERT, seed=1):
         ),
         ({"method": "lora", "lora.layers": [3]}, "layers 0 to 2, not 3"),
         ({"method": "lora", "lora.layers": "last_4"}, "3 layers, not 4"),
-        ({"method": "lora", "lora.layers": "first"}, "'all' or 'last_<k>'"),
+        ({"method": "lora", "lora.layers": "first"}, "'all', 'last_<k>'"),
+        ({"method": "lora", "lora.layers": "1-3"}, "layers 0 to 2, not 1-3"),
+        ({"method": "lora", "lora.layers": "2-1"}, "a range of layers goes up: 1-2, not 2-1"),
+        ({"method": "lora", "lora.layers": "first_4"}, "3 layers, not 4"),
+        ({"method": "lora", "lora.rank.3": 4}, "layers 0 to 2, not 3"),
+        ({"method": "lora", "lora.rank.quary": 4}, "no module kind called 'quary'"),
+        ({"method": "vera", "vera.rank.1": 4}, "rank of VeRA is one value"),
+        ({"method": "lora", **{f"lora.rank.{layer}": 0 for layer in range(3)}}, "no component is left"),
+        ({"method": "lora@a+lora@a"}, "twice: name them apart"),
+        ({"method": "lora@+bias"}, "a word of letters"),
+        ({"method": "prefix@a+prefix@b"}, "has a prefix already"),
+        ({"method": "bias@a+bias@b"}, "bias@b trains nothing here that the rest"),
         ({"method": "parallel_adapter", "parallel_adapter.modules": ["query"]}, "down or output, not query"),
     ],
 )
@@ -52,14 +63,6 @@ def test_refused(params, reason):
 def test_bias_of_modules_without_any_is_refused():
     with pytest.raises(Refused, match="have no bias"):
         attached({"method": "bias", "bias.modules": ["convolution"]}, MOBILENET)
-
-
-@pytest.mark.parametrize(
-    ("value", "layers"),
-    [("all", (0, 1, 2, 3)), ("last_1", (3,)), ("last_4", (0, 1, 2, 3)), ([2, 0], (0, 2)), ([], ()), ("last_0", ())],
-)
-def test_choose_layers(value, layers):
-    assert choose_layers(value, 4) == layers
 
 
 def test_a_component_of_size_0_is_not_there():
@@ -253,3 +256,114 @@ def test_batch_norms_keep_their_statistics():
     testing.train_method(MOBILENET, recipe, steps=2)
     assert all(torch.equal(running[n], b) for n, b in recipe.model.named_buffers())
     assert testing.checksum(MOBILENET.base) == before
+
+
+# ── one method several times ────────────────────────────────────────────────────────────────────────────────────────
+
+TWICE = [
+    {"method": "lora@attn+lora@ffn", "lora@attn.modules": ["query"], "lora@attn.rank": 2, "lora@attn.lr": 1e-4,
+     "lora@ffn.modules": ["up", "down"], "lora@ffn.rank": 3, "lora@ffn.lr": 1e-3, "lora@ffn.layers": "1-2"},
+    {"method": "lora@a+lora@b", "lora@a.rank": 2, "lora@b.rank": 3},  # one around the other
+    {"method": "lora@a+ia3+lora@b", "ia3.modules": ["query"], "lora@b.layers": [1], "lora@b.rank": 1},
+    {"method": "ia3@a+ia3@b"},
+    {"method": "vera@a+vera@b", "vera@a.rank": 4, "vera@b.rank": 8},
+    {"method": "lora@a+lora@b", "lora@b.dora": True, "lora@b.rank": 2},
+    {"method": "serial_adapter@a+serial_adapter@b", "serial_adapter@b.size": 3},
+    {"method": "parallel_adapter@a+parallel_adapter@b"},
+]  # fmt: skip
+
+
+APART = [
+    {"method": "prefix@a+prefix@b", "prefix@a.layers": "first_1", "prefix@b.layers": [1, 2], "prefix@b.size": 3},
+    {"method": "bias@a+bias@b", "bias@a.layers": [0], "bias@b.layers": [2]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("params", TWICE, ids=lambda params: params["method"])
+@pytest.mark.parametrize("subject", [BERT, VIT], ids=str)
+def test_one_method_twice_keeps_the_contract(params, subject, monkeypatch):
+    for name in ("method_recipes", "method_pairs"):
+        monkeypatch.setattr(testing.methods, name, lambda name: [params])
+    for check in testing.METHOD_CHECKS:
+        if check is not testing.check_method_describes_itself:
+            check(params["method"], subject)
+
+
+@pytest.mark.parametrize("params", APART, ids=lambda params: params["method"])
+def test_one_method_twice_where_each_layer_holds_it_once(params, monkeypatch):
+    monkeypatch.setattr(testing.methods, "method_recipes", lambda name: [params])
+    for check in (testing.check_method_count_is_exact, testing.check_method_trains_its_own):
+        check(params["method"], BERT)
+
+
+def test_one_method_twice_has_two_groups_with_sizes_and_rates_of_their_own():
+    recipe = attached(TWICE[0])
+    sizes = {name: parameter.numel() for name, parameter in recipe.model.named_parameters()}
+    found = {g.component: (g.lr, sum(sizes[name] for name in g.names)) for g in recipe.groups[:-1]}
+    assert found == {"lora@attn": (1e-4, 3 * 2 * (16 + 16)), "lora@ffn": (1e-3, 2 * 2 * 3 * (16 + 24))}
+    layers = {g.component: {BERT.view.block_of(name) for name in g.names} for g in recipe.groups}
+    assert (layers["lora@attn"], layers["lora@ffn"]) == ({0, 1, 2}, {1, 2})
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_two_updates_of_one_layer_are_added(dropout):
+    """W x + s_1 B_1 A_1 x + s_2 B_2 A_2 x, and both are trained."""
+    params = {"method": "lora@a+lora@b", "lora@a.rank": 2, "lora@b.rank": 4, "lora@b.dropout": dropout}
+    recipe = attached(params)
+    outer = recipe.model.get_submodule("bert.encoder.layer.1.attention.self.query")
+    inner, x = outer.base_layer, torch.randn(5, 16)
+    with torch.no_grad():
+        expected = inner.base_layer(x)
+        for layer, scale in ((inner, 16 / 2), (outer, 16 / 4)):
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight.normal_()
+            expected = expected + scale * x @ a.T @ b.T
+        assert torch.allclose(outer(x), expected, atol=1e-5)
+    drops = [module for module in recipe.model.modules() if isinstance(module, torch.nn.Dropout) and module.p == 0.5]
+    assert bool(drops) is bool(dropout)
+
+
+# ── sizes by layer ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("params", "sizes"),
+    [
+        ({"method": "lora", "lora.rank": 4, "lora.rank.1": 2}, {("query", 1): 2, ("value", 1): 2}),
+        ({"method": "lora", "lora.rank": 4, "lora.rank.query": 3, "lora.rank.1": 2, "lora.rank.query.2": 1},
+         {("query", 0): 3, ("query", 1): 2, ("value", 1): 2, ("query", 2): 1}),
+        ({"method": "lora", "lora.rank": 4, "lora.rank.0": 0, "lora.rank.value.1": 0},
+         {("query", 0): 0, ("value", 0): 0, ("value", 1): 0}),
+        ({"method": "lora", "lora.rank": 0, "lora.rank.query.2": 4},
+         {(kind, layer): 0 for kind in ("query", "value") for layer in range(3) if (kind, layer) != ("query", 2)}),
+    ],
+)  # fmt: skip
+def test_sizes_by_layer(params, sizes):
+    ranks = {(kind, layer): sizes.get((kind, layer), 4) for kind in ("query", "value") for layer in range(3)}
+    expected = 32.0 * sum(ranks.values())
+    assert count(BERT.meta, BERT.view, params)["adapter_parameters"] == expected
+    recipe = attached(params)
+    for (kind, layer), rank in ranks.items():
+        module = recipe.model.get_submodule(f"bert.encoder.layer.{layer}.attention.self.{kind}")
+        assert (module.lora_A["default"].weight.shape[0] if hasattr(module, "lora_A") else 0) == rank
+    assert recipe.lowest == min(layer for (_, layer), rank in ranks.items() if rank)
+
+
+@pytest.mark.parametrize("method", ["serial_adapter", "parallel_adapter", "prefix", "lora"])
+def test_every_method_whose_size_differs_by_layer_has_it_there(method):
+    key = plugins.load("methods", method).size
+    of_each = [
+        count(BERT.meta, BERT.view, {"method": method, f"{method}.{key}": size, f"{method}.layers": [layer]})
+        for layer, size in enumerate((2, 5, 3))
+    ]
+    params = {"method": method, f"{method}.{key}": 2, f"{method}.{key}.1": 5, f"{method}.{key}.2": 3}
+    assert count(BERT.meta, BERT.view, params)["adapter_parameters"] == sum(n["adapter_parameters"] for n in of_each)
+    one = {"method": method, f"{method}.{key}": 2, f"{method}.{key}.0": 0, f"{method}.{key}.2": 0}
+    alone = {"method": method, f"{method}.{key}": 2, f"{method}.layers": [1]}
+    assert count(BERT.meta, BERT.view, one) == count(BERT.meta, BERT.view, alone)
+
+
+def test_a_parallel_adapter_of_size_0_on_one_kind_of_a_layer_leaves_the_other():
+    params = {"method": "parallel_adapter", "parallel_adapter.modules": ["down", "output"],
+              "parallel_adapter.size": 2, "parallel_adapter.size.down.1": 0}  # fmt: skip
+    assert "bert.encoder.layer.1.output.dense_parallel_adapter" not in attached(params).added
+    assert "bert.encoder.layer.1.attention.output.dense_parallel_adapter" in attached(params).added

@@ -1,0 +1,218 @@
+"""What a configuration means: which parts it has, of which size, in which layers. The only reading of params.
+
+    method: lora@attn+lora@ffn      two parts of one method, told apart by what follows "@"
+    lora@attn.rank: 8               a key of one part
+    lora@attn.rank.query: 4         its size on one module kind, `rank.3` in one layer, `rank.query.3` on both
+    shared.layers: 2-5              a key that every part reads which has none of its own
+
+Knows methods by what they say of themselves, and no model. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autopeft import plugins
+from autopeft.errors import Refused, did_you_mean
+from autopeft.methods import COMMON_KEYS, MODULE_KINDS, Method
+from autopeft.space import ALWAYS, components, method_of
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One component of a recipe.
+
+    Attributes:
+        name: The component: `lora`, or `lora@ffn`.
+        method: Its method.
+        given: The keys that the configuration gives it, without its name: its own, and the shared that it reads.
+        keys: The same, and its method's stock values for the rest.
+    """
+
+    name: str
+    method: Method
+    given: Mapping[str, Any]
+    keys: Mapping[str, Any]
+
+
+def parts(params: Mapping[str, Any]) -> tuple[Part, ...]:
+    """The parts of a configuration in the order of its `method`, without those that act nowhere or are of size 0."""
+    every = [_part(name, params) for name in components(params["method"])]
+    return tuple(part for part in every if _acts(part))
+
+
+def _part(name: str, params: Mapping[str, Any]) -> Part:
+    method: Method = plugins.load("methods", method_of(name))()
+    shared = {key: value for key, value in keys_of(params, "shared").items() if not key_fault(method, key)}
+    given = {**shared, **keys_of(params, name)}
+    return Part(name, method, given, {**method.stock, **given})
+
+
+def keys_of(params: Mapping[str, Any], component: str) -> dict[str, Any]:
+    """The keys of one component, without its name."""
+    prefix = f"{component}."
+    return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
+
+
+def _acts(part: Part) -> bool:
+    """Whether the part is there, as far as its keys alone tell."""
+    value, modules = part.keys.get("layers", "all"), part.keys.get("modules", "all")
+    if value in ("last_0", "first_0", [], ()) or modules in ([], ()):
+        return False
+    qualified = [qualifiers(key) for key in part.keys]
+    # None stands for the kinds and layers that no key of the size names.
+    kinds = [None, *(kind for kind, _ in qualified if kind)] if isinstance(modules, str) else modules
+    chosen = listed_layers(value) or [None, *(layer for _, layer in qualified if layer is not None)]
+    return is_there(part, kinds, chosen)
+
+
+def is_there(part: Part, kinds: Iterable[str | None], chosen: Iterable[int | None]) -> bool:
+    """Whether the part has a size other than 0 on one of the module kinds in one of the layers."""
+    among = tuple(kinds) or (None,)
+    return any(size(part, kind, layer) != 0 for layer in chosen for kind in among)
+
+
+# ── sizes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def size(part: Part, kind: str | None = None, layer: int | None = None) -> int | None:
+    """The part's size on a module kind in a layer: `rank.query.3`, else `rank.3`, else `rank.query`, else `rank`.
+
+    None where its method has no size.
+    """
+    key = part.method.size
+    if key is None:
+        return None
+    names = (f"{key}.{kind}.{layer}", f"{key}.{layer}", f"{key}.{kind}", key)
+    value: int = next(part.keys[name] for name in names if name in part.keys)
+    return value
+
+
+def qualifiers(key: str) -> tuple[str | None, int | None]:
+    """`rank.query.3` → ("query", 3); (None, None) for a key of neither."""
+    _, *more = key.split(".")
+    layer = int(more.pop()) if more and more[-1].isdecimal() else None
+    return (".".join(more) or None), layer
+
+
+def key_fault(method: Method, key: str, n_layers: int | None = None) -> str:
+    """Why a method has no such key; empty where it has.
+
+    Args:
+        n_layers: Of the model, where it is known.
+    """
+    base, dot, _ = key.partition(".")
+    if base not in method.keys and base not in COMMON_KEYS:
+        return f"{method.label} has no key {key!r}"
+    if not dot:
+        return ""
+    kind, layer = qualifiers(key)
+    if base != method.size or not method.sized_by:
+        return f"{base} of {method.label} is one value for all module kinds and layers"
+    if kind is not None and "kind" not in method.sized_by:
+        return f"{base} of {method.label} may differ by layer ({base}.3), not by module kind"
+    if layer is not None and "layer" not in method.sized_by:
+        return f"{base} of {method.label} may differ by module kind ({base}.query), not by layer"
+    if kind is not None and kind not in MODULE_KINDS:
+        return no_kind(kind)
+    if layer is not None and n_layers is not None and layer >= n_layers:
+        return f"the model has layers 0 to {n_layers - 1}, not {layer}"
+    return ""
+
+
+def no_kind(name: object) -> str:
+    """What is said of a module kind that no model has."""
+    return f"no module kind called {name!r}.{did_you_mean(name, MODULE_KINDS)} There are: {', '.join(MODULE_KINDS)}"
+
+
+# ── layers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def layers(value: Any, n_layers: int) -> tuple[int, ...]:
+    """Block indices, ascending, from "all", "last_<k>", "first_<k>", "<a>-<b>" with both ends, or a list of them.
+
+    Raises:
+        Refused: The model has no such layers, or this is none of the forms.
+    """
+    fault = layers_fault(value, n_layers)
+    if fault:
+        raise Refused(fault)
+    found = listed_layers(value)
+    if found is not None:
+        return tuple(sorted(set(found)))
+    end, _, count = value.partition("_")
+    if end == "last":
+        return tuple(range(n_layers - int(count), n_layers))
+    return tuple(range(int(count) if end == "first" else n_layers))
+
+
+def layers_fault(value: Any, n_layers: int | None = None) -> str:
+    """Why a value names no layers; empty where it does.
+
+    Args:
+        n_layers: Of the model; None for any model.
+    """
+    found = listed_layers(value)
+    if found is not None:
+        if value and not found:
+            return f"a range of layers goes up: {'-'.join(reversed(value.split('-')))}, not {value}"
+        wrong = [] if n_layers is None else [layer for layer in found if not 0 <= layer < n_layers]
+        shown = value if isinstance(value, str) else ", ".join(map(str, wrong))
+        return f"the model has layers 0 to {n_layers - 1}, not {shown}" if n_layers and wrong else ""
+    form = re.fullmatch(r"all|(last|first)_(\d+)", value) if isinstance(value, str) else None
+    if form is None:
+        return f"layers are a list of indices, 'all', 'last_<k>', 'first_<k>' or '<a>-<b>', not {value!r}"
+    if form[2] and n_layers is not None and int(form[2]) > n_layers:
+        return f"the model has {n_layers} layers, not {form[2]}"
+    return ""
+
+
+def listed_layers(value: Any) -> list[int] | None:
+    """The indices that a list or a range names, whatever the model; None for the other forms."""
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    bounds = re.fullmatch(r"(\d+)-(\d+)", value) if isinstance(value, str) else None
+    return list(range(int(bounds[1]), int(bounds[2]) + 1)) if bounds else None
+
+
+# ── recipes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def recipe_faults(method: str) -> list[str]:
+    """What is wrong with the name of a recipe, but for methods that there are not."""
+    names = components(method)
+    faults = [
+        f"{method!r}: what follows the @ of {name!r} is a word of letters, digits and _"
+        for name in dict.fromkeys(names)
+        if not re.fullmatch(r"[^@]+(@\w+)?", name, flags=re.ASCII)
+    ]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    faults += [
+        f"{method!r} has the component {name!r} twice: name them apart, {method_of(name)}@a+{method_of(name)}@b"
+        for name in twice
+    ]
+    if "head" in map(method_of, names) and names != ("head",):
+        faults.append(f"{method!r}: every recipe trains the head; leave it out of a joined one")
+    return faults
+
+
+def check(params: Mapping[str, Any], n_layers: int | None = None) -> None:
+    """Raises what is wrong with a configuration whatever its values.
+
+    Raises:
+        Refused: The recipe's name is wrong, or a key is nobody's.
+    """
+    faults = recipe_faults(params["method"])
+    names = components(params["method"])
+    strange = [key for key in params if key != "method" and key.partition(".")[0] not in (*ALWAYS, *names)]
+    if strange:
+        faults.append(f"{', '.join(strange)}: of no component of {params['method']}")
+    for name in dict.fromkeys(names):
+        method: Method = plugins.load("methods", method_of(name))()
+        wrong = (key_fault(method, key, n_layers) for key in keys_of(params, name))
+        faults += [f"{name}: {fault}" for fault in wrong if fault]
+    if faults:
+        raise Refused("; ".join(faults))
