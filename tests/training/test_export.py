@@ -40,7 +40,13 @@ PEFT = [
     {"method": "lora", "lora.dora": True},
     {"method": "ia3"},
     {"method": "vera", "vera.rank": 8},
-    {"method": "lora", "lora.rank.1": 3, "lora.rank.query.1": 2, "lora.rank.value.0": 0, "lora.modules": ["query", "value"]},
+    {
+        "method": "lora",
+        "lora.rank.1": 3,
+        "lora.rank.query.1": 2,
+        "lora.rank.value.0": 0,
+        "lora.modules": ["query", "value"],
+    },
     {"method": "lora@a+lora@b", "lora@a.rank": 0},
 ]
 OURS = [
