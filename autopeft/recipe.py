@@ -65,8 +65,8 @@ def _acts(part: Part) -> bool:
     qualified = [qualifiers(key) for key in part.keys]
     # None stands for the kinds and layers that no key of the size names.
     kinds = [None, *(kind for kind, _ in qualified if kind)] if isinstance(modules, str) else modules
-    chosen = listed_layers(value) or [None, *(layer for _, layer in qualified if layer is not None)]
-    return is_there(part, kinds, chosen)
+    named = [layer for _, layer in qualified if layer is not None]
+    return is_there(part, kinds, listed_layers(value) or [None, *named])
 
 
 def is_there(part: Part, kinds: Iterable[str | None], chosen: Iterable[int | None]) -> bool:
