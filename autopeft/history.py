@@ -12,7 +12,7 @@ import numpy as np
 from autopeft import ledger as ledgers
 from autopeft.errors import UsageError
 from autopeft.objectives import Objective, losses, reference_point
-from autopeft.pareto import hypervolume, non_dominated
+from autopeft.pareto import hypervolume, knee, non_dominated
 from autopeft.trial import MACHINE, MOST_LOST, Report, Status, Trial
 
 
@@ -277,6 +277,11 @@ class History:
                 self._front.take(record, self.losses([record])[0])
         self._in_front = len(self.told)
         return list(self._front.records)
+
+    def knee(self) -> Record | None:
+        """The front's knee, which export, reports and trackers all mean; None without a front."""
+        front = self.front()
+        return front[knee(self.losses(front))] if front else None
 
     def hypervolumes(self) -> list[float]:
         """The hypervolume after each tell, in order of telling."""

@@ -53,24 +53,25 @@ def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:
 
 
 def knee(losses: np.ndarray) -> int:
-    """The index of the front point furthest below the line between the front's two ends (2 objectives).
+    """The index of the front point furthest below the plane through the front's ends; any number of objectives.
 
-    Both objectives are scaled to [0, 1] over the front first. With one or two front points: the best in the first
-    objective.
+    Each objective is scaled to [0, 1] over the front first. The ends, best in one objective and worst in the others, then
+    lie on a plane on which the scaled losses have one sum: the point with the least sum is furthest below it. With no
+    more different points than objectives (all are ends), and with one objective: the best in the first objective.
 
     Args:
-        losses: (n_points, 2), finite, at least one point.
+        losses: (n_points, n_objectives), finite, at least one point. The first of equal ones is taken.
     """
     losses = _points(losses)
-    if losses.shape[1] != 2 or len(losses) == 0:
-        raise ValueError(f"a knee needs points of two objectives; these are {losses.shape}")
+    if len(losses) == 0:
+        raise ValueError("no points have no knee")
     front = np.flatnonzero(non_dominated(losses))
     points = losses[front]
     low, span = points.min(axis=0), np.ptp(points, axis=0)
-    if len(np.unique(points, axis=0)) <= 2:
+    if len(np.unique(points, axis=0)) <= max(losses.shape[1], 2):
         return int(front[np.argmin(points[:, 0])])
-    scaled = (points - low) / span
-    return int(front[np.argmin(scaled.sum(axis=1))])  # the ends lie at (0, 1) and (1, 0): distance ~ 1 - sum
+    scaled = (points - low) / np.where(span > 0, span, 1.0)  # an objective in which all are equal says nothing
+    return int(front[np.argmin(scaled.sum(axis=1))])
 
 
 def _points(losses: np.ndarray) -> np.ndarray:

@@ -23,7 +23,6 @@ from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.objectives import with_signal
-from autopeft.pareto import knee
 from autopeft.prepared import (
     Model,
     Prepared,
@@ -123,8 +122,9 @@ class Run:
         if which == "best":
             return front[0]
         if which == "knee":
-            losses = self.history.losses(front)
-            return front[knee(losses[:, :2])] if losses.shape[1] > 1 else front[0]  # one objective: the best
+            found = self.history.knee()
+            assert found is not None, "the front has members"
+            return found
         kind, _, value = which.partition("=")
         if kind == "max-params":
             limit = parse_count(value)

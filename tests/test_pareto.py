@@ -48,6 +48,29 @@ def test_the_knee_lies_furthest_below_the_line_between_the_ends():
     assert knee(points[[0, 3]]) == 0
 
 
+def test_the_knee_of_three_objectives_lies_furthest_below_the_plane_of_the_ends():
+    ends = [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    points = np.array([*ends, [0.5, 0.5, 0.6], [0.3, 0.3, 0.4], [0.9, 0.9, 0.9]])
+    assert knee(points) == 4
+    assert knee(points * [1.0, 100.0, 1e-3]) == 4, "whatever the units"
+    assert knee(points[:3]) == 0, "only ends: the best in the first objective"
+
+
+def test_an_objective_in_which_all_are_equal_does_not_change_the_knee():
+    points = np.array([[0.0, 1.0], [0.1, 0.2], [0.5, 0.15], [1.0, 0.0]])
+    assert knee(np.column_stack([points, np.full(4, 7.0)])) == knee(points) == 1
+
+
+@given(POINTS)
+def test_the_knee_is_on_the_front(points):
+    if len(points):
+        assert non_dominated(points)[knee(points)]
+
+
+def test_the_knee_of_one_objective_is_the_best():
+    assert knee(np.array([[0.3], [0.1], [0.2]])) == 1
+
+
 @pytest.mark.parametrize("bad", [np.array([[np.nan, 1.0]]), np.array([1.0, 2.0])])
 def test_other_shapes_and_numbers_are_errors(bad):
     with pytest.raises(ValueError, match="finite"):

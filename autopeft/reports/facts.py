@@ -13,7 +13,6 @@ from typing import Any
 from autopeft.errors import UsageError
 from autopeft.history import Confirmation, History, Record
 from autopeft.objectives import Objective
-from autopeft.pareto import knee
 from autopeft.reports import text
 from autopeft.reports.statistics import Interval, Sample, interval
 from autopeft.trial import Status
@@ -177,10 +176,8 @@ class Facts:
 
     @cached_property
     def knee(self) -> Record | None:
-        """The front's knee; None without a front, and with other than two objectives."""
-        if not self.front or len(self.objectives) != 2:
-            return None
-        return self.front[knee(self.history.losses(self.front))]
+        """The front's knee; None without a front."""
+        return self.history.knee()
 
     @cached_property
     def volumes(self) -> list[float]:

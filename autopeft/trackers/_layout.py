@@ -143,8 +143,7 @@ class Layout:
     def rank(self) -> set[int]:
         """Looks at the front. Returns the numbers whose place changed."""
         before, front = self.places, self.progress.front
-        losses = self.history.losses(front)
-        chosen = knee(losses[:, :2]) if front and losses.shape[1] > 1 else 0
+        chosen = knee(self.history.losses(front)) if front else 0
         self.places = {record.number: Place(index + 1, index == chosen) for index, record in enumerate(front)}
         return {n for n in before.keys() | self.places.keys() if before.get(n) != self.places.get(n)}
 

@@ -8,6 +8,7 @@ from autopeft.errors import UsageError
 from autopeft.history import History
 from autopeft.reports import content
 from autopeft.reports.facts import Facts
+from autopeft.trackers._redact import Redactor
 from tests.reports import histories as h
 
 HEAD = {"method": "head", "head.lr": 1e-3}
@@ -128,9 +129,15 @@ def test_nothing_complete_has_a_verdict():
     assert Facts(History(failed), h.describe).verdict == "No trial completed (1 FAILED), so there is no front."
 
 
-def test_three_objectives_have_no_knee():
+def test_three_objectives_have_one_knee_for_reports_trackers_and_export(tmp_path):
+    from autopeft.runs import Run
+    from autopeft.trackers._layout import Layout
+
     objectives = [*h.OBJECTIVES, {"metric": "train_seconds", "goal": "minimize", "reference": 100.0, "scale": "linear"}]
-    facts = Facts(History(h.search(20, objectives=objectives)), h.describe)
-    assert facts.knee is None
+    history = History(h.search(20, objectives=objectives))
+    facts, layout = Facts(history, h.describe), Layout(history, h.describe, Redactor())
+    layout.progress.update(history)
+    layout.rank()
+    marked = [number for number, place in layout.places.items() if place.is_selected]
+    assert marked == [facts.knee.number] == [Run(tmp_path, history).pick("knee").number]
     assert facts.size_metric == "trainable_parameters"
-    assert "the knee" not in facts.verdict
