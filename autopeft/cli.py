@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault, command
+from autopeft.redact import Redactor
 
 if TYPE_CHECKING:
     from autopeft.runs import Run
@@ -570,4 +571,5 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """To stderr, without passwords that a library has put into its message."""
+    print(Redactor().secret(text), file=sys.stderr)

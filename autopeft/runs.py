@@ -33,6 +33,7 @@ from autopeft.prepared import (
     require_executor,
     trivial_scores,
 )
+from autopeft.redact import Redactor
 from autopeft.search import Ending, Search, sizes_by
 from autopeft.trackers import Fillable, Opened, Tracker
 from autopeft.training.setup import Setup
@@ -81,7 +82,7 @@ class Run:
         """One row a trial: number, status, name, metrics, params."""
         import pandas as pd
 
-        front = {record.number for record in self.front}
+        front, redactor = {record.number for record in self.front}, Redactor.of(self.history.config)
         rows = [
             {
                 "number": record.number,
@@ -91,7 +92,7 @@ class Run:
                 **record.known,
                 **record.metrics,
                 **{key: value if not isinstance(value, list) else str(value) for key, value in record.params.items()},
-                "error": record.error,
+                "error": redactor.message(record.error),
             }
             for record in self.history.trials
         ]
@@ -409,8 +410,9 @@ def _say_confirmations(total: int) -> Callable[[Mapping[str, Any]], None]:
     told = itertools.count(1)
 
     def say(event: Mapping[str, Any]) -> None:
+        error = Redactor().message(event["error"])
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "_" not in name)
-        print(f"[{next(told)}/{total}] {event['name']}: {event['status']} {metrics or event['error']}", file=sys.stderr)
+        print(f"[{next(told)}/{total}] {event['name']}: {event['status']} {metrics or error}", file=sys.stderr)
 
     return say
 

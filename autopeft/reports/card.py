@@ -28,7 +28,8 @@ def model_card(history: History, record: Record, describe: Describe, command: st
         command: What made the folder.
         about: The folder's autopeft.json.
     """
-    return "\n".join(_lines(Facts(history, describe), record, command, about)).rstrip() + "\n"
+    facts = Facts(history, describe)
+    return facts.redactor.text("\n".join(_lines(facts, record, command, about)).rstrip() + "\n")
 
 
 def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any]) -> Iterator[str]:

@@ -137,12 +137,13 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
             "; ".join(f"{o.goal} {o.metric} ({o.scale}, reference {o.reference:g})" for o in facts.objectives),
         )
     ]
-    return rows
+    # Before Markdown or HTML escapes it: `http\\://alice:…` would be no address any more.
+    return [(name, facts.redactor.text(value)) for name, value in rows]
 
 
 def config_json(facts: Facts) -> str:
     """The resolved config as it is now."""
-    return json.dumps(facts.history.config, indent=1, ensure_ascii=False, default=str)
+    return json.dumps(facts.redactor.data(facts.history.config), indent=1, ensure_ascii=False, default=str)
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from autopeft.errors import UsageError
 from autopeft.history import Confirmation, History, Record
 from autopeft.objectives import Objective
+from autopeft.redact import Redactor
 from autopeft.reports import text
 from autopeft.reports.statistics import Interval, Sample, interval
 from autopeft.trial import Status
@@ -122,6 +123,12 @@ class Facts:
         self.name = name or str(self.header.get("id", "search"))[:12]
         self.objectives: tuple[Objective, ...] = history.objectives
         self.score_objective = self.objectives[0]
+
+    @cached_property
+    def redactor(self) -> Redactor:
+        """What every text passes that is made of these facts."""
+        history = self.history
+        return Redactor.of([self.header.get("config"), history.config, *(event["config"] for event in history.resumes)])
 
     # ── axes ──
 
@@ -241,7 +248,7 @@ class Facts:
             if entry.status is Status.COMPLETE:
                 values.setdefault(entry.name, {})[entry.seed] = entry.metrics
             else:
-                failures.setdefault(entry.name, {})[entry.seed] = f"seed {entry.seed}: {entry.status}: {entry.error}"
+                failures.setdefault(entry.name, {})[entry.seed] = self._why(entry)
         out = {}
         rows = self.rows("test") if self.metric in ROW_SHARES else None
         for name, by_seed in values.items():
@@ -277,10 +284,14 @@ class Facts:
     def confirm_failures(self) -> list[tuple[str, str]]:
         """(name, why) of every retraining that gave no number."""
         return [
-            (entry.name, f"{entry.status}, seed {entry.seed}: {entry.error}")
+            (entry.name, self._why(entry))
             for entry in self.history.confirmations
             if entry.status is not Status.COMPLETE
         ]
+
+    def _why(self, entry: Confirmation) -> str:
+        """Why a retraining gave no number."""
+        return f"{entry.status}, seed {entry.seed}: {self.redactor.message(entry.error)}"
 
     @cached_property
     def incomplete(self) -> list[Confirmed]:

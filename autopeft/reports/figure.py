@@ -71,6 +71,11 @@ def front_csv(history: History, path: Path | str, describe: Describe, name: str 
 
 def front_data(facts: Facts) -> dict[str, Any]:
     """The front as plain data, with a schema version."""
+    data: dict[str, Any] = facts.redactor.texts(_front_data(facts))
+    return data
+
+
+def _front_data(facts: Facts) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "kind": "autopeft.front",
@@ -116,7 +121,7 @@ def front_csv_text(facts: Facts) -> str:
         row += [record.metrics.get(key) for key in metrics] + found
         row += [_flat(record.params.get(key)) for key in keys]
         writer.writerow([text.cell(value) for value in row])
-    return out.getvalue()
+    return facts.redactor.text(out.getvalue())
 
 
 def _flat(value: Any) -> Any:

@@ -42,7 +42,7 @@ def render(history: History, describe: Describe, *, name: str = "") -> str:
     """The report of a search as text."""
     facts = Facts(history, describe, name)
     found = importances(facts)
-    return page(
+    shown = page(
         "report.html.j2",
         methods=[str(record.params["method"]) for record in history.records],
         values={
@@ -66,13 +66,14 @@ def render(history: History, describe: Describe, *, name: str = "") -> str:
             "config": content.config_json(facts),
         },
     )
+    return facts.redactor.text(shown)
 
 
 def front(history: History, describe: Describe, *, name: str = "") -> str:
     """The interactive front alone: the verdict, the figure and its table, to be seen at once in a small frame."""
     facts = Facts(history, describe, name)
     methods = [str(record.params["method"]) for record in history.records]
-    return page("front.html.j2", methods=methods, values=_front_values(facts))
+    return facts.redactor.text(page("front.html.j2", methods=methods, values=_front_values(facts)))
 
 
 def _front_values(facts: Facts) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def fragment(history: History, describe: Describe) -> str:
     """The front as a picture and a table, for a notebook: no script, no page around it."""
     facts = Facts(history, describe)
     picture = svg.front(facts, front_plot(facts), theme="light")
-    return f"<div>{picture}{table.front(facts).html()}</div>"
+    return facts.redactor.text(f"<div>{picture}{table.front(facts).html()}</div>")
 
 
 def subtitle(facts: Facts) -> str:

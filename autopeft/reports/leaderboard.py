@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 
 from autopeft.errors import UnknownName, UsageError
 from autopeft.history import History, Record
+from autopeft.redact import Redactor
 from autopeft.reports import text
 from autopeft.reports.facts import Baseline, Confirmed, Describe, Facts, best_by_score
 from autopeft.reports.statistics import tied_groups
@@ -112,11 +113,10 @@ def render(entries: Sequence[Entry], format: str = "markdown", *, by: By = "sear
     if format not in FORMATS:
         raise UnknownName("leaderboard format", format, FORMATS)
     found = boards(entries, by=by)
+    redactor = Redactor.of([entry.history.config for entry in entries])
     if format == "json":
-        return json.dumps(data(found), indent=1, ensure_ascii=False) + "\n"
-    if format == "csv":
-        return csv(found)
-    return markdown(found) if format == "markdown" else html(found)
+        return json.dumps(redactor.texts(data(found)), indent=1, ensure_ascii=False) + "\n"
+    return redactor.text({"csv": csv, "markdown": markdown, "html": html}[format](found))
 
 
 def boards(entries: Sequence[Entry], *, by: By = "search") -> list[Board]:
@@ -287,7 +287,7 @@ def _model_names(group: Sequence[Facts]) -> list[str]:
     return [
         (facts.model_name or "")
         if len(weights[facts.model_name]) == 1
-        else "/".join(str(model.get("path")).split("/")[-2:])
+        else "/".join(facts.redactor.text(str(model.get("path"))).split("/")[-2:])
         for facts, model in zip(group, models, strict=True)
     ]
 
@@ -432,4 +432,4 @@ def _data_title(facts: Facts) -> str:
         name = task.get("name", "data") if isinstance(task, dict) else task
     rows = facts.rows("test")
     # The folder, too: `test.parquet` alone names nothing.
-    return "/".join(str(name).split("/")[-2:]) + (f" ({rows:,} test rows)" if rows else "")
+    return "/".join(facts.redactor.text(str(name)).split("/")[-2:]) + (f" ({rows:,} test rows)" if rows else "")

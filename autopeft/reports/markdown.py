@@ -31,7 +31,8 @@ def write(
 
 def render(history: History, describe: Describe, *, name: str = "", picture: str = "") -> str:
     """The report of a search as text."""
-    return "\n".join(_lines(Facts(history, describe, name), picture)).rstrip() + "\n"
+    facts = Facts(history, describe, name)
+    return facts.redactor.text("\n".join(_lines(facts, picture)).rstrip() + "\n")
 
 
 def _lines(facts: Facts, picture: str) -> Iterator[str]:

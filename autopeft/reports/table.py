@@ -218,7 +218,7 @@ def trials(facts: Facts) -> Table:
                 "size": {**record.known, **record.metrics}.get(facts.size_metric or ""),
                 "rungs": len(record.reports) or None,
                 "train_seconds": seconds,
-                "why": record.error or record.refusal,
+                "why": facts.redactor.message(record.error or record.refusal),
             }
         )
     columns = [
@@ -239,7 +239,12 @@ def trials(facts: Facts) -> Table:
 def failures(facts: Facts) -> Table:
     """Trials that failed or ran out of memory, each with its reason, and retrainings that gave no number."""
     rows = [
-        {"trial": record.number, "status": record.standing, "name": facts.names[record.number], "why": record.error}
+        {
+            "trial": record.number,
+            "status": record.standing,
+            "name": facts.names[record.number],
+            "why": facts.redactor.message(record.error),
+        }
         for record in facts.failures
     ]
     rows += [{"trial": None, "status": "confirming", "name": name, "why": why} for name, why in facts.confirm_failures]
@@ -263,6 +268,7 @@ def resumes(facts: Facts) -> Table:
     rows = []
     for event in facts.history.resumes:
         changes: Any = event.get("changes") or ()
-        rows.append({"seconds": event["seconds"], "changes": "; ".join(map(str, changes)) or "nothing"})
+        shown = facts.redactor.message("; ".join(map(str, changes)))
+        rows.append({"seconds": event["seconds"], "changes": shown or "nothing"})
     columns = (Column("seconds", "after", text.duration, True), Column("changes", "changed"))
     return Table("Resumes", columns, tuple(rows))

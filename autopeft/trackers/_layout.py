@@ -21,8 +21,8 @@ from urllib.parse import quote
 from autopeft.history import Confirmation, History, Record
 from autopeft.pareto import knee
 from autopeft.recipe import parts
+from autopeft.redact import Redactor
 from autopeft.trackers._progress import Progress, Standing
-from autopeft.trackers._redact import Redactor
 from autopeft.trial import Status
 
 SCHEMA = "1"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.history import History, Record
+from autopeft.redact import Redactor
 from autopeft.trackers._progress import Progress
 from autopeft.trial import Status
 
@@ -131,7 +132,7 @@ class View:
 
     def __init__(self, history: History, name: str, describe: Callable[[Mapping[str, Any]], str]) -> None:
         self.history, self.name, self.describe = history, name, describe
-        self.progress = Progress()
+        self.progress, self.redactor = Progress(), Redactor.of(history.config)
         self.refused = sum(1 for record in history.records if record.refusal)
         self.began, self.told_before = time.monotonic(), len(history.told)
         self._names: dict[int, str] = {}
@@ -229,7 +230,7 @@ class View:
             size = record.metrics.get("trainable_parameters")
             return f"{score} {record.metrics[score]:.4f}" + ("" if size is None else f", {size:,.0f} parameters")
         if record.error:
-            return record.error.strip().splitlines()[0]
+            return self.redactor.message(record.error.strip().splitlines()[0])
         return f"at step {record.reports[-1].step}" if record.reports else "before its first report"
 
     @staticmethod

@@ -24,8 +24,8 @@ from typing import Any
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault, command
 from autopeft.history import History, Record
+from autopeft.redact import Redactor
 from autopeft.trackers._layout import NUMBERS, WORKFLOW, Address, Describe, Layout, cut
-from autopeft.trackers._redact import Redactor
 from autopeft.trackers._store import (
     Held,
     Store,
@@ -139,7 +139,7 @@ class MLflow:
                 raise
             except Exception as fault:  # MLflow's, its HTTP client's and its database's errors have no common root
                 raise EnvironmentFault(
-                    f"MLflow at {self.redactor.text(self.uri)} cannot be written: {self._reason(fault)}"
+                    f"MLflow at {self.redactor.secret(self.uri)} cannot be written: {self._reason(fault)}"
                 ) from None  # the cause's text may hold the secret that was masked here
         return {name: sync.store.counts[name] for name in ("runs", "params", "metrics", "tags", "artifacts")}
 
@@ -251,7 +251,7 @@ class MLflow:
         if not self._has_warned:
             self._has_warned = True
             print(
-                f"MLflow at {self.redactor.text(self.uri)}: {reason}. The search goes on and nothing is lost: "
+                f"MLflow at {self.redactor.secret(self.uri)}: {reason}. The search goes on and nothing is lost: "
                 f"{command('autopeft', 'track', self.folder)} fills in what is missing there",
                 file=sys.stderr,
                 flush=True,

@@ -6,9 +6,9 @@ import pytest
 
 from autopeft.errors import UsageError
 from autopeft.history import History
+from autopeft.redact import Redactor
 from autopeft.reports import content
 from autopeft.reports.facts import Facts
-from autopeft.trackers._redact import Redactor
 from tests.reports import histories as h
 
 HEAD = {"method": "head", "head.lr": 1e-3}

@@ -6,9 +6,9 @@ import math
 import pytest
 
 from autopeft.history import History
+from autopeft.redact import Redactor
 from autopeft.trackers import _layout as layouts
 from autopeft.trackers._layout import Address, Layout, key_of, metric_key
-from autopeft.trackers._redact import Redactor
 from tests.reports import histories as h
 
 

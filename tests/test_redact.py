@@ -2,7 +2,8 @@
 
 import pytest
 
-from autopeft.trackers._redact import Redactor
+from autopeft import redact
+from autopeft.redact import Redactor
 
 CONFIG = {
     "model": {"path": "org/model", "hub_token": "canary-in-model"},
@@ -57,3 +58,31 @@ def test_messages_of_libraries(text, expected):
 
 def test_a_short_secret_does_not_eat_words():
     assert Redactor.of({"token": "a"}).text("a rank") == "a rank"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/home/alice/data", "~/data"),
+        ("in /Users/alice.", "in ~"),
+        ('{"a": "C:\\\\Users\\\\bob\\\\x"}', '{"a": "~\\\\x"}'),
+        ("file:///home/alice/x", "file://~/x"),
+        ("sqlite:////home/alice/mlflow.db", "sqlite:///~/mlflow.db"),
+        ("my/home/page", "my/home/page"),
+        ("https://host/users/x", "https://host/users/x"),
+    ],
+)
+def test_home_folders_are_nobody_s(text, expected):
+    assert Redactor().text(text) == expected
+    assert Redactor().secret(text) == text
+
+
+def test_the_home_of_this_user_wherever_it_is(monkeypatch):
+    monkeypatch.setenv("HOME", "/data/people/alice")
+    redact._homes.cache_clear()
+    assert Redactor().text("/data/people/alice/x, /data/people/alice2/x") == "~/x, /data/people/alice2/x"
+    redact._homes.cache_clear()
+
+
+def test_params_are_no_secrets_by_their_name():
+    assert Redactor().texts({"lora.init.key": "gaussian"}) == {"lora.init.key": "gaussian"}

@@ -1,10 +1,16 @@
-"""Nothing secret leaves for a tracker: userinfo of URIs, values of keys that are named so, tokens of known form."""
+"""What leaves the ledger for people goes through here: reports, cards, boards, front files, trackers, the terminal.
+
+Masked are the userinfo of URIs, values of keys that are named so, tokens of known form, and all of these wherever else they
+stand; and whose home a folder is in. The ledger itself and the run's `config.yaml` have them: a run must go on.
+"""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MASK = "***"
@@ -15,6 +21,9 @@ _SECRET_KEY = re.compile(rf"(?i)(^|[_\-. ])({_NAMES})s?$")
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://)([^/\s@'\"<>]+)@")
 _TOKENS = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|gh[pousr]_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_\-]{16,}|AKIA[A-Z0-9]{12,})\b")
 _PAIR = re.compile(rf"(?i)((?<![A-Za-z])(?:{_NAMES})[\"']?\s*[:=]\s*)(\"[^\"\n]*\"|'[^'\n]*'|[^\s,;&\"'\[\]{{}}()<>]+)")
+
+# `/home/alice`, `/Users/alice`, `C:\\Users\\alice`, also as JSON has it.
+_HOME = r"(?:(?<![\w.~-])/(?:home|Users)/|\b[A-Za-z]:[\\/]+Users[\\/]+)[^/\\\s\"'<>:,;()]+"
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,7 @@ class Redactor:
         return Redactor(tuple(sorted(found, key=lambda secret: (-len(secret), secret))))
 
     def data(self, value: Any) -> Any:
-        """JSON data. Keys stay, so that a reader sees that there was something."""
+        """A config, as JSON data. Keys stay, so that a reader sees that there was something."""
         if isinstance(value, Mapping):
             return {
                 key: MASK if isinstance(item, str) and item and _SECRET_KEY.search(str(key)) else self.data(item)
@@ -44,8 +53,20 @@ class Redactor:
             return [self.data(item) for item in value]
         return self.text(value) if isinstance(value, str) else value
 
+    def texts(self, value: Any) -> Any:
+        """JSON data whose keys tell nothing of secrets: a param may be called `lora.rank.key`."""
+        if isinstance(value, Mapping):
+            return {key: self.texts(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.texts(item) for item in value]
+        return self.text(value) if isinstance(value, str) else value
+
     def text(self, text: str) -> str:
-        """Any text, HTML too: what is masked is never part of its syntax."""
+        """Any text, HTML too: what is masked is never part of its syntax. Home folders become `~`."""
+        return _homes().sub("~", self.secret(text))
+
+    def secret(self, text: str) -> str:
+        """The same with the folders as they are: for the user's own terminal, where paths are copied from."""
         for secret in self.secrets:
             text = text.replace(secret, MASK)
         return _TOKENS.sub(MASK, _USERINFO.sub(rf"\1{MASK}@", text))
@@ -53,6 +74,14 @@ class Redactor:
     def message(self, text: str) -> str:
         """An error's text: also the values in `token: abc` and `password=abc`, which a library may have put there."""
         return self.text(_PAIR.sub(rf"\1{MASK}", text))
+
+
+@functools.lru_cache
+def _homes() -> re.Pattern[str]:
+    """Home folders: of the usual places, and this user's, wherever it is."""
+    own = str(Path.home())
+    mine = rf"(?<![\w.~/-]){re.escape(own)}(?![\w.-])|" if len(own) > 1 else ""
+    return re.compile(mine + _HOME)
 
 
 def _secrets(value: Any, key: str = "") -> Iterator[str]:
