@@ -40,7 +40,8 @@ def history():
 def views(history, folder):
     facts = Facts(history, h.describe, "a")
     about = {
-        "form": "peft", "task": "digits", "data": {}, "trust_remote_code": False, "label_names": [], "auto_class": "A",
+        "form": "peft", "task": "digits", "data": {}, "trust_remote_code": False, "inputs": {}, "auto_class": "A",
+        "about": {"label_names": [], "n_outputs": 0},
         "max_length": None,
     }  # fmt: skip
     yield "report.md", markdown.render(history, h.describe)
