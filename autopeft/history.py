@@ -81,7 +81,7 @@ class Confirmation:
     """One retraining with a fresh seed, scored on the test split.
 
     Attributes:
-        name: What was confirmed: `trial 17`, or a baseline's name: `majority`, `head`, `full`.
+        name: What was confirmed: `trial 17`, or `majority`: the trivial baseline of any task.
         number: The trial; None for a baseline that the search did not run.
         params: What was trained; empty for `majority`.
         seed: The fresh seed.

@@ -39,8 +39,8 @@ class Objective:
             raise ValueError(f"{self.metric}: a reference is finite, and above 0 on log10; it is {self.reference}")
 
     def loss(self, value: float) -> float:
-        """The value as a loss. On log10, values below 1 count as 1: nothing trains fewer than one parameter."""
-        scaled = math.log10(max(value, 1.0)) if self.scale == "log10" else value
+        """The value as a loss. On log10, what is below a billionth of the reference counts as that: 0 has no logarithm."""
+        scaled = math.log10(max(value, self.reference * 1e-9)) if self.scale == "log10" else value
         return -scaled if self.goal == "maximize" else scaled
 
     @property

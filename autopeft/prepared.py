@@ -144,6 +144,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
             "parameters": model.parameters,
         },
         "baselines": {"majority": trivial},
+        "titles": {"majority": data.task.trivial_title} if hasattr(data.task, "trivial_title") else {},
         "stock": list(range(len(space.defaults()))) if config.sampler.name != "fixed" else [],
         "chosen": choice.to_json(),
         "provenance": provenance(setup.machine.device),

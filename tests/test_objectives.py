@@ -38,3 +38,11 @@ def test_a_wrong_objective_cannot_exist(wrong):
 
 def test_json_and_back():
     assert Objective.from_json(SIZE.to_json()) == SIZE
+
+
+@pytest.mark.parametrize("value", [0.5, 0.002, 3.0])
+def test_a_small_score_has_its_logarithm_too(value):
+    """An error on log10 goes below 1; nothing has the logarithm of 0."""
+    error = Objective("mean_absolute_error", "minimize", 0.8, "log10")
+    assert error.loss(value) == pytest.approx(math.log10(value))
+    assert math.isfinite(error.loss(0.0))

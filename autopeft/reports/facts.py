@@ -33,7 +33,7 @@ class Confirmed:
     Attributes:
         name: `trial 17`, or a baseline's name.
         number: The trial; None for what the search did not run.
-        params: What was trained; empty for the majority class.
+        params: What was trained; empty for the trivial baseline.
         sample: Seed → test score.
         interval: Mean and 95 % t interval over seeds.
         metrics: Mean of every metric over the seeds.
@@ -87,11 +87,11 @@ class Baseline:
     """What a search must beat.
 
     Attributes:
-        kind: "majority", "head", "full" or "stock".
+        kind: "trivial", "head", "full" or "stock".
         title: For people.
         score: On validation.
-        size: Trainable parameters; 0 for the majority class.
-        record: The trial that stands for it; None for the majority class.
+        size: Trainable parameters; 0 for the trivial one.
+        record: The trial that stands for it; None for the trivial one.
         confirmed: Its test score, where there is one.
     """
 
@@ -253,7 +253,8 @@ class Facts:
         rows = self.rows("test") if self.metric in ROW_SHARES else None
         for name, by_seed in values.items():
             entry = first[name]
-            sample = Sample({seed: metrics[self.metric] for seed, metrics in by_seed.items()}, rows, name == "majority")
+            is_fixed = entry.number is None and not entry.params
+            sample = Sample({seed: metrics[self.metric] for seed, metrics in by_seed.items()}, rows, is_fixed)
             record = self.history.records[entry.number] if entry.number is not None else None
             common = set.intersection(*(set(metrics) for metrics in by_seed.values()))
             means = {key: sum(metrics[key] for metrics in by_seed.values()) / len(by_seed) for key in sorted(common)}
@@ -306,8 +307,18 @@ class Facts:
     # ── baselines ──
 
     @cached_property
+    def trivial_title(self) -> str:
+        """What answers without learning: as the task says, else by whether there are classes.
+
+        Its key is `majority` in the ledger, whatever the task.
+        """
+        title: str | None = self.header.get("titles", {}).get("majority")
+        has_classes = bool(self.header.get("dataset", {}).get("label_names"))
+        return title or ("majority class" if has_classes else "trivial baseline")
+
+    @cached_property
     def baselines(self) -> list[Baseline]:
-        """Majority class, frozen head, stock defaults, full fine-tuning: those that are known.
+        """The trivial answer, frozen head, stock defaults, full fine-tuning: those that are known.
 
         The frozen head and full fine-tuning are the best complete trials of the methods `head` and `full`; the stock
         defaults are the trials that the header's `stock` lists.
@@ -316,7 +327,7 @@ class Facts:
         trivial = self.header.get("baselines", {}).get("majority", {})
         if self.metric in trivial:
             test = self.confirmed.get("majority")
-            out.append(Baseline("majority", "majority class", trivial[self.metric], 0.0, None, test))
+            out.append(Baseline("trivial", self.trivial_title, trivial[self.metric], 0.0, None, test))
         out += self._tried("head", "frozen head", lambda record: record.params["method"] == "head")
         stock = frozenset(self.header.get("stock", ()))
         out += self._tried("stock", "best stock default", lambda record: record.number in stock)
@@ -388,8 +399,8 @@ class Facts:
         return f"{joint} {text.count(size)} trainable parameters{part}".rstrip(",")
 
     def _against(self, record: Record) -> str:
-        """Against the first of frozen head and majority class that is known, on the split that both have."""
-        for kind in ("head", "majority"):
+        """Against the first of frozen head and trivial baseline that is known, on the split that both have."""
+        for kind in ("head", "trivial"):
             baseline = self.baseline(kind)
             if baseline is None or baseline.record is record:
                 continue
@@ -398,7 +409,8 @@ class Facts:
                 gain = self.better(tested[0].interval.mean, tested[1].interval.mean)
             else:
                 gain = self.better(self.score(record), baseline.score)
-            side = "over" if gain >= 0 else "below"
+            words = ("over", "below") if self.is_maximized else ("better than", "worse than")
+            side = words[0] if gain >= 0 else words[1]
             where = " on validation" if self.confirmation(record) is not None and len(tested) < 2 else ""
             return f", {text.score(abs(gain), 3)} {side} the {baseline.title}{where}"
         return ""

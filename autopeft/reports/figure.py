@@ -252,12 +252,12 @@ def _baselines(axes: Axes, plot: Plot) -> list[Any]:
     texts = []
     if plot.head is not None:
         axes.axhline(plot.head, color=_QUIET, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
-    if plot.majority is not None and plot.majority_is_shown:
-        axes.axhline(plot.majority, color=_QUIET, linewidth=0.9, linestyle=(0, (5, 3)), zorder=2)
+    if plot.trivial is not None and plot.trivial_is_shown:
+        axes.axhline(plot.trivial, color=_QUIET, linewidth=0.9, linestyle=(0, (5, 3)), zorder=2)
         texts.append(
             axes.annotate(
-                f"majority class {text.score(plot.majority, 3)}",
-                (1, plot.majority),
+                f"{plot.trivial_title} {text.score(plot.trivial, 3)}",
+                (1, plot.trivial),
                 xycoords=("axes fraction", "data"),
                 xytext=(-3, 3),
                 textcoords="offset points",
@@ -266,7 +266,7 @@ def _baselines(axes: Axes, plot: Plot) -> list[Any]:
                 color=_QUIET,
             )
         )
-    elif plot.majority is not None:
+    elif plot.trivial is not None:
         arrow = "↓" if plot.is_maximized else "↑"
         edge = 0.004 if plot.is_maximized else 0.996  # at the edge: the line itself lies beyond
         axes.axhline(
@@ -278,7 +278,7 @@ def _baselines(axes: Axes, plot: Plot) -> list[Any]:
         )
         texts.append(
             axes.annotate(
-                f"majority class {text.score(plot.majority, 3)} {arrow}",
+                f"{plot.trivial_title} {text.score(plot.trivial, 3)} {arrow}",
                 (1, 0 if plot.is_maximized else 1),
                 xycoords="axes fraction",
                 xytext=(-3, 4 if plot.is_maximized else -10),

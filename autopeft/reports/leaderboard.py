@@ -23,7 +23,7 @@ from autopeft.reports.table import Column, Table
 SCHEMA = 1
 FORMATS = ("markdown", "html", "csv", "json")
 By = Literal["search", "method", "all"]
-_TITLES = {"majority": "majority class", "head": "frozen head", "stock": "stock default", "full": "full fine-tuning"}
+_TITLES = {"head": "frozen head", "stock": "stock default", "full": "full fine-tuning"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Row:
 
     Attributes:
         search: The run's name.
-        trial: Its number; None for the majority class.
+        trial: Its number; None for the trivial baseline.
         name: What was trained.
         role: "best", "knee", "front", "best lora" …, or a baseline's title.
         method, model: Names.
@@ -315,11 +315,11 @@ def _rows(facts: Facts, by: By) -> list[Row]:
         roles = [chosen[number]] if number in chosen else []
         roles += [_TITLES[b.kind] for b in facts.baselines if b.record is not None and b.record.number == number]
         rows.append(_row(facts, facts.history.records[number], ", ".join(roles)))
-    return rows + [_majority(facts, baseline) for baseline in facts.baselines if baseline.record is None]
+    return rows + [_trivial(facts, baseline) for baseline in facts.baselines if baseline.record is None]
 
 
 def _once(rows: Sequence[Row]) -> list[Row]:
-    """The rows, the majority class of equal data once; a confirmed one where there is one."""
+    """The rows, the trivial baseline of equal data once; a confirmed one where there is one."""
     trivial = [row for row in rows if row.trial is None]
     kept = {row.score: row for row in reversed(trivial)} | {row.score: row for row in trivial if row.confirmed}
     out = [row for row in rows if row.trial is not None]
@@ -340,11 +340,11 @@ def _row(facts: Facts, record: Record, role: str) -> Row:
     )
 
 
-def _majority(facts: Facts, baseline: Baseline) -> Row:
+def _trivial(facts: Facts, baseline: Baseline) -> Row:
     return Row(
         facts.name,
         None,
-        "always the most frequent class",
+        f"without training: {baseline.title}",
         baseline.title,
         "",
         facts.model_name or "",

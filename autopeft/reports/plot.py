@@ -64,8 +64,9 @@ class Plot:
         x_limits, y_limits: In data units; on log, of x itself.
         is_log: Whether x is logarithmic.
         x_title, y_title: Axis titles, with what the score is.
-        majority: The majority class's score; None where it is not known.
-        majority_is_shown: Whether its line lies within the limits.
+        trivial: The trivial baseline's score; None where it is not known.
+        trivial_title: What it is called.
+        trivial_is_shown: Whether its line lies within the limits.
         head: The frozen head's score; None where none was trained.
         labelled: The marks to name, the most important first, at most `MOST_LABELS`.
         methods: All methods drawn, in order of their first trial.
@@ -81,8 +82,9 @@ class Plot:
     is_log: bool
     x_title: str
     y_title: str
-    majority: float | None
-    majority_is_shown: bool
+    trivial: float | None
+    trivial_title: str
+    trivial_is_shown: bool
     head: float | None
     labelled: tuple[Mark, ...]
     methods: tuple[str, ...]
@@ -105,9 +107,9 @@ class Plot:
 
 def front_plot(facts: Facts) -> Plot:
     """The figure of a search."""
-    majority, head = facts.baseline("majority"), facts.baseline("head")
-    trivial = None if majority is None else majority.score
-    y_limits, majority_is_shown = _y_limits(facts, trivial)
+    baseline, head = facts.baseline("trivial"), facts.baseline("head")
+    trivial = None if baseline is None else baseline.score
+    y_limits, trivial_is_shown = _y_limits(facts, trivial)
     marks = [_mark(facts, record, y_limits) for record in facts.complete]
     marks.sort(key=lambda mark: (mark.is_front, mark.is_knee, mark.number))
     x_limits = _x_limits([mark.x for mark in marks], facts.has_log_sizes)
@@ -130,8 +132,9 @@ def front_plot(facts: Facts) -> Plot:
         is_log=facts.has_log_sizes,
         x_title=text.metric_title(facts.size_metric or "trial") + (" (log)" if facts.has_log_sizes else ""),
         y_title=f"{text.metric_title(facts.metric)} ({facts.validation_label})",
-        majority=trivial,
-        majority_is_shown=majority_is_shown,
+        trivial=trivial,
+        trivial_title=facts.trivial_title,
+        trivial_is_shown=trivial_is_shown,
         head=None if head is None else head.score,
         labelled=tuple(_labelled(marks)),
         methods=tuple(dict.fromkeys(str(record.params["method"]) for record in facts.complete)),
@@ -219,10 +222,10 @@ def _mark(facts: Facts, record: Record, y_limits: tuple[float, float]) -> Mark:
 
 
 def _y_limits(facts: Facts, trivial: float | None) -> tuple[tuple[float, float], bool]:
-    """Limits that show the front, the baselines and most trials; the majority class where it is not far off.
+    """Limits that show the front, the baselines and most trials; the trivial baseline where it is not far off.
 
     Returns:
-        (low, high), and whether the majority class lies within.
+        (low, high), and whether the trivial baseline lies within.
     """
     sign = 1.0 if facts.is_maximized else -1.0  # work with "up is better", then turn back
     scores = sign * np.array([facts.score(record) for record in facts.complete])
@@ -238,12 +241,12 @@ def _y_limits(facts: Facts, trivial: float | None) -> tuple[tuple[float, float],
     span = max(high - low, 0.05 * abs(high), 1e-9)
     middle = (low + high) / 2
     low, high = min(low, middle - span / 2), max(high, middle + span / 2)
-    majority_is_shown = False
+    trivial_is_shown = False
     if trivial is not None and sign * trivial >= low - 0.75 * span:
-        low, majority_is_shown = min(low, sign * trivial), True
+        low, trivial_is_shown = min(low, sign * trivial), True
         span = max(high - low, span)
     low, high = low - 0.09 * span, high + 0.16 * span
-    return ((low, high) if facts.is_maximized else (-high, -low)), majority_is_shown
+    return ((low, high) if facts.is_maximized else (-high, -low)), trivial_is_shown
 
 
 def _x_limits(xs: Sequence[float], is_log: bool) -> tuple[float, float]:

@@ -72,7 +72,7 @@ class Sample:
     Attributes:
         values: Seed → score on the test split.
         rows: Test rows, where the score is a share of them; None for other metrics.
-        is_fixed: Whether no seed can change it (the majority class): one value is all there is to know.
+        is_fixed: Whether no seed can change it (the majority class, the mean): one value is all there is to know.
     """
 
     values: Mapping[int, float]

@@ -208,10 +208,10 @@ def _front_baselines(plot: Plot, frame: _Frame, size: float) -> list[str]:
 
     if plot.head is not None:
         line(plot.head, "1 3")
-    if plot.majority is not None:
-        name = f"majority class {text.score(plot.majority, 3)}"
-        if plot.majority_is_shown:
-            y = line(plot.majority, "6 4") - 5
+    if plot.trivial is not None:
+        name = f"{plot.trivial_title} {text.score(plot.trivial, 3)}"
+        if plot.trivial_is_shown:
+            y = line(plot.trivial, "6 4") - 5
         else:
             name += " ↓" if plot.is_maximized else " ↑"
             edge = line(plot.y_limits[0] if plot.is_maximized else plot.y_limits[1], "6 4")
@@ -236,7 +236,7 @@ def _front_names(plot: Plot, frame: _Frame, size: float, narrow: bool) -> tuple[
         for a, b in pairwise(steps)
     ]
     hard = [Box.around(*where[mark.number], 8) for mark in plot.marks if mark.is_front or mark.baseline]
-    if plot.majority is not None:
+    if plot.trivial is not None:
         bottom = frame.height - frame.bottom
         hard.append(Box(frame.width - frame.right - 170, bottom - 22, frame.width - frame.right, bottom))
     bounds = Box(frame.left + 2, frame.top, frame.width - frame.right, frame.height - frame.bottom - 2)

@@ -126,7 +126,15 @@ def front(facts: Facts) -> Table:
         if objective.metric != facts.size_metric
     ]
     if facts.baseline("head"):
-        columns.append(Column("gain", "over frozen head", text.signed, True, is_detail=True))
+        columns.append(
+            Column(
+                "gain",
+                "over frozen head" if facts.is_maximized else "better than frozen head",
+                text.signed,
+                True,
+                is_detail=True,
+            )
+        )
     columns.append(Column("place", "", str))
     return Table("The front", tuple(columns), tuple(rows), _confirmed_note(facts))
 
@@ -197,7 +205,10 @@ def baselines(facts: Facts) -> Table:
     ]
     if facts.confirmed:
         columns += [Column("test", "test, mean ± 95 % CI", str, True), Column("seeds", "seeds", str, True)]
-    columns += [*_size_columns(facts), Column("behind", "front's best has over it", text.signed, True)]
+    columns += [
+        *_size_columns(facts),
+        Column("behind", f"front's best {'has over it' if facts.is_maximized else 'is better by'}", text.signed, True),
+    ]
     note = "Frozen head and full fine-tuning are the best trials of the methods head and full, where they were run."
     return Table("Baselines", tuple(columns), tuple(row(baseline) for baseline in facts.baselines), note)
 

@@ -47,7 +47,7 @@ def test_baselines_are_those_that_are_known():
     facts = Facts(History(events(stock=[0, 1, 2])), h.describe)
     found = {baseline.kind: (baseline.score, baseline.size) for baseline in facts.baselines}
     assert found == {
-        "majority": (0.26, 0.0),
+        "trivial": (0.26, 0.0),
         "head": (0.70, 1540),
         "stock": (0.88, 22_700_000),
         "full": (0.88, 22_700_000),
@@ -115,7 +115,7 @@ def test_drop_is_positive_when_worse_also_for_minimized_scores():
     facts = Facts(History(changed), h.describe)
     assert facts.confirmed["trial 1"].drop == pytest.approx(0.03)
     assert facts.confirmed["trial 1"].sample.rows is None
-    assert "0.150 over the frozen head on validation" in facts.verdict
+    assert "0.150 better than the frozen head on validation" in facts.verdict
 
 
 def test_no_header_is_a_usage_error():
