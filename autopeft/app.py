@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -217,7 +217,9 @@ def _by_method(costs: Sequence[Cost]) -> dict[str, list[Cost]]:
     return out
 
 
-def leaderboard(folders: Sequence[str | Path], format: str = "markdown", *, by: str = "search") -> str:
+def leaderboard(
+    folders: Sequence[str | Path], format: str = "markdown", *, by: Literal["search", "method", "all"] = "search"
+) -> str:
     """Runs side by side, confirmed numbers first.
 
     Args:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autopeft import ledger as ledgers
 from autopeft import model_folder, plugins
@@ -149,7 +149,7 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
         "chosen": choice.to_json(),
         "provenance": provenance(setup.machine.device),
     }
-    setup = with_choice(setup, header["chosen"])
+    setup = with_choice(setup, choice.to_json())
     return Prepared(config, setup, space, objectives, signal, json.loads(json.dumps(header, default=str)))
 
 
@@ -318,6 +318,8 @@ def trivial_scores(setup: Setup, data: Data, split: str) -> Scores:
 
 def make_objective(entry: Any, task: Task, trivial: Mapping[str, float], parameters: int) -> Objective:
     """An objective of the config, with the references that its search gives it."""
+    goal: Literal["maximize", "minimize"]
+    scale: Literal["linear", "log10"]
     if entry.metric in SIZES:
         goal, reference, scale = entry.goal or "minimize", float(parameters), entry.scale or "log10"
     else:

@@ -449,6 +449,11 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
         judged = with_signal(prepared.objectives, prepared.signal)
         stopper = plugins.make("stoppers", config.stopper.name, options, judged)
         listeners: list[Callable[[Mapping[str, Any]], None]] = []
+
+        def told(event: Mapping[str, Any]) -> None:
+            for listener in listeners:
+                listener(event)
+
         conversation = Search(
             space=prepared.space,
             sampler=sampler,
@@ -459,7 +464,7 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
             first=() if config.sampler.name == "fixed" else prepared.space.defaults(),
             most_trials=config.budget.trials,
             most_seconds=None if config.budget.hours is None else config.budget.hours * 3600,
-            listeners=[lambda event: [listener(event) for listener in listeners]],
+            listeners=[told],
         )
         history = conversation.history
         run = Run(folder, history)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,7 +123,7 @@ class Result:
 # Trains and scores one trial: yields a Report at each rung, then exactly one Result. A generator, so that every
 # executor writes its own loop: closing it between two reports ends the trial early. Exceptions become Results
 # inside: what flies out of `evaluate` is a bug or an interrupt.
-Evaluate = Callable[[Trial], Iterator[Report | Result]]
+Evaluate = Callable[[Trial], Generator[Report | Result, None, None]]
 
 
 def derive_seed(*parts: object) -> int:

@@ -15,14 +15,14 @@ import base64
 import json
 import pickle
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autopeft.errors import AutoPEFTError
 from autopeft.executors import MakeEvaluate
 from autopeft.executors._nodes import Luggage
-from autopeft.trial import Result, Trial
+from autopeft.trial import Report, Result, Trial
 
 
 class LateNode(Exception):
@@ -37,7 +37,8 @@ def actor_class() -> Any:
         """Its `setup` is given `make_evaluate`; each config holds one trial, as JSON."""
 
         def setup(self, config: Mapping[str, Any], make_evaluate: MakeEvaluate) -> None:
-            self.fault, self.late, self.events = "", "", iter(())
+            self.fault, self.late = "", ""
+            self.events: Iterator[Report | Result] = iter(())
             self.luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
             try:
                 self.evaluate = make_evaluate(lambda: False)  # to end a trial, its worker is ended

@@ -106,6 +106,6 @@ def own_token() -> Iterator[None]:
 def _forget_token() -> None:
     """Ray keeps the first token that it reads in this process."""
     with contextlib.suppress(ImportError):  # an older Ray has none
-        from ray._raylet import AuthenticationTokenLoader
+        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled
 
         AuthenticationTokenLoader.instance().reset_cache()

@@ -230,7 +230,7 @@ def scheduler(bridge: Bridge) -> Any:
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class _Scheduler(FIFOScheduler):  # type: ignore[misc]
-        def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> str:
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> Any:
             stop = bridge.guarded(lambda: bridge.report(trial.trial_id, result["event"]), True)
             return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 

@@ -33,7 +33,8 @@ class Bottleneck(nn.Module):
             self.to(device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.up(nn.functional.gelu(self.down(self.dropout(x)))) * self.scale
+        out: torch.Tensor = self.up(nn.functional.gelu(self.down(self.dropout(x)))) * self.scale
+        return out
 
 
 class AddAfter:
@@ -43,7 +44,8 @@ class AddAfter:
         self.adapter, self.remembered = adapter, remembered
 
     def __call__(self, module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
-        return output + self.adapter(output if self.remembered is None else self.remembered.take())
+        added: torch.Tensor = self.adapter(output if self.remembered is None else self.remembered.take())
+        return output + added
 
 
 class Remember:
@@ -72,7 +74,7 @@ def add_beside(model: nn.Module, name: str, adapter: Bottleneck, suffix: str) ->
 
 def features(module: nn.Module) -> tuple[int, int, bool]:
     """(inputs, outputs, whether on feature maps) of a linear layer or convolution, a peft layer's base included."""
-    layer: Any = module.get_base_layer() if hasattr(module, "get_base_layer") else module
+    layer: Any = getattr(module, "get_base_layer", lambda: module)()
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels, layer.out_channels, True
     if type(layer).__name__ == "Conv1D":  # transformers': a linear layer with its weight transposed

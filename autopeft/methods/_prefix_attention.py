@@ -49,7 +49,7 @@ def add_prefix(model: Any, key: str, value: str, size: int) -> None:
 
 
 def _with_prefix(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
 ) -> Any:
     """softmax(q [P_k; K]ᵀ) [P_v; V]: query (n, heads, tokens, width), key and value (n, key heads, tokens, width).
 

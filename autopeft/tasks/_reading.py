@@ -130,10 +130,10 @@ def _load(hub: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
 
     try:
         if (Path(hub) / "dataset_dict.json").exists():
-            return datasets.load_from_disk(hub)
+            return dict(datasets.load_from_disk(hub))
         if (Path(hub) / "state.json").exists():
             return {"train": datasets.load_from_disk(hub)}
-        return datasets.load_dataset(hub, data.get("name"), revision=data.get("revision"))
+        return dict(datasets.load_dataset(hub, data.get("name"), revision=data.get("revision")))
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as fault:
         why = " ".join(str(fault).split())[:400]
         if isinstance(fault, OSError) and not Path(hub).is_dir():  # also a ConnectionError

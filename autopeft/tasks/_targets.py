@@ -54,7 +54,7 @@ class Labels:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         (self.column,) = named(data, "label")
-        self.columns = {self.column: "label"}
+        self.columns: Mapping[str, str] = {self.column: "label"}
         self.label_names = data.get("label_names")
         self._known, self._are_codes = "train", False
 
@@ -143,7 +143,7 @@ class Numbers:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         (self.column,) = named(data, "label")
-        self.columns = {self.column: "label"}
+        self.columns: Mapping[str, str] = {self.column: "label"}
 
     def shape_faults(self, table: Mapping[str, Sequence[Any]], split: str) -> list[Fault]:
         return []

@@ -93,8 +93,8 @@ def padding(tokenizer: Any, config: Any, model_path: str = "") -> int:
     """
     text = config.get_text_config()
     size = getattr(text, "vocab_size", None) or NO_LIMIT
-    ends = (getattr(text, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None))
-    ends = tuple(end[0] if isinstance(end, (list, tuple)) and end else end for end in ends)
+    said = (getattr(text, "eos_token_id", None), getattr(tokenizer, "eos_token_id", None))
+    ends = tuple(end[0] if isinstance(end, (list, tuple)) and end else end for end in said)
     for token in (getattr(text, "pad_token_id", None), getattr(tokenizer, "pad_token_id", None), *ends):
         if isinstance(token, int) and 0 <= token < size:
             return token

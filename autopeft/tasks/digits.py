@@ -47,7 +47,7 @@ class Digits(Classification):
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         """Half for training, the rest for validation and test, stratified by seed."""
         images, labels = load_digits(TARGET)
-        every = Raw({"image": images}, {"label": labels}, np.arange(len(labels)), labels)
+        every = Raw({"image": list(images)}, {"label": labels}, np.arange(len(labels)), labels)
         rest, test = carve(every, 0.25, derive_seed(seed, "test"))
         train, validation = carve(rest, 1 / 3, derive_seed(seed, "validation"))
         splits = {"train": train, "validation": validation, "test": test}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +51,12 @@ class _Train:
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
 
-    def __call__(self, should_end: Callable[[], bool]) -> Callable[[Trial], Iterator[Report | Result]]:
+    def __call__(self, should_end: Callable[[], bool]) -> Callable[[Trial], Generator[Report | Result, None, None]]:
         if self.broken == "make":
             raise EnvironmentFault("make: no model here")
         return self.evaluate
 
-    def evaluate(self, trial: Trial) -> Iterator[Report | Result]:
+    def evaluate(self, trial: Trial) -> Generator[Report | Result, None, None]:
         score = 0.5 + (trial.seed % 1000) / 2000
         for step in (1, 2, 3):
             yield Report(step, {"accuracy": score * step / 4, "train_loss": 1 / step})
@@ -100,11 +100,13 @@ def _ledger_of(
         finally:
             book.close()
         events = ledger.read(path)
+    told: list[Mapping[str, Any]] = []
     for event in events:
         del event["seconds"]
         if event["event"] == "tell":
             event["metrics"] = {name: value for name, value in event["metrics"].items() if name not in WEATHER}
-    return events
+        told.append(event)
+    return told
 
 
 def _fail_to_tell(event: Mapping[str, Any]) -> None:

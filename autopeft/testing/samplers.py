@@ -32,9 +32,9 @@ def check_sampler(make: Callable[[Space, Sequence[Objective], Sizes], Sampler], 
     running: list[Record] = []
     for number in range(trials):
         seed = derive_seed("contract", number)
-        random_states = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+        random_states = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
         params = live.ask(number, seed)
-        now = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+        now = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
         assert now == random_states, "an ask used a global random generator: seed your own by the ask's seed"
         assert live.ask(number, seed) == params, f"ask {number} came out otherwise when it was repeated"
         refilled = make(space, OBJECTIVES, example_sizes)

@@ -122,7 +122,7 @@ def check_task_scores(subject: TaskSubject) -> None:
     trivial = task.trivial(train.targets, split.targets, about, lambda: answers.kept)
     assert set(trivial.metrics) == {*found.metrics, "loss"}, "the baseline has the same metrics, and the loss"
     mixed = np.random.default_rng(1).permutation(len(split))
-    kept = {name: [values[row] for row in mixed] for name, values in answers.kept.items()}
+    kept: dict[str, Any] = {name: [values[row] for row in mixed] for name, values in answers.kept.items()}
     kept = {name: np.stack(v) if isinstance(answers.kept[name], np.ndarray) else v for name, v in kept.items()}
     shuffled = task.score(kept, pick_rows(split.targets, mixed), about)
     for name, value in found.metrics.items():

@@ -170,7 +170,7 @@ class Writer:
 def _load_split(folder: Path) -> Split:
     meta = json.loads((folder / "columns.json").read_text())
     scale = {name: tuple(np.load(folder / f"{name}.scale.npy")) for name in meta["scale"]}
-    return Split(_load_columns(folder, "inputs", meta), _load_columns(folder, "targets", meta), scale)  # type: ignore[arg-type]
+    return Split(_load_columns(folder, "inputs", meta), _load_columns(folder, "targets", meta), scale)
 
 
 def _load_columns(folder: Path, part: str, meta: Mapping[str, Any]) -> Columns:

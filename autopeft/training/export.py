@@ -133,7 +133,7 @@ def _save_peft(
     (to / "README.md").unlink(missing_ok=True)  # peft's own card, which says nothing
 
 
-def _unsaid_padding(base: nn.Module, setup: Setup) -> int | None:
+def _unsaid_padding(base: Any, setup: Setup) -> int | None:
     """The padding token that the model was trained with, if the base's config names none: stock code must be told."""
     from transformers import AutoConfig
 

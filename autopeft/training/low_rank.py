@@ -30,7 +30,7 @@ def updated(
     """
     weight = base.weight if isinstance(base, nn.Linear) else base.weight.mT
     bias = None if base.bias is None else base.bias.to(x.dtype)
-    return _Updated.apply(x, weight.to(x.dtype), bias, a.to(x.dtype), b.to(x.dtype), mask)  # type: ignore[no-any-return]
+    return _Updated.apply(x, weight.to(x.dtype), bias, a.to(x.dtype), b.to(x.dtype), mask)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Updated(torch.autograd.Function):

@@ -167,6 +167,7 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
             pad = model_padding(config, path, common)
             if pad is not None:  # the classifiers of GPT-2, Llama look for the last token that is no padding
                 config.pad_token_id = config.get_text_config().pad_token_id = pad
+            model: Any
             model, info = getattr(transformers, auto_class).from_pretrained(
                 path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
                 **common, **options,
@@ -186,7 +187,8 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
     lacking = [name for name in model.autopeft_fresh if not view(model).in_head(name)]
     if lacking:
         raise UsageError(f"the checkpoint {path!r} lacks the weights of {', '.join(lacking)}: it is another model's")
-    return model
+    loaded: nn.Module = model
+    return loaded
 
 
 def _not_had(path: str, fault: OSError) -> EnvironmentFault:
@@ -279,13 +281,13 @@ def _head(model: nn.Module, blocks: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _outside(
-    model: nn.Module, lists: list[tuple[str, nn.ModuleList]], head: tuple[str, ...]
+    model: Any, lists: list[tuple[str, nn.ModuleList]], head: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The modules with parameters beside the blocks: (above them, below them), the head left out."""
     paths = {part for name, _ in lists for part in _ancestors(name)}
     above: list[str] = []
     below: list[str] = []
-    output = getattr(model, "get_output_embeddings", lambda: None)()
+    output: Any = getattr(model, "get_output_embeddings", lambda: None)()
     inputs = {id(parameter) for parameter in model.get_input_embeddings().parameters()} if output is not None else set()
     for container in ["", *sorted(paths - {name for name, _ in lists}, key=len)]:
         children = model.get_submodule(container).named_children() if container else model.named_children()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -102,13 +102,14 @@ class Network:
         worker, data = self.worker, self.worker.data.splits[split]
         with worker.precision.context():
             if self.depth == 0:
-                return self.model(**collate(data, rows, worker.device)).logits
+                return _logits(self.model(**collate(data, rows, worker.device)))
             hidden = self._cached(split)(rows, worker.device)
             if self.cut is None:
-                return self.model.get_submodule(worker.view.head[0])(hidden)
+                of_head: torch.Tensor = self.model.get_submodule(worker.view.head[0])(hidden)
+                return of_head
             self.cut.hidden = hidden
             unseen = frozenset(data.inputs) if self.cut.skips_stem else frozenset()
-            return self.model(**collate(data, rows, worker.device, without=unseen)).logits
+            return _logits(self.model(**collate(data, rows, worker.device, without=unseen)))
 
     def backward(self, split: str, rows: np.ndarray) -> float:
         """Gradients of a batch's mean loss, in micro-batches; halves them when memory runs out. Returns the loss.
@@ -142,3 +143,9 @@ class Network:
                 loss = loss + penalty() * (len(part) / len(rows))
             loss.backward()
         return total
+
+
+def _logits(output: Any) -> torch.Tensor:
+    """Of what a transformers model returns."""
+    logits: torch.Tensor = output.logits
+    return logits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ MOMENTUM = 0.9  # of SGD
 def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter, 2019, arXiv:1711.05101) or SGD with a group a component and one for the head."""
     parameters = dict(attached.model.named_parameters())
-    groups: list[Mapping[str, Any]] = [
+    groups: list[dict[str, Any]] = [
         {
             "params": [parameters[name] for name in group.names],
             "lr": group.lr,

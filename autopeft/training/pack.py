@@ -115,7 +115,8 @@ class Pack:
 
     def _events(self, stack: Stack, losses: list[float]) -> list[tuple[Trial, Report | Result]]:
         """What the members say after a step."""
-        setup, events = self.worker.setup, []
+        setup = self.worker.setup
+        events: list[tuple[Trial, Report | Result]] = []
         due, done = [], []
         for index, (member, loss) in enumerate(zip(stack.members, losses, strict=True)):
             failure = member.course.failure(member.step, loss)

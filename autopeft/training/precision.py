@@ -46,7 +46,8 @@ class Precision:
         self._halve_frozen(model)
         for module in model.modules():
             if hasattr(module, "active_adapters") and not _reads_weights(module):
-                module.cast_input_dtype_enabled = False  # a peft layer: to fp32, only for autocast to cast it back
+                layer: Any = module
+                layer.cast_input_dtype_enabled = False  # a peft layer: to fp32, only for autocast to cast it back
         if self.name == "bf16_frozen":
             handing_on = {model.get_submodule(name) for name in self.view.stem}
             handing_on |= {module for module in model.modules() if "norm" in type(module).__name__.lower()}

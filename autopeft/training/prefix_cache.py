@@ -102,7 +102,7 @@ class PrefixCache:
         return per_unit * len(split)
 
     def _build(self, split: Split, reach: Reach, to: Path) -> None:
-        values: np.ndarray | None = None
+        values: np.memmap[Any, Any] | None = None
         offsets = np.concatenate([[0], np.cumsum(split.lengths)])
         ragged, dtype = False, torch.float32
         for rows in by_length(split.lengths, BATCH):
@@ -173,7 +173,7 @@ class _Given(nn.Module):
     def forward(self, *_: Any, **__: Any) -> torch.Tensor:
         hidden = self.__dict__["cut"].hidden
         assert hidden is not None, "a cut model is given its activations before each pass"
-        return hidden
+        return hidden  # type: ignore[no-any-return]  # out of __dict__
 
 
 class _Passed(nn.Module):

@@ -139,14 +139,11 @@ class Setup:
         Raises:
             TypeError: No part has such a field.
         """
-        out = self
-        for name, part in (
-            ("model", self.model),
-            ("task", self.task),
-            ("train", self.train),
-            ("machine", self.machine),
-        ):
+        out, parts = self, ("model", "task", "train", "machine")
+        for name in parts:
+            part: Any = getattr(self, name)
             own = {field.name: values.pop(field.name) for field in fields(part) if field.name in values}
             if own:
-                out = replace(out, **{name: replace(part, **own)})
+                changed: dict[str, Any] = {name: replace(part, **own)}
+                out = replace(out, **changed)
         return replace(out, **values)

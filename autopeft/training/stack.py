@@ -149,7 +149,7 @@ class Stack:
             RuntimeError: Out of memory with one member.
         """
         rows = [next(member.batches) for member in self.members]
-        losses = self._halving(lambda: self._backward(rows))
+        losses: list[float] = self._halving(lambda: self._backward(rows))
         self._update()
         for member in self.members:
             member.step += 1
