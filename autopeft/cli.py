@@ -146,7 +146,8 @@ def demo(set_: Set = None, name: Name = None, quiet: Quiet = False, as_json: Jso
 def resume(run: Folder, set_: Set = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Go on with a run, or add to its budget.
 
-    What was told is kept, and what was running runs again. Only budget, executor, trackers and keep may change.
+    What was told is kept, and what was running runs again. Only budget, executor, trackers, keep and
+    training.prefix_cache_gib may change.
 
     Example: autopeft resume runs/my-1 --set budget.trials=60
     """

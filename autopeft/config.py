@@ -21,7 +21,7 @@ from autopeft.space import Space
 from autopeft.spaces import SWITCHES
 
 # What a resume may change: nothing that makes earlier trials those of another search.
-MAY_CHANGE = ("budget", "executor", "trackers", "keep")
+MAY_CHANGE = ("budget", "executor", "trackers", "keep", "training.prefix_cache_gib")
 EPOCHS = 3.0  # where neither epochs nor steps are given
 
 
@@ -299,7 +299,9 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """
     old = resolve(from_resolved(old))  # an older autopeft wrote it: keys that came since have their defaults
     lines = {path: f"{path}: {_json(before)} → {_json(after)}" for path, before, after in _differences(old, new)}
-    forbidden = [line for path, line in lines.items() if path.split(".")[0] not in MAY_CHANGE]
+    forbidden = [
+        line for path, line in lines.items() if not f"{path}.".startswith(tuple(f"{key}." for key in MAY_CHANGE))
+    ]
     if forbidden:
         shown = "\n".join(f"  {line}" for line in forbidden)
         raise UsageError(

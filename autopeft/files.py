@@ -26,10 +26,21 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             build(temporary)
+            to_disk(temporary)
             os.replace(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+def to_disk(folder: Path) -> None:
+    """Has a folder's files on the disk, not only in memory: after a power cut a renamed folder would hold empty ones."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def trial_folder(folder: str | Path, number: int) -> Path:

@@ -78,6 +78,7 @@ class Model:
         Raises:
             Refused: Over budget, empty or unsupported.
         """
+        from autopeft.training.faults import explain, is_trials_own
         from autopeft.training.recipe import count
 
         key = json.dumps({k: v for k, v in params.items() if not k.endswith((".lr", ".weight_decay", ".dropout"))})
@@ -86,6 +87,12 @@ class Model:
                 self._counts[key] = count(self.meta, self.view, params)
             except Refused as refusal:
                 self._counts[key] = str(refusal)
+            except (
+                Exception
+            ) as fault:  # of a method, or of a library that it uses: one configuration's, not the search's
+                if not is_trials_own(fault):
+                    raise
+                self._counts[key] = explain(fault)
         counts = self._counts[key]
         if isinstance(counts, str):
             raise Refused(counts)

@@ -23,6 +23,16 @@ class Status(enum.StrEnum):
 MACHINE = "machine"
 MOST_LOST = 2  # a trial that the machine cost so often has failed for good: its own memory may be what kills workers
 
+
+class Phase(enum.StrEnum):
+    """What a trial does now. Its time limit is for training alone: while it waits for shared caches, or is scored, no
+    watchdog ends it."""
+
+    PREPARING = "PREPARING"
+    TRAINING = "TRAINING"
+    SCORING = "SCORING"
+
+
 # Depend on what else the machine did: never compared, never part of "the same results". `train_seconds` contains
 # `attach_seconds`, not `evaluate_seconds`.
 WEATHER = frozenset({"train_seconds", "evaluate_seconds", "attach_seconds", "peak_memory_bytes", "micro_batch_size"})
@@ -120,10 +130,11 @@ class Result:
         return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["detail"]), data["fault"])
 
 
-# Trains and scores one trial: yields a Report at each rung, then exactly one Result. A generator, so that every
+# Trains and scores one trial: yields a Report at each rung, then exactly one Result; between them a Phase where it can
+# say what it does. A generator, so that every
 # executor writes its own loop: closing it between two reports ends the trial early. Exceptions become Results
 # inside: what flies out of `evaluate` is a bug or an interrupt.
-Evaluate = Callable[[Trial], Generator[Report | Result, None, None]]
+Evaluate = Callable[[Trial], Generator[Report | Result | Phase, None, None]]
 
 
 def derive_seed(*parts: object) -> int:

@@ -352,6 +352,12 @@ def test_what_a_resume_may_not_change(override: str) -> None:
         changes(old, resolve(from_resolved(old, [override])))
 
 
+def test_a_resume_may_have_another_disk() -> None:
+    old = resolve(load(SMALLEST))
+    new = resolve(from_resolved(old, ["training.prefix_cache_gib=2"]))
+    assert changes(old, new) == ["training.prefix_cache_gib: 8.0 → 2.0"]
+
+
 def test_a_config_of_an_older_autopeft_resumes() -> None:
     """A key that came since has its default on both sides."""
     old = resolve(load(SMALLEST))

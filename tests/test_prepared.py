@@ -9,7 +9,7 @@ import torch
 from models import bert
 
 from autopeft.config import build_space, load
-from autopeft.errors import EnvironmentFault, UsageError
+from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.prepared import (
     as_it_began,
     make_objective,
@@ -141,3 +141,35 @@ def test_a_search_in_packs_measures_on_the_method_that_is_packed():
     space = build_space(load(given), 4, ["query", "key", "value", "output", "up", "down"])
     assert typical(space, 1)["method"] != "lora", "else this tests nothing"
     assert typical(space, 16)["method"] == "lora"
+
+
+class TestModel:
+    """Counting: any exception of a method or of peft is one configuration's, not the search's."""
+
+    @pytest.fixture
+    def model(self, monkeypatch):
+        from autopeft.prepared import Model
+
+        model = object.__new__(Model)
+        model.meta, model.view, model.most_parameters, model._counts = None, None, None, {}
+        return model
+
+    @pytest.mark.parametrize(
+        "fault", [AttributeError("no such thing"), IndexError("9"), AssertionError(), KeyError("x")]
+    )
+    def test_what_goes_wrong_is_a_refusal(self, model, monkeypatch, fault):
+        def count(*_):
+            raise fault
+
+        monkeypatch.setattr("autopeft.training.recipe.count", count)
+        for _ in range(2):
+            with pytest.raises(Refused, match=type(fault).__name__):
+                model.check({"method": "lora"})
+
+    def test_what_the_user_does_wrong_flies(self, model, monkeypatch):
+        def count(*_):
+            raise UsageError("no")
+
+        monkeypatch.setattr("autopeft.training.recipe.count", count)
+        with pytest.raises(UsageError):
+            model.check({"method": "lora"})

@@ -4,6 +4,7 @@ What a step gives travels as one JSON string under `event`; Tune flattens anythi
 name → bytes, where its node does not share the driver's disk. Kinds of events:
 
 started   the worker holds model and data, and begins with this trial
+phase     what the trial does now: `phase`
 report    a rung: `report`
 result    the end: `result`
 fault     an exception that is none of the trial's: `fault`, pickled. It ends the run, as it does in `serial`
@@ -22,7 +23,7 @@ from typing import Any
 from autopeft.errors import AutoPEFTError
 from autopeft.executors import MakeEvaluate
 from autopeft.executors._nodes import Luggage
-from autopeft.trial import Report, Result, Trial
+from autopeft.trial import Phase, Report, Result, Trial
 
 
 class LateNode(Exception):
@@ -74,6 +75,8 @@ def actor_class() -> Any:
                 if event is None:
                     number = self.trial.number
                     raise AutoPEFTError(f"evaluate ended trial {number} without a result: that is a bug in it")
+                if isinstance(event, Phase):
+                    return _event("phase", phase=event)
                 if not isinstance(event, Result):
                     return _event("report", report=event.to_json())
                 self.close()

@@ -17,7 +17,7 @@ from autopeft.executors._actor import Files, LateNode, unpack
 from autopeft.executors._late import Newcomers
 from autopeft.executors._local import INSTEAD
 from autopeft.executors._nodes import Luggage
-from autopeft.trial import MACHINE, Report, Result, Status, Trial
+from autopeft.trial import MACHINE, Phase, Report, Result, Status, Trial
 
 # Beyond its time limit, which `evaluate` keeps between steps, a step may take so long before its worker is ended.
 GRACE_SECONDS = 5.0
@@ -38,12 +38,14 @@ class Running:
     Attributes:
         trial: The trial.
         since: When its worker began with it; None before.
+        clock: From when its time limit counts; None while it does not train.
         tries: Workers that it was given.
         why_killed: Why we ended its worker; else empty.
     """
 
     trial: Trial
     since: float | None = None
+    clock: float | None = None
     tries: int = 1
     why_killed: str = ""
 
@@ -119,7 +121,11 @@ class Bridge:
         """Takes an event that is not a trial's last one. Returns whether the trial should stop here."""
         data, running = json.loads(event), self.running[tune_id]
         if data["kind"] == "started":
-            running.since, self._silent_deaths, self._has_begun = time.monotonic(), 0, True
+            running.since = running.clock = time.monotonic()
+            self._silent_deaths, self._has_begun = 0, True
+            return False
+        if data["kind"] == "phase":
+            running.clock = time.monotonic() if data["phase"] == Phase.TRAINING else None
             return False
         return self.search.report(running.trial, Report.from_json(data["report"]))
 
@@ -178,7 +184,7 @@ class Bridge:
             return
         latest = time.monotonic() - self.trial_seconds - GRACE_SECONDS
         for tune_id, running in self.running.items():
-            if running.since is not None and running.since < latest and not running.why_killed:
+            if running.clock is not None and running.clock < latest and not running.why_killed:
                 running.why_killed = (
                     f"over its time limit of {self.trial_seconds:g} s: a step went on for {GRACE_SECONDS:g} s beyond "
                     "it, and its worker was ended"

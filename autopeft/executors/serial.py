@@ -8,7 +8,7 @@ from contextlib import closing
 from autopeft.errors import AutoPEFTError
 from autopeft.executors import Conversation, MakeEvaluate
 from autopeft.executors._interrupt import interruptible
-from autopeft.trial import Report, Result, Status, Trial
+from autopeft.trial import Phase, Report, Result, Status, Trial
 
 
 class Serial:
@@ -40,12 +40,12 @@ class Serial:
                 raise KeyboardInterrupt
 
 
-def _follow(search: Conversation, trial: Trial, events: Iterable[Report | Result]) -> Result | None:
+def _follow(search: Conversation, trial: Trial, events: Iterable[Report | Result | Phase]) -> Result | None:
     """How a trial ends: by its result, or stopped at a report; None where it was told to end between two steps."""
     for event in events:
         if isinstance(event, Result):
             return event
-        if search.report(trial, event):
+        if isinstance(event, Report) and search.report(trial, event):
             return Result(trial, Status.STOPPED, event.metrics)
     return None
 

@@ -17,7 +17,7 @@ from autopeft.ledger import Ledger
 from autopeft.samplers.random import RandomSampler
 from autopeft.search import Search
 from autopeft.testing._examples import OBJECTIVES, example_sizes, example_space
-from autopeft.trial import WEATHER, Report, Result, Status, Trial
+from autopeft.trial import WEATHER, Evaluate, Phase, Report, Result, Status, Trial
 
 
 def check_executor(make: Callable[[], Executor]) -> None:
@@ -51,14 +51,15 @@ class _Train:
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
 
-    def __call__(self, should_end: Callable[[], bool]) -> Callable[[Trial], Generator[Report | Result, None, None]]:
+    def __call__(self, should_end: Callable[[], bool]) -> Evaluate:
         if self.broken == "make":
             raise EnvironmentFault("make: no model here")
         return self.evaluate
 
-    def evaluate(self, trial: Trial) -> Generator[Report | Result, None, None]:
+    def evaluate(self, trial: Trial) -> Generator[Report | Result | Phase, None, None]:
         score = 0.5 + (trial.seed % 1000) / 2000
-        for step in (1, 2, 3):
+        for phase, step in zip(Phase, (1, 2, 3), strict=True):
+            yield phase
             yield Report(step, {"accuracy": score * step / 4, "train_loss": 1 / step})
             if trial.number == 3 and self.broken == "evaluate":
                 raise EnvironmentFault("evaluate: the disk is full")
@@ -120,6 +121,6 @@ def _plain_loop(search: Conversation, make_evaluate: _Train) -> None:
         for event in evaluate(trial):
             if isinstance(event, Result):
                 search.tell(event)
-            elif search.report(trial, event):
+            elif isinstance(event, Report) and search.report(trial, event):
                 search.tell(Result(trial, Status.STOPPED, event.metrics))
                 break

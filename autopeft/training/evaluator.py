@@ -44,7 +44,10 @@ class Evaluator:
 
         from autopeft.training.loop import Worker
 
-        return partial(Worker(self.setup, should_end).evaluate, split=self.split)
+        worker = Worker(self.setup, should_end)
+        # Phases are for a watchdog; without a time limit there is none, and each event takes its way through Ray.
+        is_watched = self.setup.train.trial_seconds is not None
+        return partial(worker.phases if is_watched else worker.evaluate, split=self.split)
 
     def pack(self, should_end: Callable[[], bool]) -> Pack:
         """As `autopeft.executors.Packing` has it."""

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autopeft.files import trial_folder
+from autopeft.files import to_disk, trial_folder
 from autopeft.tasks import Scores
 from autopeft.training.answers import NOT_FINITE, Answers
 from autopeft.training.batches import by_length, collate, endless
 from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
-from autopeft.training.faults import FAULTS, is_out_of_memory, peak_memory_bytes, require_device
+from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes, require_device
 from autopeft.training.model import ModelView, clone_shared, load_model, view
 from autopeft.training.network import Network, as_trials_run
 from autopeft.training.optimizer import learning_rate_factor, make_optimizer
@@ -34,7 +35,7 @@ from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
 from autopeft.training.recipe import Attached, attach, counts, load_trained, trained_state
 from autopeft.training.setup import Setup
-from autopeft.trial import Report, Result, Status, Trial
+from autopeft.trial import Phase, Report, Result, Status, Trial
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
 
@@ -68,28 +69,48 @@ class Worker:
         )
         self.prefix = PrefixCache(folder, setup.machine.prefix_cache_bytes)
 
-    def evaluate(self, trial: Trial, split: str = "validation") -> Generator[Report | Result, None, None]:
+    def evaluate(
+        self, trial: Trial, split: str = "validation", course: Course | None = None
+    ) -> Generator[Report | Result, None, None]:
         """Trains a trial and scores it on a split: a Report a rung, then the Result.
 
         Exceptions of the trial become its status; what the user or the machine does wrong flies.
+
+        Args:
+            course: Of this trial, where somebody else keeps its clock.
         """
+        for event in self.phases(trial, split, course):
+            if not isinstance(event, Phase):
+                yield event
+
+    def phases(
+        self, trial: Trial, split: str = "validation", course: Course | None = None
+    ) -> Generator[Report | Result | Phase, None, None]:
+        """As `evaluate`, and says what it does."""
         known: dict[str, float] = {}
         try:
-            for event in self._evaluate(trial, split):
+            for event in self._evaluate(trial, split, course or self.course(trial)):
                 if isinstance(event, Report):
                     known = dict(event.metrics)
                 yield event
-        except FAULTS as fault:
+        except Exception as fault:
+            if not is_trials_own(fault):
+                raise
+            if os.environ.get("AUTOPEFT_DEBUG"):
+                traceback.print_exc()
             status = Status.OUT_OF_MEMORY if is_out_of_memory(fault) else Status.FAILED
-            text = f"{type(fault).__name__}: {fault}".splitlines()[0]
-            yield Result(trial, status, {name: v for name, v in known.items() if math.isfinite(v)}, error=text)
+            finite = {name: value for name, value in known.items() if math.isfinite(value)}
+            yield Result(trial, status, finite, error=explain(fault))
 
-    def _evaluate(self, trial: Trial, split: str) -> Iterator[Report | Result]:
-        setup, course = self.setup, self.course(trial)
+    def _evaluate(self, trial: Trial, split: str, course: Course) -> Iterator[Report | Result | Phase]:
+        setup, built = self.setup, self.prefix.seconds
+        yield Phase.PREPARING
         network = self.network(trial)
+        course.wait(self.prefix.seconds - built)  # what all trials share is none's time
         course.mark()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
+        yield Phase.TRAINING
         for step, loss in self.train(network, trial.seed, course.total):
             failure = course.failure(step, loss)
             if failure is not None:
@@ -101,6 +122,7 @@ class Worker:
                 scores = self.scores(network, "validation").metrics if setup.train.score_rungs else {}
                 yield course.report(step, scores)
         course.mark()
+        yield Phase.SCORING
         answers = self.answers(network, split)
         used = {
             "peak_memory_bytes": float(peak_memory_bytes(self.device)),
@@ -225,14 +247,16 @@ class Worker:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained_state(attached).items()}
         save_file(tensors, temporary / "trained.safetensors")
         (temporary / "recipe.json").write_text(json.dumps(trial.to_json()))
+        to_disk(temporary)  # before the ledger says that they are there
         shutil.rmtree(folder, ignore_errors=True)  # of a rerun
         os.replace(temporary, folder)
 
-    def cached(self, split: str, depth: int) -> Cached | None:
-        """Activations of a split below `depth`; None where they are not cached."""
-        return self.prefix.get(split, self.data.splits[split], depth, self._reach)
+    def cached(self, splits: Sequence[str], depth: int) -> dict[str, Cached] | None:
+        """Activations of splits below `depth`, by name; None where together they are over the bound."""
+        return self.prefix.get({name: self.data.splits[name] for name in splits}, depth, self.reach)
 
-    def _reach(self, depth: int, lower: int | None, below: Cached | None) -> Reach:
+    def reach(self, depth: int, lower: int | None = None, below: Cached | None = None) -> Reach:
+        """Computes activations below `depth`, from the inputs or from a lower depth's cache."""
         model = clone_shared(self.base, ())
         self.precision.lower(model)
         model.eval()

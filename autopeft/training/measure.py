@@ -203,9 +203,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
     some = {name: some_rows(split, SAMPLE, setup.seed) for name, split in worker.data.splits.items() if name != "test"}
     worker.data = replace(worker.data, splits=some)
     parts = {name: int(split.lengths.sum()) / whole[name] for name, split in some.items()}
-    worker.prefix.limit_bytes = int(
-        setup.machine.prefix_cache_bytes * max(parts.values())
-    )  # what is over it stays over it
+    worker.prefix.parts = parts  # what is over the bound stays over it
     passes = 1 + (len(setup.train.rungs) if setup.train.score_rungs else 0)
     out = []
     for params in members:

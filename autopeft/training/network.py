@@ -8,18 +8,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from autopeft.errors import EnvironmentFault
 from autopeft.training.batches import batch_weight, collate, collate_targets
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.first_token import read_first_token
 from autopeft.training.low_rank import fuse
 from autopeft.training.model import ModelView
 from autopeft.training.precision import Precision
-from autopeft.training.prefix_cache import Cached, Cut
+from autopeft.training.prefix_cache import Cached, Cut, Reach
 from autopeft.training.recipe import Attached
 
 if TYPE_CHECKING:
     from autopeft.training.loop import Worker
+
+
+SPLITS = ("train", "validation")  # that every trial reads
 
 
 def as_trials_run(model: nn.Module, view: ModelView, precision: Precision) -> None:
@@ -47,6 +49,7 @@ class Network:
         self.untrained = {name: parameters[name] for name in attached.trained if name in parameters}
         self.micro_batch_size = worker.setup.machine.micro_batch_size
         self._caches: dict[str, Cached] = {}
+        self._reach: Reach | None = None
         self.cut: Cut | None = None
         self.depth = self._depth()
         if 0 < self.depth <= worker.view.n_layers:
@@ -69,22 +72,22 @@ class Network:
 
     def _open(self, depth: int) -> bool:
         """Opens the caches of the splits that every trial reads; whether they are within the bound."""
-        for split in ("train", "validation"):
-            cached = self.worker.cached(split, depth)
-            if cached is None:
-                return False
-            self._caches[split] = cached
-        return True
+        cached = self.worker.cached(SPLITS, depth)
+        self._caches = cached or {}
+        return cached is not None
 
-    def _cached(self, split: str) -> Cached:
-        if split not in self._caches:
-            cached = self.worker.cached(split, self.depth)
+    def _below(self, split: str, rows: np.ndarray) -> torch.Tensor:
+        """What the cut stands for, of some rows: cached, or computed where a further split is over the bound."""
+        if split not in self._caches and self._reach is None:
+            cached = self.worker.cached((*SPLITS, split), self.depth)
             if cached is None:
-                raise EnvironmentFault(
-                    f"the activations of {split} are over the bound: raise training.prefix_cache_gib"
-                )
-            self._caches[split] = cached
-        return self._caches[split]
+                self._reach = self.worker.reach(self.depth)
+            else:
+                self._caches = cached
+        if split in self._caches:
+            return self._caches[split](rows, self.worker.device)
+        assert self._reach is not None
+        return self._reach(self.worker.data.splits[split], rows)
 
     def train(self) -> None:
         """What the recipe added trains with its dropout; the base stays in evaluation mode, inside what wraps it too."""
@@ -103,7 +106,7 @@ class Network:
         with worker.precision.context():
             if self.depth == 0:
                 return _logits(self.model(**collate(data, rows, worker.device)))
-            hidden = self._cached(split)(rows, worker.device)
+            hidden = self._below(split, rows)
             if self.cut is None:
                 of_head: torch.Tensor = self.model.get_submodule(worker.view.head[0])(hidden)
                 return of_head

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Generator
 
 from autopeft.training.answers import NOT_FINITE
-from autopeft.training.faults import FAULTS
+from autopeft.training.course import Course
+from autopeft.training.faults import is_trials_own
 from autopeft.training.loop import Worker
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import Report, Result, Status, Trial
@@ -35,22 +36,33 @@ class Pack:
         self._stacks: dict[bool, Stack] = {}
         self._alone: deque[Trial] = deque()
         self._solo: tuple[Trial, Generator[Report | Result, None, None]] | None = None
+        self._solo_course: Course | None = None
         self._reported: dict[int, int] = {}  # the step of each trial's last report
 
     def join(self, trial: Trial) -> None:
+        start, waiting = time.monotonic(), self._courses()
         try:
             member = Member.of(self.worker, trial)
-        except FAULTS:
+        except Exception as fault:
+            if not is_trials_own(fault):
+                raise
             member = None  # alone, it fails in the same way, and says why
+        for course in waiting:  # attaching is the newcomer's time alone
+            course.wait(time.monotonic() - start)
         if member is None:
             self._alone.append(trial)
         else:
             self._gather(bool(member.updates), [*self._members[bool(member.updates)], member])
 
+    def _courses(self) -> list[Course]:
+        """Of all trials that are on their way."""
+        members = [member.course for members in self._members.values() for member in members]
+        return members if self._solo_course is None else [*members, self._solo_course]
+
     def leave(self, trial: Trial) -> None:
         if self._solo is not None and self._solo[0].number == trial.number:
             self._solo[1].close()
-            self._solo = None
+            self._solo = self._solo_course = None
         for acts, members in self._members.items():
             rest = [member for member in members if member.trial.number != trial.number]
             if len(rest) < len(members):
@@ -61,7 +73,8 @@ class Pack:
             start, acts = time.monotonic(), not self._members[False]  # heads first: they take no time
             if self._solo is None and self._alone:
                 trial = self._alone.popleft()
-                self._solo = (trial, self.worker.evaluate(trial, self.split))
+                self._solo_course = self.worker.course(trial)
+                self._solo = (trial, self.worker.evaluate(trial, self.split, self._solo_course))
             if self._solo is not None:
                 waiting = [*self._members[False], *self._members[True]]
                 events = self._follow(*self._solo)
@@ -82,7 +95,7 @@ class Pack:
         """The next event of a trial that runs alone; none where it was told to end, or has reported that before."""
         event = next(events, None)
         if event is None or isinstance(event, Result):
-            self._solo = None
+            self._solo = self._solo_course = None
         if event is None or (isinstance(event, Report) and event.step <= self._reported.get(trial.number, 0)):
             return []
         return [(trial, event)]
@@ -101,7 +114,9 @@ class Pack:
             losses = stack.step()
             events = self._events(stack, losses)
             self.most_members = stack.most_members
-        except FAULTS as fault:
+        except Exception as fault:
+            if not is_trials_own(fault):
+                raise
             numbers = ", ".join(str(member.trial.number) for member in members)
             logger.warning("the pack of trials %s came apart, and each begins again alone: %s", numbers, fault)
             self._stacks.pop(acts, None)

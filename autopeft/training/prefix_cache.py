@@ -12,8 +12,11 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import by_length, collate, pad
 from autopeft.training.model import replace_module
 
+MOST_TRIES = 10  # to open what other workers drop meanwhile
 BATCH = 64  # rows of one forward pass while a cache is built: fixed, so that its bits are
 
 
@@ -55,39 +59,70 @@ class Cached:
 class PrefixCache:
     """Cached activations of one model, data set and precision.
 
+    Workers share the folder. One may drop what another is about to open: what has vanished is absent, and built again.
+
     Args:
         folder: Of all caches of the run; a sub-folder each split and depth.
-        limit_bytes: Of all of them together; what would not fit by itself is not cached at all.
+        limit_bytes: Bound on the sum of all caches. Splits that together exceed it are not cached.
+
+    Attributes:
+        parts: Share of its rows that each split has here, by name: the bound is that of whole splits. 1 where absent.
+        seconds: Spent on building, or on waiting for another worker that builds.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
-        self._fits: dict[tuple[str, int], bool] = {}
+        self.parts: Mapping[str, float] = {}
+        self.seconds = 0.0
+        self._sizes: dict[tuple[str, int], float] = {}
 
-    def get(self, name: str, split: Split, depth: int, reach: MakeReach) -> Cached | None:
-        """What the blocks below `depth` give for every row of a split; None where it is over the bound.
+    def get(self, splits: Mapping[str, Split], depth: int, reach: MakeReach) -> dict[str, Cached] | None:
+        """What the blocks below `depth` give for every row of splits that are used together, by their names.
 
         Args:
-            name: Of the split.
+            splits: By name.
             depth: 1 … n_layers: the output of block `depth - 1`; n_layers + 1: the input of the head.
             reach: Makes what computes that, from the inputs or from a lower depth's cache.
+
+        Returns:
+            None where together they are over the bound, or others drop them faster than they are built.
         """
-        if (name, depth) not in self._fits:
-            self._fits[name, depth] = self._size(split, reach(depth, None, None)) <= self.limit_bytes
-        if not self._fits[name, depth]:
+        for name, split in splits.items():
+            if (name, depth) not in self._sizes:
+                self._sizes[name, depth] = self._size(split, reach(depth, None, None)) / self.parts.get(name, 1.0)
+        if sum(self._sizes[name, depth] for name in splits) > self.limit_bytes:
             return None
-        folder = self._path(name, depth)
+        for _ in range(MOST_TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                found = {name: self._open(name, split, depth, reach) for name, split in splits.items()}
+                self._drop_least_recently_used(keep={self._path(name, depth) for name in splits})
+                return found
+        return None
+
+    def _open(self, name: str, split: Split, depth: int, reach: MakeReach) -> Cached:
+        """A cache, built where there is none.
+
+        Raises:
+            FileNotFoundError: Another worker dropped it meanwhile.
+        """
+        folder, start = self._path(name, depth), time.monotonic()
 
         def build(to: Path) -> None:
-            lower = next((d for d in range(depth - 1, 0, -1) if self._path(name, d).exists()), None)
-            below = None if lower is None else self._load(self._path(name, lower))
+            lower, below = self._lower(name, depth)
             self._build(split, reach(depth, lower, below), to)
 
         build_once(folder, build)
+        self.seconds += time.monotonic() - start
         os.utime(folder)  # used now
-        cached = self._load(folder)
-        self._drop_least_recently_used(keep=folder)
-        return cached
+        return self._load(folder)
+
+    def _lower(self, name: str, depth: int) -> tuple[int | None, Cached | None]:
+        """The next lower depth that is there, and its cache."""
+        for lower in range(depth - 1, 0, -1):
+            if self._path(name, lower).exists():
+                with contextlib.suppress(FileNotFoundError):
+                    return lower, self._load(self._path(name, lower))
+        return None, None
 
     def _path(self, name: str, depth: int) -> Path:
         return self.folder / f"{name}-{depth}"
@@ -133,16 +168,43 @@ class PrefixCache:
             values = Ragged(values, np.load(folder / "offsets.npy"), 0.0)
         return Cached(values, getattr(torch, meta["dtype"]))
 
-    def _drop_least_recently_used(self, keep: Path) -> None:
+    def _drop_least_recently_used(self, keep: AbstractSet[Path]) -> None:
         """Until the bound is kept. A worker that still maps a dropped file goes on reading it."""
-        folders = [path for path in self.folder.glob("[!.]*") if (path / "meta.json").exists()]
-        sizes = {path: sum(file.stat().st_size for file in path.iterdir()) for path in folders}
-        for path in sorted(folders, key=lambda path: path.stat().st_mtime):
-            if sum(sizes.values()) <= self.limit_bytes:
+        folders = sorted(filter(None, map(_Folder.of, self.folder.glob("[!.]*"))), key=lambda folder: folder.used)
+        size = sum(folder.size for folder in folders)
+        for folder in folders:
+            if size <= self.limit_bytes:
                 return
-            if path != keep:
-                shutil.rmtree(path, ignore_errors=True)
-                del sizes[path]
+            if folder.path not in keep:
+                _remove(folder.path)
+                size -= folder.size
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A cache on the disk: its bytes, and when it was used last."""
+
+    path: Path
+    size: int
+    used: float
+
+    @staticmethod
+    def of(path: Path) -> _Folder | None:
+        """None where it is no cache, or no longer there."""
+        try:
+            if not (path / "meta.json").exists():
+                return None
+            return _Folder(path, sum(file.stat().st_size for file in path.iterdir()), path.stat().st_mtime)
+        except FileNotFoundError:
+            return None
+
+
+def _remove(folder: Path) -> None:
+    """Whole or not at all, for who opens it at this moment."""
+    gone = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.gone")
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 class Cut:

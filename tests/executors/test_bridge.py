@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from autopeft.errors import EnvironmentFault
@@ -92,6 +94,35 @@ def test_workers_that_are_slow_to_begin_are_said_once(capsys, monkeypatch):
     bridge.watch([])
     bridge.watch([])
     assert capsys.readouterr().err == "Ray's workers are still starting, or load model and data\n"
+
+
+def test_the_time_limit_counts_while_a_trial_trains(monkeypatch):
+    """Scoring and waiting for shared caches may take longer, as in `serial`; one that says no phases counts whole."""
+    now, killed = [0.0], []
+    monkeypatch.setattr(_tune.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(_tune, "_kill", lambda trial: killed.append(trial.trial_id))
+    search = Search()
+    search.is_out_of_time = lambda: False
+    search.prepare = lambda slots: None
+    bridge = Bridge(search, slots=2, trial_seconds=10.0, interrupts=[])
+    trials = [SimpleNamespace(trial_id="a"), SimpleNamespace(trial_id="b")]
+
+    def pass_time(seconds: float) -> list[str]:
+        now[0] += seconds
+        bridge.watch(trials)
+        return killed
+
+    for tune_id in "ab":
+        bridge.ask(tune_id)
+        begin(bridge, tune_id)
+    bridge.report("a", '{"kind": "phase", "phase": "PREPARING"}')
+    assert pass_time(14.0) == []
+    bridge.report("a", '{"kind": "phase", "phase": "TRAINING"}')
+    assert pass_time(2.0) == ["b"]
+    bridge.report("a", '{"kind": "phase", "phase": "SCORING"}')
+    assert pass_time(100.0) == ["b"]
+    bridge.report("a", '{"kind": "phase", "phase": "TRAINING"}')
+    assert pass_time(15.1) == ["b", "a"]
 
 
 def test_slots_follow_the_nodes():

@@ -1,5 +1,8 @@
 """One trial: what it reports, how it ends, and that the cached prefix changes nothing."""
 
+import errno
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +11,14 @@ import torch
 from models import mobilenet, text_setup
 from safetensors.torch import load_file
 
+from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.training import loop, low_rank
 from autopeft.training.course import rung_steps, total_steps
 from autopeft.training.loop import Worker
 from autopeft.training.optimizer import learning_rate_factor
+from autopeft.training.prefix_cache import PrefixCache
 from autopeft.training.setup import Setup
-from autopeft.trial import WEATHER, Report, Result, Status, Trial
+from autopeft.trial import WEATHER, Phase, Report, Result, Status, Trial
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +98,76 @@ def test_a_trial_that_takes_too_long_fails(setup):
 
 def test_a_trial_ends_without_a_result_when_the_search_does(setup):
     assert list(Worker(setup, lambda: True).evaluate(trial())) == []
+
+
+OWN = (AttributeError("x"), IndexError("x"), AssertionError(), StopIteration("x"), NameError("x"), NotImplementedError("x"),
+       FileNotFoundError(2, "x"), Exception("x"))  # fmt: skip
+OTHERS = (EnvironmentFault("x"), UsageError("x"), KeyboardInterrupt(), OSError(errno.ENOSPC, "x"),
+          Exception("I/O error: No space left on device (os error 28)"))  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", OWN)
+def test_every_exception_of_a_trial_is_its_status(worker, monkeypatch, fault):
+    """A fault of ours too: the record says where it was, and the search goes on."""
+
+    def broken(*_):
+        raise fault
+
+    monkeypatch.setattr(loop, "make_optimizer", broken)
+    _, result = outcome(worker.evaluate(trial()))
+    assert result.status is Status.FAILED
+    assert result.error.startswith(type(fault).__name__ if not isinstance(fault, StopIteration) else "RuntimeError")
+    assert re.search(r" \(autopeft/training/loop\.py:\d+\)$", result.error), result.error
+
+
+@pytest.mark.parametrize("fault", OTHERS)
+def test_what_the_user_or_the_machine_does_wrong_flies(worker, monkeypatch, fault):
+    def broken(*_):
+        raise fault
+
+    monkeypatch.setattr(loop, "make_optimizer", broken)
+    with pytest.raises(type(fault)):
+        outcome(worker.evaluate(trial()))
+
+
+def test_a_time_limit_is_for_training(setup, monkeypatch):
+    """Not for building what all trials share, nor for the final scoring: here each takes a minute of a fake clock."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    build, answers = PrefixCache._build, Worker.answers
+
+    def slow_build(*args):
+        clock[0] += 60
+        return build(*args)
+
+    def slow_answers(*args):
+        clock[0] += 60
+        return answers(*args)
+
+    monkeypatch.setattr(PrefixCache, "_build", slow_build)
+    worker = Worker(setup.but(trial_seconds=30.0, score_rungs=False))
+    worker.prefix.folder = worker.prefix.folder.with_name("anew")
+    monkeypatch.setattr(worker, "answers", lambda *args: slow_answers(worker, *args))
+    events = list(worker.phases(trial("last_layers")))
+    phases = [event for event in events if isinstance(event, Phase)]
+    assert phases == [Phase.PREPARING, Phase.TRAINING, Phase.SCORING]
+    assert events[-1].status is Status.COMPLETE, events[-1].error
+    assert clock[0] >= 180, "train and validation were built, and validation was scored"
+    assert events[-1].metrics["train_seconds"] == 0.0
+    assert events[-1].metrics["evaluate_seconds"] == 60.0
+
+
+def test_a_split_over_the_bound_is_scored_without_a_cache(setup, worker):
+    """As test in a confirmation, where training fits and test does not."""
+    network = worker.network(trial("last_layers"))
+    assert network.depth > 0
+    exact = worker.answers(network, "validation").kept["logits"]
+    limited = Worker(setup)
+    limited.data.splits["test"] = limited.data.splits["validation"]
+    network = limited.network(trial("last_layers"))
+    limited.prefix.limit_bytes = 0  # from now on
+    found = limited.answers(network, "test").kept["logits"]
+    np.testing.assert_allclose(found, exact, atol=1e-5 * np.abs(exact).max())
 
 
 def test_a_refused_configuration_fails_rather_than_flies(worker):
