@@ -149,4 +149,4 @@ def test_a_packed_search_stops_and_confirms(tmp_path):
     run.confirm(seeds=2, quiet=True)
     confirmed = [c for c in run.history.confirmations if c.params]
     assert {(c.params["method"], c.status) for c in confirmed} == {("lora", Status.COMPLETE)}
-    assert len({c.seed for c in confirmed}) == len(confirmed) >= 2 * len(run.history.front())
+    assert len({(c.name, c.seed) for c in confirmed}) == len(confirmed) >= 2 * len(run.history.front())

@@ -61,7 +61,7 @@ def run(pack, trials):
         pack.join(trial)
     while events := pack.advance():
         for trial, event in events:
-            found[trial.number].append(event)
+            found.setdefault(trial.number, []).append(event)
     return found
 
 
@@ -216,7 +216,7 @@ def test_a_trial_over_its_time_limit_fails_in_a_pack_too(setup):
 
 
 def test_time_in_which_another_trial_has_the_worker_counts_for_nothing(setup, monkeypatch):
-    def slow(worker, trial, split):
+    def slow(worker, trial, split, course):
         time.sleep(2.2)
         yield Result(trial, Status.COMPLETE, {"accuracy": 0.5})
 
@@ -227,6 +227,29 @@ def test_time_in_which_another_trial_has_the_worker_counts_for_nothing(setup, mo
     for number in (0, 11):
         assert found[number][-1].status is Status.COMPLETE, found[number][-1].error
         assert found[number][-1].metrics["train_seconds"] < 2.0
+
+
+def test_time_in_which_another_trial_attaches_counts_for_nothing(setup, monkeypatch):
+    """Packed, and alone between its reports; each of three attaches for a minute of a fake clock."""
+    clock, of = [0.0], Member.of
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def slow(worker, trial):
+        clock[0] += 60
+        return of(worker, trial)
+
+    monkeypatch.setattr(Member, "of", slow)
+    pack = Pack(Worker(setup.but(trial_seconds=90.0)))
+    bias = Trial(10, {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2}, 7)
+    pack.join(bias)
+    (trial, event) = pack.advance()[0]
+    assert (trial.number, type(event)) == (10, Report)
+    pack.join(MIXED[0])
+    pack.join(Trial(11, {"method": "head", "head.lr": 1e-2}, 7))
+    found = run(pack, [])
+    for number in (0, 10, 11):
+        assert found[number][-1].status is Status.COMPLETE, found[number][-1].error
+    assert found[10][-1].metrics["train_seconds"] == 0.0
 
 
 def test_a_pack_ends_without_results_when_the_search_does(setup):
