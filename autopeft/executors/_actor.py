@@ -39,7 +39,7 @@ def actor_class() -> Any:
 
         def setup(self, config: Mapping[str, Any], make_evaluate: MakeEvaluate) -> None:
             self.fault, self.late = "", ""
-            self.events: Iterator[Report | Result] = iter(())
+            self.events: Iterator[Report | Result | Phase] = iter(())
             self.luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
             try:
                 self.evaluate = make_evaluate(lambda: False)  # to end a trial, its worker is ended
