@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from autopeft.errors import Refused
+
 
 class Bottleneck(nn.Module):
     """scale · U gelu(D x), U at 0 so that it begins as nothing. Linear, or 1 × 1 convolutions on feature maps.
@@ -49,12 +51,24 @@ class AddAfter:
 
 
 class Remember:
-    """Forward pre-hook: keeps the layer's input until the adapter takes it."""
+    """Keeps a layer's input until the adapter takes it.
 
-    def __init__(self) -> None:
+    Args:
+        block: What the layer is in. It begins afresh: what a pass left that ran out of memory is forgotten.
+        layer: Runs once in a pass of its block.
+    """
+
+    def __init__(self, block: nn.Module, layer: nn.Module) -> None:
         self.input: torch.Tensor | None = None
+        block.register_forward_pre_hook(self._forget)
+        layer.register_forward_pre_hook(self._keep)
 
-    def __call__(self, module: nn.Module, args: Any) -> None:
+    def _forget(self, module: nn.Module, args: Any) -> None:
+        self.input = None
+
+    def _keep(self, module: nn.Module, args: Any) -> None:
+        if self.input is not None:
+            raise Refused("the sub-layer reads two inputs: none of them alone is what a parallel adapter goes beside")
         self.input = args[0]
 
     def take(self) -> torch.Tensor:

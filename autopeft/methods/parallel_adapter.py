@@ -12,6 +12,9 @@ from autopeft.methods import Method, Site
 # Where a sub-layer ends → where it begins: the feed-forward, the attention.
 BEGINS = {"down": "up", "output": "query"}
 
+# Model types whose attention gives its query layer the relative positions, too: it has two inputs.
+READS_TWICE = ("deberta-v2", "sew-d")
+
 
 class ParallelAdapter(Method):
     """A bottleneck beside each chosen sub-layer; `down` stands for the feed-forward, `output` for the attention."""
@@ -32,6 +35,8 @@ class ParallelAdapter(Method):
         for kind, names in scope.modules.items():
             if kind not in BEGINS:
                 raise Refused(f"a parallel adapter goes beside a sub-layer: {' or '.join(BEGINS)}, not {kind}")
+            if kind == "output" and model.config.model_type in READS_TWICE:
+                raise Refused(f"the attention of {model.config.model_type} reads two inputs: no adapter goes beside it")
             for block in scope.blocks:
                 begins = [name for name in scope.kinds.get(BEGINS[kind], ()) if name.startswith(f"{block}.")]
                 ends = [name for name in names if name.startswith(f"{block}.")]
@@ -44,8 +49,7 @@ class ParallelAdapter(Method):
                 size = (scope.sizes[ends[-1]], keys["dropout"], keys["scale"])
                 adapter = Bottleneck(inputs, outputs, *size, is_map=False, device=device)
                 add_beside(model, ends[-1], adapter, "parallel_adapter")
-                remember = Remember()
-                first.register_forward_pre_hook(remember)
+                remember = Remember(model.get_submodule(block), first)
                 last.register_forward_hook(AddAfter(adapter, remember))
 
 

@@ -8,10 +8,12 @@ bf16_frozen  products in bf16, and what the stem and the norms hand on, too: no 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from autopeft.training.model import ModelView
 
@@ -31,7 +33,8 @@ class Precision:
         if name not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {name!r}")
         self.name, self.device, self.view = name, device, view
-        self._halves: dict[int, nn.Parameter] = {}  # by id of the base's tensor
+        # By the tensor itself, for as long as it lives: a number (`id`) is given again after a trial's tensor died.
+        self._halves: MutableMapping[torch.Tensor, nn.Parameter] = WeakIdKeyDictionary()
 
     def context(self) -> contextlib.AbstractContextManager[Any]:
         """Of a forward pass."""
@@ -66,10 +69,10 @@ class Precision:
                 if isinstance(child, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not child.weight.requires_grad:
                     weight = child.weight
                     if weight.dtype == torch.float32:
-                        if id(weight) not in self._halves:
+                        if weight not in self._halves:
                             half = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
-                            self._halves[id(weight)] = half
-                        child.weight = self._halves[id(weight)]
+                            self._halves[weight] = half
+                        child.weight = self._halves[weight]
 
 
 def _reads_weights(module: nn.Module) -> bool:

@@ -2,12 +2,14 @@
 
 import math
 
+import architectures
 import pytest
 import torch
 import transformers
 
 from autopeft import plugins, testing
 from autopeft.errors import Refused
+from autopeft.training.model import view
 from autopeft.training.recipe import attach, count
 
 HIDDEN, FEED, LAYERS = 16, 24, 3
@@ -281,3 +283,28 @@ def test_describe():
     for (name, key, value), expected in table.items():
         method = plugins.load("methods", name)()
         assert method.describe({**method.stock, key: value}) == expected
+
+
+# ── sub-layers with two inputs ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_parallel_adapter_beside_debertas_attention_is_refused():
+    """Its query layer reads the relative positions, too."""
+    base = architectures.deberta()
+    with pytest.raises(Refused, match="the attention of deberta-v2 reads two inputs"):
+        attach(base, view(base), {"method": "parallel_adapter", "parallel_adapter.modules": ["output"]}, 0)
+
+
+def test_a_layer_that_reads_a_second_input_is_found_when_it_runs():
+    model = attached({"method": "parallel_adapter", "parallel_adapter.modules": ["output"]}).model
+    attention = model.bert.encoder.layer[0].attention
+    inputs = {"input_ids": torch.tensor([[2, 5, 6]])}
+    attention.self.query(X)  # what a pass left that did not come to its end
+    model(**inputs)
+
+    def twice(module, args):
+        module.self.query(X)
+
+    attention.register_forward_pre_hook(twice)
+    with pytest.raises(Refused, match="the sub-layer reads two inputs"):
+        model(**inputs)

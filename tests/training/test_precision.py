@@ -147,3 +147,22 @@ def test_a_search_in_bf16_scores_as_in_fp32_from_the_cache_and_without(tmp_path,
 def test_a_name_that_is_none_is_refused():
     with pytest.raises(ValueError, match="fp32, bf16, bf16_frozen"):
         Precision("bf15", CPU, None)
+
+
+def test_a_tensor_of_a_trial_has_no_other_trials_half(tmp_path):
+    """A trial's own frozen weights (of methods that change the base) die with it, and their numbers are given again."""
+    bert(tmp_path)
+    base = load_model(ModelSpec(str(tmp_path)), "AutoModelForSequenceClassification", 3)
+    precision = Precision("bf16", CPU, view(base))
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    for trial in range(20):
+        model = attach(base, view(base), {"method": "head"}, 0).model
+        layer = model.get_submodule(name.removesuffix(".weight"))
+        own = torch.full_like(layer.weight, float(trial))
+        layer.weight = nn.Parameter(own, requires_grad=False)
+        precision.lower(model)
+        assert torch.equal(layer.weight, own.to(torch.bfloat16))
+        del model, layer
+    shared = {id(half) for half in precision._halves.values()}
+    linear = sum(isinstance(module, nn.Linear) for module in base.bert.modules())
+    assert len(shared) == linear - 1, "of the base alone, but for the one that was never its own"
