@@ -340,7 +340,8 @@ class Run:
         if folder is None:
             folder = self._retrain(record, prepared.setup)
         self._write_export(record, prepared.setup, folder, to, which)
-        worker = Worker(prepared.setup.but(precision="fp32", prefix_cache_bytes=0))
+        # On the CPU, as the fresh process: a GPU's convolutions are off by more than what is allowed.
+        worker = Worker(prepared.setup.but(precision="fp32", prefix_cache_bytes=0, device="cpu"))
         verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
         return to
 
