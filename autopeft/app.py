@@ -103,6 +103,7 @@ class Plan:
         pack: Trials that share a pass; `costs` are of one alone.
         trials: Budget; None where only hours bound the search.
         chosen: Precision and attention.
+        unknown: Layers of a block whose kind is not known, by their names in it: no method acts on them.
     """
 
     combinations: int
@@ -116,6 +117,7 @@ class Plan:
     pack: int
     trials: int | None
     chosen: Mapping[str, Any]
+    unknown: Sequence[str]
 
     @property
     def seconds(self) -> float | None:
@@ -141,6 +143,7 @@ class Plan:
             "trials": self.trials,
             "search_seconds": self.seconds,
             "chosen": dict(self.chosen),
+            "unknown_layers": list(self.unknown),
         }
 
     def lines(self) -> list[str]:
@@ -154,6 +157,10 @@ class Plan:
         share = sum(self.refused.values())
         out.append(f"refused     {share:.1%} of {self.draws:,} seeded draws")
         out += [f"  {part:6.1%}  {reason}" for reason, part in sorted(self.refused.items(), key=lambda item: -item[1])]
+        if self.unknown:
+            out.append(
+                f"unknown     {', '.join(self.unknown)}: no method acts on these layers; model.kinds names their kinds"
+            )
         out.append(f"training    {self.chosen['precision']}, {self.chosen['attention']} attention")
         if self.seconds is not None:
             pack = f"; a pack of {self.pack} takes less" if self.pack > 1 else ""
@@ -207,6 +214,7 @@ def plan(config: Config, draws: int = 1000) -> Plan:
         executor.pack,
         config.budget.trials,
         prepared.header["chosen"],
+        model.view.unknown_inside,
     )
 
 

@@ -82,11 +82,26 @@ def _names(value: Any) -> Any:
     return [str(name) for name in value]
 
 
+def _kind_name(value: Any) -> Any:
+    """A kind of module."""
+    if value not in MODULE_KINDS:
+        raise ValueError(f"expected a kind of module, one of {', '.join(MODULE_KINDS)}, got {value!r}")
+    return value
+
+
+def _layer_names(value: Any) -> Any:
+    """One name of layers, or several."""
+    return [value] if isinstance(value, str) else value
+
+
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(gt=0, lt=1)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
+
+KindName = Annotated[str, BeforeValidator(_kind_name)]
+LayerNames = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_layer_names), Field(min_length=1)]
 
 
 class Model(Section):
@@ -95,6 +110,7 @@ class Model(Section):
     path: str
     revision: str | None = None
     trust_remote_code: Switch = False
+    kinds: dict[KindName, LayerNames] = Field(default_factory=dict)
 
 
 class Plugin(Section):

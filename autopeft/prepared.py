@@ -221,7 +221,12 @@ def make_setup(config: Config, folder: Path) -> Setup:
         model = str(task.base(model))
     training = config.training
     return Setup(
-        model=ModelSpec(model, config.model.revision, config.model.trust_remote_code),
+        model=ModelSpec(
+            model,
+            config.model.revision,
+            config.model.trust_remote_code,
+            kinds={k: tuple(names) for k, names in config.model.kinds.items()},
+        ),
         task=TaskSpec(
             config.task.name, dict(config.task.options), dict(resolve(config)["data"]), config.training.max_length
         ),

@@ -17,7 +17,7 @@ from typing import Any
 
 from autopeft import plugins
 from autopeft.errors import Refused, did_you_mean
-from autopeft.methods import COMMON_KEYS, MODULE_KINDS, Method
+from autopeft.methods import COMMON_KEYS, FEW_TAKE, MODULE_KINDS, Method
 from autopeft.space import ALWAYS, components, method_of
 
 
@@ -129,6 +129,11 @@ def no_kind(name: object) -> str:
 
 
 # ── layers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def every_kind(kinds: Iterable[str]) -> tuple[str, ...]:
+    """What `modules: all` stands for in a model of these kinds."""
+    return tuple(kind for kind in kinds if kind != FEW_TAKE)
 
 
 def layers(value: Any, n_layers: int) -> tuple[int, ...]:

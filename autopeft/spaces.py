@@ -18,7 +18,6 @@ from autopeft.errors import Fault, UnknownName
 from autopeft.methods import COMMON_KEYS, MODULE_KINDS
 from autopeft.space import Space, components, method_of, parse
 
-FEW_TAKE = "depthwise"  # grouped convolutions: a space may name them, but `modules` does not stand for them
 FUSED = ("query", "key", "value")  # one matrix in some models (GPT-2): `qkv`
 ASSUMED_LAYERS = 12  # of a model that is not at hand
 SWITCHES = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
@@ -81,7 +80,7 @@ def read(
     for fault in misshapen:
         component, _, key = fault.path.partition(".")
         del fitted[component][key]
-    symbols = {"layers": range(ASSUMED_LAYERS if n_layers is None else n_layers), "modules": _meant(kinds)}
+    symbols = {"layers": range(ASSUMED_LAYERS if n_layers is None else n_layers), "modules": recipe.every_kind(kinds)}
     space, faults = parse(fitted, symbols, known)
     wrong = {fault.path for fault in faults}
     for component, keys in fitted.items():
@@ -146,11 +145,6 @@ def _shape_faults(spec: Mapping[str, Any]) -> list[Fault]:
     return faults
 
 
-def _meant(kinds: Sequence[str]) -> list[str]:
-    """The kinds that `modules` stands for."""
-    return [kind for kind in kinds if kind != FEW_TAKE]
-
-
 def _fitted(component: str, keys: Any, kinds: Sequence[str]) -> Any:
     """The keys of one component with switches as booleans, defaults in their items' order, modules of this model."""
     if component == "method" or not isinstance(keys, Mapping):
@@ -162,7 +156,7 @@ def _fitted(component: str, keys: Any, kinds: Sequence[str]) -> Any:
             continue
         if isinstance(value, Mapping) and isinstance(value.get("log"), str):
             value = {**value, "log": _switched(value["log"])}
-        fitted[key] = _fitted_value(_stock(component, key), value, _meant(kinds))
+        fitted[key] = _fitted_value(_stock(component, key), value, recipe.every_kind(kinds))
         if isinstance(value, Mapping) and isinstance(value.get("when"), Mapping):
             when = {k: _switched(v) if isinstance(_stock(component, k), bool) else v for k, v in value["when"].items()}
             fitted[key] = {**fitted[key], "when": when}

@@ -33,6 +33,12 @@ def test_searches_that_start_together_get_a_folder_each(tmp_path):
     assert found == ["search-1", "search-2", "search-3"]
 
 
+def test_a_plan_says_which_layers_no_method_acts_on():
+    plan = app.Plan(4, 0, {}, {}, 10, {}, 0.0, 1, 1, None, {"precision": "fp32", "attention": "eager"}, ("mlp.odd",))
+    assert any("mlp.odd: no method acts on these layers; model.kinds" in line for line in plan.lines())
+    assert plan.to_json()["unknown_layers"] == ["mlp.odd"]
+
+
 class Prepared(Exception):
     """The search went so far."""
 

@@ -87,6 +87,14 @@ def test_a_peft_adapter_in_the_models_folder_is_a_fault_of_the_config(folder: Pa
         load(write(folder, TEXT))
 
 
+def test_kinds_of_layers_are_named(folder: Path) -> None:
+    text = TEXT.replace("model: model", "model: {path: model, kinds: {up: mlp.Wi, down: [mlp.Wo, mlp.W2]}}")
+    assert load(write(folder, text)).model.kinds == {"up": ["mlp.Wi"], "down": ["mlp.Wo", "mlp.W2"]}
+    for wrong, said in (("{upp: mlp.Wi}", "expected a kind of module, one of query"), ("{up: 3}", r"model\.kinds\.up")):
+        with pytest.raises(ConfigError, match=said):
+            load(write(folder, TEXT.replace("model: model", f"model: {{path: model, kinds: {wrong}}}")))
+
+
 def test_paths_are_relative_to_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "elsewhere").mkdir()
     monkeypatch.chdir(folder / "elsewhere")

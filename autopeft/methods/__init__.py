@@ -14,6 +14,9 @@ from typing import Any, Protocol
 # The module kinds a model is made of, as `ModelView` names them. What can be chosen in a space's `modules`:
 MODULE_KINDS = ("query", "key", "value", "qkv", "output", "up", "down", "convolution", "depthwise")
 
+# Grouped convolutions: `modules: all` does not stand for them, as few methods take them; a configuration names them.
+FEW_TAKE = "depthwise"
+
 # Keys that `training.recipe` reads for every component; a method need not name them.
 COMMON_KEYS = {
     "lr": "learning rate of the component's own optimiser group",

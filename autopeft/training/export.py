@@ -90,6 +90,7 @@ def export(
         "inputs": {column: task.columns[key] for column, key in columns.items()},
         "max_length": setup.task.max_length,
         "attention": setup.model.attention,
+        "kinds": {kind: list(names) for kind, names in setup.model.kinds.items()},
         "pad_token_id": _unsaid_padding(base, setup),
         "about": dict(about),
         "params": dict(params),
@@ -266,7 +267,7 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         raise UsageError(
             f"the base model is not at {about['base']}: say where it is, load(..., base=…) or `autopeft predict --base …`"
         )
-    spec = ModelSpec(about["base"], about["revision"], trust_remote_code, about["attention"])
+    spec = ModelSpec(about["base"], about["revision"], trust_remote_code, about["attention"], about.get("kinds", {}))
     model = load_model(spec, about["auto_class"], about["about"]["n_outputs"])
     if about["form"] == "peft":
         from peft import PeftModel

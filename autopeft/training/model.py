@@ -22,16 +22,17 @@ from autopeft.model_folder import ADAPTER, refuse_adapter
 from autopeft.tasks._text import model_padding
 from autopeft.training.setup import ModelSpec
 
-# Kind → what the name of such a module looks like inside its block; the first row that fits decides.
+# Kind → what the name of such a module looks like inside its block; the first row that fits decides. Linear layers that
+# no row names are told by their shapes (`_by_shape`).
 _ATTENTION = (
     r"(.*\.)?(attn|attention|self_attn|cross_attn|encoder_attn|SelfAttention|EncDecAttention|crossattention)\.(.*\.)?"
 )
 KIND_RULES: tuple[tuple[str, str], ...] = (
     ("qkv", r"(.*\.)?(c_attn|in_proj|qkv|qkv_proj|query_key_value|Wqkv)"),
-    ("query", r"(.*\.)?(query|query_proj|q_proj|q_lin|q|to_q)"),
-    ("key", r"(.*\.)?(key|key_proj|k_proj|k_lin|k|to_k)"),
-    ("value", r"(.*\.)?(value|value_proj|v_proj|v_lin|v|to_v)"),
-    ("output", _ATTENTION + r"(dense|out_proj|o_proj|out_lin|c_proj|proj|o|Wo)"),
+    ("query", r"(.*\.)?(query|query_proj|q_proj|q_lin|q|to_q|q_head)"),
+    ("key", r"(.*\.)?(key|key_proj|k_proj|k_lin|k|to_k|k_head)"),
+    ("value", r"(.*\.)?(value|value_proj|v_proj|v_lin|v|to_v|v_head)"),
+    ("output", _ATTENTION + r"(dense|out_proj|o_proj|out_lin|c_proj|proj|o|Wo|post_proj)"),
     (
         "up",
         r"(.*\.)?(intermediate\.dense|intermediate_dense|lin1|fc1|c_fc|up_proj|gate_proj|gate_up_proj|wi|wi_0|wi_1)",
@@ -52,7 +53,9 @@ CHAINED = frozenset({
 })  # fmt: skip
 
 # What runs after the blocks, by the first part of its name; everything else outside of them runs before.
-ABOVE = re.compile(r"(pooler|norm|ln_f|final_layer_norm|final_layernorm|layernorm|post_layernorm|fc_norm|conv_1x1)$")
+ABOVE = re.compile(
+    r"(pooler|norm|final_norm|ln_f|final_layer_norm|final_layernorm|layernorm|post_layernorm|fc_norm|conv_1x1)$"
+)
 
 ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -68,7 +71,7 @@ class ModelView:
             they are grouped; fused attention projections: `qkv`.
         head: Modules that a trial draws anew and always trains: outside the pretrained model, or not in its checkpoint.
         above: What runs after the blocks and is no head, such as the last norm.
-        unknown: Linear and convolution modules in the blocks whose kind no row of the table tells.
+        unknown: Linear and convolution modules in the blocks whose kind neither config, name nor shape tells.
         chain: So many leading blocks run once each, one on the output of the one before; 0 where that is not known.
         model_type: As transformers calls it.
     """
@@ -81,6 +84,12 @@ class ModelView:
     unknown: tuple[str, ...]
     chain: int
     model_type: str
+
+    @property
+    def unknown_inside(self) -> tuple[str, ...]:
+        """The modules of unknown kind by their names inside of a block, each once."""
+        inside = {name: block for block in self.blocks for name in self.unknown if _within(name, block)}
+        return tuple(dict.fromkeys(name.removeprefix(f"{block}.") for name, block in inside.items()))
 
     @property
     def n_layers(self) -> int:
@@ -183,6 +192,7 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
         ) from fault
     model.requires_grad_(False)
     fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    model.autopeft_kinds = dict(spec.kinds)
     model.autopeft_fresh = tuple(sorted({name.rpartition(".")[0] for name in fresh}))
     lacking = [name for name in model.autopeft_fresh if not view(model).in_head(name)]
     if lacking:
@@ -225,23 +235,14 @@ def view(model: nn.Module) -> ModelView:
     model_type = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     head = _head(model, blocks)
     above, stem = _outside(model, lists, head)
-    kinds: dict[str, list[str]] = {}
-    unknown = []
-    for block in blocks:
-        for name, module in model.get_submodule(block).named_modules(prefix=block):
-            if isinstance(module, ADAPTABLE) or type(module).__name__ == "Conv1D":
-                kind = _kind(name.removeprefix(f"{block}.") if name != block else "", module)
-                if kind is None:
-                    unknown.append(name)
-                else:
-                    kinds.setdefault(kind, []).append(name)
+    kinds, unknown = _kinds(model, blocks)
     return ModelView(
         blocks=blocks,
         stem=stem,
-        kinds={kind: tuple(names) for kind, names in kinds.items()},
+        kinds=kinds,
         head=head,
         above=above,
-        unknown=tuple(unknown),
+        unknown=unknown,
         chain=len(blocks) if model_type in CHAINED else 0,
         model_type=model_type,
     )
@@ -304,11 +305,67 @@ def _outside(
     return tuple(above), tuple(below)
 
 
-def _kind(name: str, module: nn.Module) -> str | None:
+def _kinds(model: nn.Module, blocks: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """The adaptable modules of the blocks by their kinds, and those of unknown kind.
+
+    What the config names goes before names, and names before shapes.
+
+    Raises:
+        UsageError: The config names modules that are not there.
+    """
+    said: Mapping[str, tuple[str, ...]] = getattr(model, "autopeft_kinds", {})
+    kinds: dict[str, list[str]] = {}
+    unknown, used = [], set()
+    for block in blocks:
+        layers = {
+            name.removeprefix(f"{block}.") if name != block else "": module
+            for name, module in model.get_submodule(block).named_modules(prefix=block)
+            if isinstance(module, ADAPTABLE) or type(module).__name__ == "Conv1D"
+        }
+        shaped = _by_shape({name: module for name, module in layers.items() if _by_name(name, module) is None})
+        for name, module in layers.items():
+            fits = [(k, part) for k, parts in said.items() for part in parts if f".{name}".endswith(f".{part}")]
+            used.update(fits)
+            kind = fits[0][0] if fits else _by_name(name, module) or shaped.get(name)
+            full = f"{block}.{name}" if name else block
+            if kind is None:
+                unknown.append(full)
+            else:
+                kinds.setdefault(kind, []).append(full)
+    wrong = [entry for kind, entries in said.items() for entry in entries if (kind, entry) not in used]
+    if wrong:
+        last = ", ".join(layers)
+        raise UsageError(f"model.kinds: no layer of a block is called {', '.join(wrong)}; the last block has {last}")
+    return {kind: tuple(names) for kind, names in kinds.items()}, tuple(unknown)
+
+
+def _by_name(name: str, module: nn.Module) -> str | None:
     """The kind of a module by its name inside its block."""
     if isinstance(module, nn.Conv2d):
         return "depthwise" if module.groups > 1 else "convolution"
     return next((kind for kind, pattern in KIND_RULES if re.fullmatch(pattern, name)), None)
+
+
+def _by_shape(layers: Mapping[str, nn.Module]) -> dict[str, str]:
+    """The kinds of linear layers whose names say nothing, by what stands beside what.
+
+    One that widens, and after it in the same module one that leads back to the first one's width: a feed-forward
+    (`up`, `down`), also where the first gives the halves of a gated one. Inside of an attention, one that triples: `qkv`.
+    """
+    beside: dict[str, list[tuple[str, int, int]]] = {}
+    for name, module in layers.items():
+        if isinstance(module, nn.Linear):
+            beside.setdefault(name.rpartition(".")[0], []).append((name, module.in_features, module.out_features))
+    out = {}
+    for parent, found in beside.items():
+        if "attn" in parent.lower() or "attention" in parent.lower():
+            out.update({name: "qkv" for name, inputs, outputs in found if outputs == 3 * inputs})
+            continue
+        *firsts, (last, wide, narrow) = found
+        ups = [name for name, inputs, outputs in firsts if inputs == narrow < wide and outputs in (wide, 2 * wide)]
+        if ups and len(ups) == len(firsts):
+            out.update(dict.fromkeys(ups, "up") | {last: "down"})
+    return out
 
 
 def _within(name: str, module: str) -> bool:

@@ -107,7 +107,7 @@ def choose_kinds(view: ModelView, method: Method, chosen: Any) -> tuple[str, ...
         Refused: The model has none of one chosen kind.
     """
     if chosen == "all":
-        return tuple(view.kinds)
+        return recipe.every_kind(view.kinds)
     if chosen is None:
         own = dict.fromkeys(_here(view, kind) for kind in method.modules)
         found = tuple(kind for kind in own if kind in view.kinds)

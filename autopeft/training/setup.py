@@ -19,12 +19,14 @@ class ModelSpec:
         revision: Of the hub; None for a folder.
         trust_remote_code: Whether code that came with the model may run.
         attention: As chosen: "eager" or "sdpa", never "auto" here.
+        kinds: Module kind → names inside a block, of what the model's names and shapes do not tell.
     """
 
     path: str
     revision: str | None = None
     trust_remote_code: bool = False
     attention: str = "eager"
+    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

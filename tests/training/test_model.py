@@ -3,10 +3,25 @@
 import pytest
 import torch
 import transformers
-from architectures import MAKE, SIZE, albert, bert, deberta, gpt2, inputs, make, t5
+from architectures import (
+    MAKE,
+    SIZE,
+    TEXT,
+    albert,
+    bert,
+    convnext,
+    deberta,
+    funnel,
+    gpt2,
+    inputs,
+    make,
+    modernbert,
+    t5,
+    xlnet,
+)
 
 from autopeft.errors import EnvironmentFault, UsageError
-from autopeft.training.model import CHAINED, clone_shared, load_model, meta_model, view
+from autopeft.training.model import CHAINED, _by_name, _by_shape, clone_shared, load_model, meta_model, view
 from autopeft.training.prefix_cache import Cut
 from autopeft.training.setup import ModelSpec
 
@@ -112,6 +127,7 @@ def test_unknown_modules_are_said():
     model = bert()
     model.bert.encoder.layer[0].strange = torch.nn.Linear(4, 4)
     assert view(model).unknown == ("bert.encoder.layer.0.strange",)
+    assert view(model).unknown_inside == ("strange",)
 
 
 def test_a_model_without_blocks_is_refused():
@@ -240,3 +256,52 @@ def test_hooks_of_a_clone_are_its_own():
     clone = clone_shared(model, ())
     clone.classifier.register_forward_hook(lambda *_: None)
     assert not model.classifier._forward_hooks
+
+
+# ── kinds that no name tells ────────────────────────────────────────────────────────────────────────────────────────
+
+SHAPED = {
+    "modernbert": (modernbert, {"up": "mlp.Wi", "down": "mlp.Wo", "qkv": "attn.Wqkv", "output": "attn.Wo"}),
+    "convnext": (convnext, {"up": "layers.1.pwconv1", "down": "layers.1.pwconv2", "depthwise": "layers.1.dwconv"}),
+    "xlnet": (xlnet, {"up": "ff.layer_1", "down": "ff.layer_2"}),
+    "funnel": (funnel, {"query": "0.attention.q_head", "output": "0.attention.post_proj", "up": "0.ffn.linear_1",
+                        "down": "0.ffn.linear_2"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_feed_forwards_are_told_by_their_shapes(name):
+    make_one, expected = SHAPED[name]
+    parts = view(make_one())
+    found = {kind: parts.kinds[kind][-1].removeprefix(f"{parts.blocks[-1]}.") for kind in expected}
+    assert found == expected
+    assert not parts.unknown
+
+
+@pytest.mark.parametrize("name", sorted(TEXT))
+def test_shapes_say_what_names_say(name):
+    """Of each feed-forward whose names are known, the shapes alone tell the same, or nothing."""
+    model = TEXT[name]()
+    for block in view(model).blocks:
+        layers = {
+            name: module
+            for name, module in model.get_submodule(block).named_modules()
+            if isinstance(module, torch.nn.Linear) and _by_name(name, module) in ("up", "down")
+        }
+        assert {name: _by_name(name, layers[name]) for name in _by_shape(layers)} == _by_shape(layers)
+
+
+def test_the_config_names_kinds(tmp_path):
+    model = bert()
+    model.bert.encoder.layer[0].strange = torch.nn.Linear(4, 4)
+    model.autopeft_kinds = {"up": ("strange", "output.dense")}
+    parts = view(model)
+    assert parts.unknown == ()
+    assert "bert.encoder.layer.0.strange" in parts.kinds["up"]
+    assert "bert.encoder.layer.1.output.dense" in parts.kinds["up"]
+    model.autopeft_kinds = {"up": ("nowhere",)}
+    with pytest.raises(UsageError, match=r"no layer of a block is called nowhere; the last block has .*output\.dense"):
+        view(model)
+    bert().save_pretrained(tmp_path)
+    spec = ModelSpec(str(tmp_path), kinds={"down": ("intermediate.dense",)})
+    assert view(load_model(spec, SEQUENCE, 3)).kinds["down"][0] == "bert.encoder.layer.0.intermediate.dense"

@@ -1,11 +1,14 @@
 """Recipes: resolved, composed, refused, counted, put back."""
 
+import architectures
 import pytest
 import torch
 
-from autopeft import plugins, testing
+from autopeft import plugins, spaces, testing
+from autopeft import recipe as recipes
 from autopeft.errors import Refused
-from autopeft.training.recipe import attach, count, load_trained, resolve, trained_state
+from autopeft.training.model import view
+from autopeft.training.recipe import attach, choose_kinds, count, load_trained, resolve, trained_state
 
 SUBJECTS = {subject.name: subject for subject in testing.method_subjects()}
 BERT, VIT, MOBILENET = SUBJECTS["bert"], SUBJECTS["vit"], SUBJECTS["mobilenet"]
@@ -367,3 +370,16 @@ def test_a_parallel_adapter_of_size_0_on_one_kind_of_a_layer_leaves_the_other():
               "parallel_adapter.size": 2, "parallel_adapter.size.down.1": 0}  # fmt: skip
     assert "bert.encoder.layer.1.output.dense_parallel_adapter" not in attached(params).added
     assert "bert.encoder.layer.1.attention.output.dense_parallel_adapter" in attached(params).added
+
+
+def test_all_modules_are_the_same_for_a_space_and_a_recipe():
+    """Not the grouped convolutions, which a configuration names."""
+    parts = view(architectures.mobilenet_v2())
+    assert "depthwise" in parts.kinds
+    (part,) = recipes.parts({"method": "lora", "lora.modules": "all"})
+    assert tuple(choose_kinds(parts, part.method, "all")) == ("convolution",)
+    space, faults = spaces.read(
+        {"method": ["lora"], "lora": {"modules": {"subset": "modules", "default": "all"}}}, 16, list(parts.kinds)
+    )
+    assert not faults
+    assert list(space.defaults()[0]["lora.modules"]) == ["convolution"]
