@@ -9,16 +9,15 @@ from __future__ import annotations
 import csv
 import inspect
 import json
-import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autopeft import plugins
-from autopeft.errors import ConfigError, Fault, UnknownName, UsageError, did_you_mean
+from autopeft.draft import FILES, Draft
+from autopeft.errors import ConfigError, UnknownName, UsageError, did_you_mean
 from autopeft.history import Record
 from autopeft.model_folder import adapter_fault
 from autopeft.objectives import Objective
@@ -46,62 +45,7 @@ STOPPER_OPTIONS = ("rungs", "signal")
 SIGNALS = ("auto", "train_loss")
 SIZES = ("trainable_parameters", "adapter_parameters", "head_parameters")
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-FILES = ("train", "validation", "test")
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-
-
-@dataclass
-class Draft:
-    """A config while it is read: what it says, where each key stands, and what is wrong so far.
-
-    Attributes:
-        content: The file's, as JSON data; a name of a space is replaced by what it names.
-        label: What to call the config in messages.
-        folder: What its paths are relative to.
-        lines: Key path → its line; None where `--set` gave it.
-        stem: The file's name without its ending.
-        are_files_checked: Whether files must be there.
-        space_file: Name of the space's own file, where it has one.
-        space_lines: Its key paths → lines.
-        faults: So far.
-    """
-
-    content: dict[str, Any]
-    label: str
-    folder: Path = field(default_factory=Path.cwd)
-    lines: dict[str, int | None] = field(default_factory=dict)
-    stem: str | None = None
-    are_files_checked: bool = True
-    space_file: str = ""
-    space_lines: Mapping[str, int] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-
-    def line(self, path: str) -> int | None:
-        """The line of a path, or of the nearest part of it that stands somewhere."""
-        return nearest(self.lines, path)
-
-    def beside(self, path: str) -> Path:
-        """What the path at this key is relative to: the file, or the working folder where `--set` gave it."""
-        return Path.cwd() if path in self.lines and self.lines[path] is None else self.folder
-
-    def fault(self, path: str, message: str) -> None:
-        self.faults.append(Fault(path, message, self.line(path)))
-
-    def raise_faults(self) -> None:
-        """All of them at once, in the file's order."""
-        if self.faults:
-            unique = {(fault.path, fault.message): fault for fault in self.faults}.values()
-            in_order = sorted(unique, key=lambda fault: math.inf if fault.line is None else fault.line)
-            raise ConfigError(in_order, self.label)
-
-
-def nearest(lines: Mapping[str, int | None] | Mapping[str, int], path: str) -> int | None:
-    """The line of a path, or of the nearest part of it that has one."""
-    parts = path.split(".")
-    for length in range(len(parts), 0, -1):
-        if ".".join(parts[:length]) in lines:
-            return lines[".".join(parts[:length])]
-    return None
 
 
 # ── plugins ─────────────────────────────────────────────────────────────────────────────────────────────────────────

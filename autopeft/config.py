@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from autopeft import checks, spaces, yaml_file
-from autopeft.checks import FILES, Draft
-from autopeft.errors import ConfigError, Fault, UnknownName, UsageError, did_you_mean
+from autopeft.draft import Draft, check_space, override, place_paths, read_space
+from autopeft.errors import ConfigError, Fault, UsageError, did_you_mean
 from autopeft.methods import MODULE_KINDS
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
@@ -345,15 +345,15 @@ def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
 def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     """Validates everything, collects all faults."""
     for text in overrides:
-        _override(draft, text)
+        override(draft, text, DEFAULTS)
     content = draft.content
     if "stem" in content:
         draft.fault("stem", f"there is no such key. There are: {', '.join(_section([]))}")
         del content["stem"]
-    _place_paths(draft)
-    _read_space(draft)
+    place_paths(draft)
+    read_space(draft)
     n_layers = checks.model_layers(content.get("model"))
-    space = _check_space(draft, n_layers)
+    space = check_space(draft, n_layers)
     checks.default_objectives(draft)
     checks.plugins_of(draft, space if n_layers else None)
     checks.data_keys_of(draft, list(Data.model_fields))
@@ -370,125 +370,6 @@ def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     draft.raise_faults()
     assert config is not None, "what does not validate has faults"
     return config
-
-
-def _override(draft: Draft, text: str) -> None:
-    """Sets `a.b=value`; the value is YAML."""
-    path, equals, written = (part.strip() for part in text.partition("="))
-    if not equals or not path:
-        draft.faults.append(Fault("--set", f"expected key=value such as budget.trials=60, got {text!r}"))
-        return
-    try:
-        value = yaml_file.value(written)
-    except ValueError as fault:
-        draft.faults.append(Fault(f"--set {path}", str(fault)))
-        return
-    at: Any = draft.content
-    keys = path.split(".")
-    for index, key in enumerate(keys[:-1]):
-        inner = _child(at, key)
-        if isinstance(inner, str) or (inner is None and index == 0 and key in DEFAULTS):
-            inner = {"path" if key == "model" else "name": inner or DEFAULTS[key]}  # a bare name gains options
-        elif inner is None:
-            inner = {}
-        if not isinstance(inner, (dict, list)) or not _put(at, key, inner):
-            draft.faults.append(Fault(f"--set {path}", f"{'.'.join(keys[: index + 1])} has no keys of its own"))
-            return
-        at = inner
-    if not _put(at, keys[-1], value):
-        message = f"{'.'.join(keys[:-1])} is a list of {len(at)}: give an index from 0"
-        draft.faults.append(Fault(f"--set {path}", message))
-        return
-    for known in [known for known in draft.lines if known.startswith(f"{path}.")]:
-        del draft.lines[known]
-    draft.lines[path] = None
-
-
-def _child(at: Any, key: str) -> Any:
-    if isinstance(at, list):
-        return at[int(key)] if key.isdigit() and int(key) < len(at) else None
-    return at.get(key)
-
-
-def _put(at: Any, key: str, value: Any) -> bool:
-    """Sets a key, or an entry of a list that has it. Whether it could."""
-    if isinstance(at, list):
-        if not (key.isdigit() and int(key) < len(at)):
-            return False
-        at[int(key)] = value
-    else:
-        at[key] = value
-    return True
-
-
-def _place_paths(draft: Draft) -> None:
-    """Makes paths absolute. What is no path on this disk is taken for a name on the hub."""
-    data, model = draft.content.get("data"), draft.content.get("model")
-    if isinstance(data, dict):
-        for key in FILES:
-            if isinstance(data.get(key), str):
-                data[key] = str((draft.beside(f"data.{key}") / Path(data[key]).expanduser()).resolve())
-        if isinstance(data.get("hub"), str):
-            data["hub"] = _folder_or_name(data["hub"], draft.beside("data.hub"))
-    if isinstance(model, dict) and isinstance(model.get("path"), str):
-        model["path"] = _folder_or_name(model["path"], draft.beside("model.path"))
-    elif isinstance(model, str):
-        draft.content["model"] = _folder_or_name(model, draft.beside("model"))
-
-
-def _folder_or_name(text: str, beside: Path) -> str:
-    """Absolute where it is a folder, or can only be meant for one; else a name as it stands."""
-    path = beside / Path(text).expanduser()
-    is_meant = text.startswith((".", "/", "~")) or text.count("/") > 1
-    if not is_meant and "/" in text:
-        is_meant = (beside / text.split("/")[0]).is_dir()
-    return str(path.resolve()) if path.is_dir() or is_meant else text
-
-
-def _read_space(draft: Draft) -> None:
-    """Puts a space's content in place of its name or path; its faults say the space file's own lines."""
-    name = draft.content.get("space")
-    if not isinstance(name, str):
-        return
-    try:
-        path = spaces.find(name, draft.beside("space"))
-        document = yaml_file.read(path, path.name)
-    except UnknownName as fault:
-        draft.fault("space", str(fault))
-        draft.content["space"] = {}
-    except ConfigError as fault:
-        for inner in fault.faults:
-            draft.fault("space", f"{fault.source} {inner}".replace(" line ", ", line ", 1))
-        draft.content["space"] = {}
-    else:
-        draft.content["space"] = document.content
-        draft.space_lines, draft.space_file = document.lines, path.name
-
-
-def _check_space(draft: Draft, n_layers: int | None) -> Space | None:
-    spec = draft.content.get("space")
-    if not isinstance(spec, dict):
-        return None
-    if not spec:
-        if not any(fault.path.startswith("space") for fault in draft.faults):
-            message = "is empty: expected a name such as small, a path, or `method: [head, lora]` and its keys"
-            draft.fault("space", message)
-        return None
-    space, faults = spaces.read(spec, n_layers)
-    for fault in sorted(faults, key=lambda fault: checks.nearest(draft.space_lines, fault.path) or 0):
-        _place_space_fault(draft, fault)
-    return space
-
-
-def _place_space_fault(draft: Draft, fault: Fault) -> None:
-    """A fault of a space file is shown at the config's `space:`, and names the file and its line."""
-    path = f"space.{fault.path}".rstrip(".")
-    if not draft.space_file:
-        draft.fault(path, fault.message)
-        return
-    line = checks.nearest(draft.space_lines, fault.path)
-    where = draft.space_file if line is None else f"{draft.space_file}, line {line}"
-    draft.faults.append(Fault(path, f"({where}) {fault.message}", draft.line("space")))
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from autopeft import ledger as ledgers
 from autopeft import model_folder, plugins
-from autopeft.checks import FILES, SIZES
+from autopeft.checks import SIZES
 from autopeft.config import Config, build_space, resolve
+from autopeft.draft import FILES
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.executors import Executor
 from autopeft.objectives import Objective
