@@ -235,11 +235,15 @@ class Search:
             self._write({"event": "suggest", "params": dict(params)})
         return params is not None
 
+    def _key(self, params: Mapping[str, Any]) -> str:
+        """One text for each configuration of the space."""
+        return canonical(self.space.typed(params))
+
     def _known(self, params: Mapping[str, Any]) -> Mapping[str, float]:
         why_not = self.space.why_not(params)
         if why_not:
             raise Refused(f"not in the space: {why_not}")
-        twin = self._seen.get(canonical(params))
+        twin = self._seen.get(self._key(params))
         if twin is not None:
             raise Refused(f"the same as trial {twin}")
         return self.check(params)
@@ -263,7 +267,7 @@ class Search:
         if kind == "suggest":
             self.ahead.add(event["params"])
         elif kind == "ask":
-            key = canonical(event["params"])
+            key = self._key(event["params"])
             self._seen[key] = event["number"]
             self._refused.pop(key, None)
             self._count, self._refusals = self._count + 1, 0
@@ -283,7 +287,7 @@ class Search:
 
     def _refuse(self, event: Mapping[str, Any]) -> None:
         """Notes a refused configuration. Of a twin the sampler hears nothing: its trial runs, or says how it went."""
-        key = canonical(event["params"])
+        key = self._key(event["params"])
         self._refusals += 1
         if key in self._seen:
             return

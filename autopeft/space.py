@@ -88,7 +88,7 @@ class Choice:
         return len(self.options)
 
     def contains(self, value: object) -> bool:
-        return any(type(value) is type(option) and value == option for option in self.options)
+        return _is_one_of(value, self.options)
 
     def draw(self, rng: np.random.Generator) -> Any:
         return self.options[int(rng.integers(len(self.options)))]
@@ -118,6 +118,7 @@ class Subset:
         return (
             isinstance(value, (list, tuple))
             and len(value) >= self.min_size
+            and all(_is_one_of(item, self.items) for item in value)
             and list(value) == [item for item in self.items if item in value]
         )
 
@@ -180,7 +181,7 @@ class Space:
         if component not in (*ALWAYS, "method", *components(params["method"])):
             return False
         when = self.dimensions[name].when
-        return all(other in params and params[other] in allowed for other, allowed in when.items())
+        return all(other in params and _is_one_of(params[other], allowed) for other, allowed in when.items())
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
         """A random member: each dimension that exists, independently."""
@@ -189,6 +190,11 @@ class Space:
             if name == "method" or self.exists(name, params):
                 params[name] = dimension.domain.draw(rng)
         return params
+
+    def typed(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The same configuration as `draw` writes it: a real number is a float, so that 1 and 1.0 are one learning rate."""
+        reals = {name for name, dimension in self.dimensions.items() if isinstance(dimension.domain, Float)}
+        return {name: float(value) if name in reals and type(value) is int else value for name, value in params.items()}
 
     def contains(self, params: Mapping[str, Any]) -> bool:
         """Whether every dimension that exists has a value of its domain, and nothing else is there."""
@@ -257,6 +263,11 @@ class Space:
 def canonical(params: Mapping[str, Any]) -> str:
     """One text for each configuration, whatever the order of its keys; 1, 1.0 and True are three."""
     return json.dumps(params, sort_keys=True)
+
+
+def _is_one_of(value: object, options: Iterable[Any]) -> bool:
+    """Whether one of them is the same value of the same type: 1, 1.0 and True are three."""
+    return any(type(value) is type(option) and value == option for option in options)
 
 
 def components(method: str) -> tuple[str, ...]:

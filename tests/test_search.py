@@ -18,7 +18,7 @@ from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.history import History
 from autopeft.ledger import NAME, Ledger
 from autopeft.search import Ending, Search
-from autopeft.space import Choice, Dimension, Int, Space
+from autopeft.space import Choice, Dimension, Float, Int, Space
 from autopeft.testing import example_sizes
 from autopeft.trial import Report, Result, Status, derive_seed
 from tests.executors.conversations import (
@@ -371,6 +371,14 @@ def test_a_space_that_is_refused_whole_is_wrong_input(tmp_path, monkeypatch):
 
     with pytest.raises(UsageError, match=r"all 30 configurations of the space were refused, the last .*: no room"):
         begin_finite(tmp_path, check=refuse).ask()
+
+
+def test_one_is_one_learning_rate_however_it_is_written(tmp_path):
+    space = Space({"method": Dimension(Choice(("head",)), "head"), "head.lr": Dimension(Float(0.5, 2.0), 1.0)})
+    proposals = [{"method": "head", "head.lr": value} for value in (1, 1.0, 1.5)]
+    conversation = make_search(tmp_path, trials=2, space=space, first=(), sampler=Listed(proposals))
+    complete(conversation), complete(conversation)
+    assert [record.refusal for record in conversation.history.records] == ["", "the same as trial 0", ""]
 
 
 def test_the_same_params_in_another_order_are_a_duplicate_also_after_a_resume(tmp_path):

@@ -105,3 +105,27 @@ def test_all_faults_at_once():
 
 def test_combinations_of_booleans():
     assert len(list(itertools.product((False, True), repeat=3))) == int(Subset((1, 2, 3), min_size=0).size)
+
+
+def test_one_and_true_are_not_the_same_item_or_condition():
+    space = Space(
+        {
+            "method": Dimension(Choice(("a",)), "a"),
+            "a.layers": Dimension(Subset((0, 1)), [0, 1]),
+            "a.switch": Dimension(Choice((1, True, "1")), True),
+            "a.late": Dimension(Choice((2, 3)), 2, when={"a.switch": (True,)}),
+        }
+    )
+    base = {"method": "a", "a.layers": [0, 1]}
+    assert space.contains({**base, "a.switch": True, "a.late": 2})
+    assert space.contains({**base, "a.switch": 1}) and space.contains({**base, "a.switch": "1"})
+    assert not space.contains({**base, "a.switch": 1, "a.late": 2}), "it exists where the switch is on"
+    assert not space.contains({"method": "a", "a.layers": [0, True], "a.switch": 1})
+    assert not space.contains({"method": "a", "a.layers": [0.0, 1], "a.switch": 1})
+
+
+def test_whole_numbers_of_a_real_dimension_become_reals():
+    space = Space(
+        {"method": Dimension(Choice(("a",)), "a"), "a.x": Dimension(Float(0, 2), 1.0), "a.n": Dimension(Int(1, 2), 1)}
+    )
+    assert repr(space.typed({"method": "a", "a.x": 1, "a.n": 1})) == "{'method': 'a', 'a.x': 1.0, 'a.n': 1}"

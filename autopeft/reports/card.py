@@ -55,7 +55,10 @@ def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any])
     yield "\n## How it was made\n"
     yield f"{text.code(command)}\n"
     yield f"- seed: {text.code(record.trial.seed)}"
-    yield from (f"- {text.markdown(key)}: {text.code(text.param(value))}" for key, value in record.params.items())
+    yield from (
+        f"- {text.markdown(key)}: {text.code(json.dumps(value, ensure_ascii=False))}"
+        for key, value in record.params.items()
+    )
     training = facts.history.config.get("training") or {}
     yield from (
         f"- training {text.markdown(key)}: {text.code(value)}" for key, value in training.items() if value is not None

@@ -25,8 +25,6 @@ _KNOWN: dict[str, tuple[tuple[str, str], str]] = {
     "bias": (_GREEN, "up"),
     "norm": (_RED, "down"),
     "lora": (_BLUE, "circle"),
-    "dora": (_BLUE, "diamond"),
-    "adalora": (_BLUE, "square"),
     "vera": (_VIOLET, "circle"),
     "ia3": (_TEAL, "plus"),
     "serial_adapter": (_ORANGE, "square"),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 ABSENT = "–"
 # What Markdown reads as markup; an underscore within a word is none, and `http:` and `www.` would become links.
@@ -88,22 +86,6 @@ def plural(number: int, noun: str, many: str | None = None) -> str:
 def metric_title(metric: str) -> str:
     """A metric's name for people: `trainable parameters`."""
     return metric.replace("_", " ")
-
-
-def params(values: Mapping[str, Any]) -> str:
-    """Params in one line: `rank 8, modules query value`. Without the method, which is shown beside it."""
-    parts = []
-    for key, value in values.items():
-        if key != "method":
-            parts.append(f"{key} {' '.join(map(str, value)) if isinstance(value, (list, tuple)) else param(value)}")
-    return ", ".join(parts)
-
-
-def param(value: Any) -> str:
-    """One value of a configuration."""
-    if isinstance(value, bool) or not isinstance(value, float):
-        return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return f"{value:.3g}"
 
 
 def short_name(name: str, limit: int = 44) -> str:

@@ -51,7 +51,7 @@ class FixedSampler:
             faults = [Fault("", "an empty list: the search would end before its first trial")]
         if faults:
             raise ConfigError(faults, source)
-        self.params = tuple(dict(member) for member in listed)
+        self.params = tuple(space.typed(member) for member in listed)
 
     def ask(self, number: int, seed: int) -> Mapping[str, Any] | None:
         return self.params[number] if number < len(self.params) else None

@@ -226,7 +226,7 @@ class Layout:
             tags["autopeft.selected"] = str(place is not None and place.is_selected).lower()
             tags["autopeft.front_rank"] = place.rank if place else "-"
         end = None if status == "RUNNING" else self._time(record.told_seconds or record.asked_seconds)
-        params = {**record.params, "seed": record.trial.seed}
+        params = {**_quoted(record.params), "seed": record.trial.seed}
         return Page(
             f"trial {number}", name[:MOST_NAME], status, self._time(record.asked_seconds), end,
             self._texts(params, MOST_PARAM), self._texts(tags, MOST_TAG), tuple(self._points(record)),
@@ -255,7 +255,7 @@ class Layout:
             STATUSES[confirmation.status],
             time,
             time,
-            self._texts({**confirmation.params, "seed": confirmation.seed}, MOST_PARAM),
+            self._texts({**_quoted(confirmation.params), "seed": confirmation.seed}, MOST_PARAM),
             self._texts({**tags, "autopeft.replicate": confirmation.name}, MOST_TAG),
             tuple(points),
         )
@@ -461,6 +461,15 @@ def _clean(name: str) -> str:
     """`NDCG@5` → `NDCG_at_5`; what else MLflow refuses becomes `_`, and no name climbs a path."""
     clean = re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"), flags=re.ASCII)
     return "/".join(part if part.strip(".") else "_" for part in clean.split("/"))[:MOST_NAME]
+
+
+def _quoted(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Params whose texts do not read as something else: "1" beside 1, "True" beside True."""
+
+    def reads_as_more(value: Any) -> bool:
+        return isinstance(value, str) and re.fullmatch(r"True|False|None|[-+]?[\d.]+(e[-+]?\d+)?", value) is not None
+
+    return {name: repr(value) if reads_as_more(value) else value for name, value in params.items()}
 
 
 def _text(value: Any) -> str:

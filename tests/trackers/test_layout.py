@@ -189,3 +189,13 @@ def test_a_rerun_s_page_has_only_the_new_reports():
               {"event": "rerun", "number": 0, "seconds": 3.0}, h.report(0, 5, train_loss=1.0)]  # fmt: skip
     points = layout(events).trial(0, is_over=False).points
     assert [(p.key, p.step) for p in points] == [("train/loss", 5)]
+
+
+def test_params_that_differ_by_type_differ_in_mlflow():
+    values = [1, 1.0, True, "1", "1.0", "True", None, "None", "gaussian"]
+    events = [h.header()]
+    for number, value in enumerate(values):
+        events.append(h.ask(number, {"method": "lora", "lora.init": value}, 10))
+    found = layout(events)
+    shown = [found.trial(number, is_over=False).params.get("lora.init") for number in range(len(values))]
+    assert shown == ["1", "1.0", "True", "'1'", "'1.0'", "'True'", None, "'None'", "gaussian"]
