@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autopeft import plugins
 from autopeft.history import History
-from autopeft.reports import figure, svg
+from autopeft.reports import figure, palette, svg
 from autopeft.reports.facts import Facts
 from autopeft.reports.labels import Box, place
 from autopeft.reports.palette import SHAPES, look
@@ -164,6 +165,12 @@ def test_a_method_looks_the_same_everywhere():
     assert len({(found.light, found.shape) for found in looks}) == len(known)
     assert look("lora+bias") == look("lora+bias")
     assert look("anything else").shape in SHAPES
+
+
+def test_each_row_of_the_palette_is_of_methods_that_exist():
+    """A row nobody uses only takes a look from others."""
+    used = {part for recipe in palette._KNOWN for part in recipe.split("+")}
+    assert used <= set(plugins.names("methods"))
 
 
 def _luminance(colour):
