@@ -97,9 +97,9 @@ class Plan:
         refused: Reason → share of the draws.
         draws: How many seeded draws.
         costs: Method → (seconds a trial, peak memory in bytes), from a few measured steps: the mean of its stock default
-            and some draws.
+            and some draws. Memory is None where it cannot be measured by method: on a CPU.
         cache_seconds: Of building the frozen activations that trials share, once.
-        slots: Trials at once, each in a process of its own.
+        slots: Trials at once, each in a process of its own; None where only the run will tell.
         pack: Trials that share a pass; `costs` are of one alone.
         trials: Budget; None where only hours bound the search.
         chosen: Precision and attention.
@@ -111,21 +111,25 @@ class Plan:
     ranges: Mapping[str, tuple[int, int]]
     refused: Mapping[str, float]
     draws: int
-    costs: Mapping[str, tuple[float, int]]
+    costs: Mapping[str, tuple[float, int | None]]
     cache_seconds: float
-    slots: int
+    slots: int | None
     pack: int
     trials: int | None
     chosen: Mapping[str, Any]
     unknown: Sequence[str]
 
     @property
-    def seconds(self) -> float | None:
-        """Of the whole search, if every method were asked equally often and nothing stopped early."""
-        if self.trials is None:
+    def work_seconds(self) -> float | None:
+        """Of all trials one after another, if every method were asked equally often and nothing stopped early."""
+        if self.trials is None or not self.costs:
             return None
-        trials = float(np.mean([seconds for seconds, _ in self.costs.values()])) * self.trials
-        return (trials + self.cache_seconds) / self.slots
+        return float(np.mean([seconds for seconds, _ in self.costs.values()])) * self.trials + self.cache_seconds
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole search; None where nobody knows how many trials run at once."""
+        return self.work_seconds / self.slots if self.work_seconds is not None and self.slots else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -136,7 +140,7 @@ class Plan:
             "refused_shares": dict(self.refused),
             "draws": self.draws,
             "trial_seconds": {method: seconds for method, (seconds, _) in self.costs.items()},
-            "peak_memory_bytes": {method: memory for method, (_, memory) in self.costs.items()},
+            "peak_memory_bytes": {method: memory for method, (_, memory) in self.costs.items() if memory is not None},
             "cache_seconds": self.cache_seconds,
             "slots": self.slots,
             "pack": self.pack,
@@ -152,7 +156,8 @@ class Plan:
         out = [f"space       {self.combinations:,} combinations{reals}"]
         for method, (least, most) in self.ranges.items():
             cost = self.costs.get(method)
-            takes = f"   about {cost[0]:,.1f} s a trial, {cost[1] / 2**20:,.0f} MiB" if cost else ""
+            takes = f"   about {cost[0]:,.1f} s a trial" if cost else ""
+            takes += f", {cost[1] / 2**20:,.0f} MiB" if cost and cost[1] is not None else ""
             out.append(f"  {method:<40} {least:>12,} to {most:>12,} trainable parameters{takes}")
         share = sum(self.refused.values())
         out.append(f"refused     {share:.1%} of {self.draws:,} seeded draws")
@@ -162,11 +167,12 @@ class Plan:
                 f"unknown     {', '.join(self.unknown)}: no method acts on these layers; model.kinds names their kinds"
             )
         out.append(f"training    {self.chosen['precision']}, {self.chosen['attention']} attention")
-        if self.seconds is not None:
+        if self.work_seconds is not None:
             pack = f"; a pack of {self.pack} takes less" if self.pack > 1 else ""
+            minutes = (self.work_seconds if self.seconds is None else self.seconds) / 60
+            at_once = f"{self.slots} at once" if self.seconds is not None else "divided by how many Ray runs at once"
             out.append(
-                f"search      about {self.seconds / 60:,.1f} minutes for {self.trials} trials, {self.slots} at once, "
-                f"before early stopping{pack}"
+                f"search      about {minutes:,.1f} minutes for {self.trials} trials, {at_once}, before early stopping{pack}"
             )
         return out
 
@@ -206,7 +212,10 @@ def plan(config: Config, draws: int = 1000) -> Plan:
         refused,
         draws,
         {
-            method: (float(np.mean([c.seconds for c in each])), max(c.peak_memory_bytes for c in each))
+            method: (
+                float(np.mean([cost.seconds for cost in each])),
+                max((cost.peak_memory_bytes for cost in each if cost.peak_memory_bytes is not None), default=None),
+            )
             for method, each in _by_method(found_costs).items()
         },
         sum(cost.cache_seconds for cost in found_costs),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from autopeft import ledger as ledgers
 from autopeft import model_folder, plugins
@@ -26,6 +29,7 @@ from autopeft.training.data import Data
 from autopeft.training.setup import Machine, ModelSpec, Setup, TaskSpec, TrainSpec
 
 SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
+MEASURED_DRAWS = 200  # tried for one that may run, where no stock default may
 DEFAULT_RUNGS = (0.1, 0.3)
 ANY_MODEL = ("model", "models", "weights", "checkpoint", "final", "best")  # folders that many a model lies in
 
@@ -123,7 +127,10 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
     setup = setup.but(score_rungs=signal != "train_loss")
     if measure:
         pack = make_executor(config).pack
-        choice = choose(setup, config.training.precision, config.training.attention, typical(space, pack), pack)
+        training = config.training
+        is_chosen = "auto" in (training.precision, training.attention)
+        params = typical(space, pack, model.check) if is_chosen else {}
+        choice = choose(setup, training.precision, training.attention, params, pack)
     else:
         choice = Choice(
             _unless_auto(config.training.precision, "fp32"),
@@ -310,11 +317,30 @@ def require_executor(config: Config) -> None:
         print("note: on a CPU, packed trials of LoRA take longer than one after another (serial)", file=sys.stderr)
 
 
-def typical(space: Space, pack: int) -> Mapping[str, Any]:
-    """A stock default that costs what most trials do: of those that are packed, where some are."""
+def typical(space: Space, pack: int, check: Callable[[Mapping[str, Any]], object]) -> Mapping[str, Any]:
+    """A configuration that costs what most trials do: of those that are packed, where some are.
+
+    A stock default, if one may run; else a draw that may.
+
+    Raises:
+        UsageError: None may run.
+    """
     defaults = space.defaults()
     packed = [params for params in defaults if params["method"] == "lora" and pack > 1]
-    return next((p for p in [*packed, *defaults] if p["method"] not in ("head", "last_layers")), defaults[0])
+    through = [params for params in defaults if params["method"] not in ("head", "last_layers")]
+    draws = (space.draw(np.random.default_rng(number)) for number in range(MEASURED_DRAWS))
+    why = ""
+    for params in itertools.chain(packed, through, defaults, draws):
+        try:
+            check(params)
+        except Refused as refusal:
+            why = str(refusal)
+        else:
+            return params
+    raise UsageError(
+        f"no stock default of the space may run, and none of {MEASURED_DRAWS} draws; the last one: {why}. Widen the space "
+        "or the budget"
+    )
 
 
 def trivial_scores(setup: Setup, data: Data, split: str) -> Scores:

@@ -8,6 +8,7 @@ from autopeft import app
 from autopeft.app import writable
 from autopeft.config import load
 from autopeft.errors import UsageError
+from autopeft.executors.ray_tune import RayTune
 from autopeft.history import History
 from autopeft.reports import figure
 from autopeft.runs import Run
@@ -82,3 +83,36 @@ def test_the_picture_has_the_runs_name(tmp_path):
     run.write_front()
     figure.front_png(run.history, tmp_path / "named.png", run.describe, "my-1")
     assert (run.folder / "front.png").read_bytes() == (tmp_path / "named.png").read_bytes()
+
+
+def plan(slots, memory, trials=20):
+    costs = {"head": (10.0, memory), "lora": (30.0, memory)}
+    ranges = {"head": (10, 10), "lora": (20, 90)}
+    return app.Plan(4, 1, ranges, {}, 10, costs, 200.0, slots, 1, trials, {"precision": "fp32", "attention": "eager"})
+
+
+def test_a_plan_says_what_was_measured_and_nothing_else():
+    known, unknown = plan(4, 2**21), plan(None, None)
+    assert known.seconds == (20 * 20.0 + 200.0) / 4
+    assert "about 30.0 s a trial, 2 MiB" in "\n".join(known.lines())
+    assert "about 2.5 minutes for 20 trials, 4 at once" in known.lines()[-1]
+    assert unknown.seconds is None
+    assert unknown.to_json()["peak_memory_bytes"] == {}
+    assert not any("MiB" in line for line in unknown.lines())
+    assert "about 10.0 minutes for 20 trials, divided by how many Ray runs at once" in unknown.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 8),
+        ({"slots": 3}, 3),
+        ({"cpus_per_trial": 4}, 2),
+        ({"cpus_per_trial": 0.5}, 16),
+        ({"gpus_per_trial": 0.5}, None),
+        ({"slots": 3, "address": "10.0.0.1:6379"}, None),
+    ],
+)
+def test_slots_are_what_ray_will_have(monkeypatch, options, expected):
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert RayTune(**options).processes == expected

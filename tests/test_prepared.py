@@ -139,8 +139,31 @@ def test_packs_on_a_cpu_are_noted(capsys, executor, is_noted):
 def test_a_search_in_packs_measures_on_the_method_that_is_packed():
     given = {"model": "digits", "task": "digits", "data": {}, "space": "digits", "budget": {"trials": 4}}
     space = build_space(load(given), 4, ["query", "key", "value", "output", "up", "down"])
-    assert typical(space, 1)["method"] != "lora", "else this tests nothing"
-    assert typical(space, 16)["method"] == "lora"
+    assert typical(space, 1, dict)["method"] != "lora", "else this tests nothing"
+    assert typical(space, 16, dict)["method"] == "lora"
+
+
+def test_a_stock_default_that_may_not_run_is_passed_over():
+    space = build_space(config(0, "cpu"), 4, ["query", "key", "value", "output", "up", "down"])
+    refused = typical(space, 1, dict)["method"]
+
+    def check(params):
+        if params["method"] == refused:
+            raise Refused("not this one")
+
+    assert typical(space, 1, check)["method"] not in (refused, "head")
+
+    def only_draws(params):
+        if params in space.defaults():
+            raise Refused("too large")
+
+    assert space.contains(typical(space, 1, only_draws))
+
+    def nothing(params):
+        raise Refused("over the budget of 3")
+
+    with pytest.raises(UsageError, match=r"no stock default .* may run, and none of .* over the budget of 3"):
+        typical(space, 1, nothing)
 
 
 class TestModel:

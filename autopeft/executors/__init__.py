@@ -94,11 +94,11 @@ class Executor(Protocol):
     """Asks, evaluates, reports and tells until `search.ask()` returns None or the user interrupts.
 
     Attributes:
-        processes: That train side by side; a guess where only the run will tell.
+        processes: That train side by side; None where only the run will tell, 0 where no trial fits.
         pack: Trials that share a pass over the base, at most.
     """
 
-    processes: int
+    processes: int | None
     pack: int
 
     def check(self) -> None:

@@ -82,7 +82,9 @@ class RayTune:
             raise UsageError(f"executor.address is host:port or auto, not {address!r}")
         self.slots, self.cpus_per_trial, self.gpus_per_trial = slots, cpus_per_trial, gpus_per_trial
         self.address, self.trial_seconds = address, trial_seconds
-        self.processes = slots or os.cpu_count() or 1
+        # Of a cluster, and of GPUs, Ray knows more than we do before it runs.
+        is_known = address is None and not gpus_per_trial
+        self.processes = (slots or _room({"CPU": os.cpu_count() or 1}, cpus_per_trial, 0)) if is_known else None
 
     def check(self) -> None:
         """Whether there is a token for a cluster, and anything that listens at its address."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,11 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.tasks import Columns, Ragged, Split
 from autopeft.training.batches import endless, order
 from autopeft.training.course import total_steps
-from autopeft.training.faults import peak_memory_bytes
+from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes
 from autopeft.training.loop import SCORE_BATCH, Worker
+from autopeft.training.model import NoSuchAttention, meta_model
 from autopeft.training.network import Network
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
@@ -61,7 +65,13 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
         precision, attention: A name, or "auto".
         params: A configuration that trains through all blocks: what most steps of the search cost.
         pack: Trials of one pass; the step is that of so many, if `params` can be packed.
+
+    Raises:
+        UsageError: The model does not take this data, or has no such attention.
+        EnvironmentFault: Memory ran out.
     """
+    if attention not in ("auto", "eager"):  # said before anything is trained
+        meta_model(setup.but(attention=attention).model, setup.task.make().auto_class, 0, with_attention=True)
     precisions = (
         (PRECISIONS if is_bf16_fast(setup.machine.device) else ("fp32",)) if precision == "auto" else (precision,)
     )
@@ -75,9 +85,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
             continue  # fp32 runs once as the yardstick where it is no candidate
         try:
             logits = _logits(_with(setup, name), params)
-        except ValueError as fault:  # transformers: this model has no such attention
-            if "attention" not in str(fault).lower() and "sdpa" not in str(fault).lower():
-                raise
+        except NoSuchAttention:
             continue
         exact = logits if exact is None else exact
         if name[0] in precisions:
@@ -104,8 +112,8 @@ def _fastest_steps(
             worker = Worker(_with(setup, name).but(prefix_cache_bytes=0))
             # CPU seconds on a CPU: what else runs on the machine must not choose.
             clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
-            steps = _steps(worker, params, pack, CHOICE_STEPS + 1)
-            found[name].append(_timed(worker, steps, clock)[1:])
+            with taken(worker, "train"):
+                found[name].append(_timed(worker, _steps(worker, params, pack, CHOICE_STEPS + 1), clock)[1:])
     return {name: statistics.mean(map(min, zip(*rounds, strict=True))) for name, rounds in found.items()}
 
 
@@ -124,12 +132,48 @@ def _steps(worker: Worker, params: Mapping[str, Any], pack: int, steps: int) -> 
 def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
     """Of some validation rows, before any step."""
     worker = Worker(setup.but(prefix_cache_bytes=0))
-    network = worker.network(Trial(0, params, setup.seed))
-    network.eval()
     rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
-    with torch.no_grad():
+    with taken(worker, "validation"), torch.no_grad():
+        network = worker.network(Trial(0, params, setup.seed))
+        network.eval()
         logits: np.ndarray = network.logits("validation", rows).float().cpu().numpy()
     return logits
+
+
+@contextlib.contextmanager
+def taken(worker: Worker, split: str) -> Iterator[None]:
+    """The first passes of a model over its data: an error in them speaks of both, and is the user's to mend.
+
+    Raises:
+        UsageError: The model does not take these rows.
+        EnvironmentFault: Memory ran out.
+    """
+    try:
+        yield
+    except Exception as fault:
+        if isinstance(fault, (UsageError, EnvironmentFault)) or not is_trials_own(fault):
+            raise
+        model, rows = worker.setup.model.path, _shapes(worker.data.splits[split])
+        if is_out_of_memory(fault):
+            raise EnvironmentFault(
+                f"memory ran out in the first passes of {model} over {split} ({rows}): set training.micro_batch_size or "
+                f"training.max_length lower. {explain(fault)}"
+            ) from fault
+        raise UsageError(
+            f"the model {model} does not take the rows of {split} ({rows}): {explain(fault)}. Look at training.max_length "
+            "for texts, at data.image_size and the channels for pictures. AUTOPEFT_DEBUG=1 shows where"
+        ) from fault
+
+
+def _shapes(split: Split) -> str:
+    """What a row is: `input_ids up to 600`, `pixel_values 3 × 64 × 64`."""
+    parts = []
+    for name, column in split.inputs.items():
+        if isinstance(column, Ragged):
+            parts.append(f"{name} up to {int(split.lengths.max())}")
+        else:
+            parts.append(" ".join([name, " × ".join(map(str, column.shape[1:]))]).strip())
+    return ", ".join(parts)
 
 
 def _with(setup: Setup, name: tuple[str, str]) -> Setup:
@@ -151,9 +195,15 @@ def _seconds_of(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
+def clock_of(worker: Worker) -> Callable[[], float]:
+    """CPU seconds on one thread of a CPU, so that what else runs there does not count; else the wall's."""
+    alone = worker.device.type == "cpu" and worker.setup.machine.threads == 1
+    return time.process_time if alone else time.perf_counter
+
+
 def step_seconds(worker: Worker, network: Network, steps: int) -> list[float]:
-    """Wall seconds of each of some training steps; the first one warms up."""
-    return _timed(worker, worker.train(network, worker.setup.seed, steps + 1))
+    """Seconds of each of some training steps; the first one warms up."""
+    return _timed(worker, worker.train(network, worker.setup.seed, steps + 1), clock_of(worker))
 
 
 def _timed(worker: Worker, steps: Iterator[Any], clock: Callable[[], float] = time.perf_counter) -> list[float]:
@@ -177,13 +227,14 @@ class Cost:
         method: Its recipe.
         seconds: Of attaching, training and scoring, without building caches.
         cache_seconds: Of building what it is the first to need: spent once a search, not once a trial.
-        peak_memory_bytes: Of the process (CPU) or the device (GPU).
+        peak_memory_bytes: Of the device, the base included. None on a CPU, where a process only knows the most that it
+            ever took, for whatever.
     """
 
     method: str
     seconds: float
     cache_seconds: float
-    peak_memory_bytes: int
+    peak_memory_bytes: int | None
 
 
 def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
@@ -207,23 +258,44 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
     passes = 1 + (len(setup.train.rungs) if setup.train.score_rungs else 0)
     out = []
     for params in members:
-        start = time.perf_counter()
-        worker.network(Trial(0, params, setup.seed))
-        building = time.perf_counter() - start
-        start = time.perf_counter()
-        network = worker.network(Trial(0, params, setup.seed))  # again: now its caches are there
-        attaching = time.perf_counter() - start
-        measured = step_seconds(worker, network, STEPS)[1:]
+        if worker.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(worker.device)
+        try:
+            attaching, building, network = _attach_seconds(worker, params)
+            # Each step at its fastest of some rounds, as where precision and attention are chosen.
+            rounds = [step_seconds(worker, network, STEPS)[1:] for _ in range(ROUNDS)]
+            scoring = min(_score_seconds(worker, network) for _ in range(ROUNDS)) / parts["validation"]
+        except (
+            Exception
+        ) as fault:  # of one configuration: its trials will fail in the same way, and the plan is of others
+            if not is_trials_own(fault):
+                raise
+            print(f"{params['method']}: not measured: {explain(fault)}", file=sys.stderr)
+            continue
         batches = list(islice(endless(some["train"].lengths, setup.train.batch_size, setup.seed), 1 + STEPS))[1:]
         # Batches are sorted by length: a step counts by what it holds.
-        step = sum(measured) / STEPS * a_step / _units(some["train"].lengths, batches)
-        start = time.perf_counter()
-        worker.scores(network, "validation")
-        scoring = (time.perf_counter() - start) / parts["validation"]
-        memory = peak_memory_bytes(worker.device)
+        step = statistics.mean(map(min, zip(*rounds, strict=True))) * a_step / _units(some["train"].lengths, batches)
+        memory = peak_memory_bytes(worker.device) if worker.device.type == "cuda" else None
         cached = max(building - attaching, 0.0) / min(parts.values())
         out.append(Cost(str(params["method"]), attaching + step * steps + scoring * passes, cached, memory))
     return out
+
+
+def _attach_seconds(worker: Worker, params: Mapping[str, Any]) -> tuple[float, float, Network]:
+    """Seconds of attaching where the caches are there, and where they are built first; and what came of it."""
+    clock, seconds = clock_of(worker), []
+    for _ in range(1 + ROUNDS):
+        start = clock()
+        network = worker.network(Trial(0, params, worker.setup.seed))
+        seconds.append(clock() - start)
+    return min(seconds[1:]), seconds[0], network
+
+
+def _score_seconds(worker: Worker, network: Network) -> float:
+    clock = clock_of(worker)
+    start = clock()
+    worker.scores(network, "validation")
+    return clock() - start
 
 
 def some_rows(split: Split, most: int, seed: int) -> Split:

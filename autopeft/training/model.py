@@ -149,7 +149,7 @@ def load_model(spec: ModelSpec, auto_class: str, n_outputs: int, *, seed: int = 
     Raises:
         EnvironmentFault: The model cannot be had.
         UsageError: The checkpoint lacks weights below the head.
-        ValueError: transformers has no such attention for it.
+        NoSuchAttention: transformers has no such attention for it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -157,9 +157,21 @@ def load_model(spec: ModelSpec, auto_class: str, n_outputs: int, *, seed: int = 
     return model.eval()
 
 
-def meta_model(spec: ModelSpec, auto_class: str, n_outputs: int) -> nn.Module:
-    """The same model on the meta device: names and shapes, no weights read, no memory taken."""
-    return _from_pretrained(spec, auto_class, n_outputs, device_map="meta").eval()
+class NoSuchAttention(UsageError):
+    """The model has no attention of that kind."""
+
+
+def meta_model(spec: ModelSpec, auto_class: str, n_outputs: int, *, with_attention: bool = False) -> nn.Module:
+    """The same model on the meta device: names and shapes, no weights read, no memory taken.
+
+    Args:
+        with_attention: Whether to look if the model has the attention that `spec` names.
+
+    Raises:
+        NoSuchAttention: It has not.
+    """
+    options = {"attn_implementation": spec.attention} if with_attention else {}
+    return _from_pretrained(spec, auto_class, n_outputs, device_map="meta", **options).eval()
 
 
 def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options: Any) -> nn.Module:
@@ -184,6 +196,11 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
     except OSError as fault:
         raise _not_had(path, fault) from fault
     except ValueError as fault:
+        attention = options.get("attn_implementation")
+        if attention and any(word in str(fault).lower() for word in ("attention", "attn", "sdpa")):
+            raise NoSuchAttention(
+                f"the model {path!r} has no {attention} attention: set training.attention to eager, or to auto"
+            ) from fault
         if "model_type" not in str(fault):
             raise
         why = str(fault).splitlines()[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from models import bert, write_texts
 
+from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.tasks import Ragged, Split
 from autopeft.training import measure
 from autopeft.training.loop import Worker
@@ -133,6 +134,71 @@ def test_a_cost_is_by_proportion_and_a_cache_is_built_once(tmp_path, monkeypatch
     monkeypatch.setattr(measure, "step_seconds", lambda *given: [9e9, 100.0, 100.0, 100.0, 100.0])
     head = {"method": "head", "head.lr": 1e-3}
     first, again = measure.costs(setup, [head, head])
-    assert seen == [40, 40]
+    assert seen == [40] * 2 * measure.ROUNDS
+    assert first.peak_memory_bytes is None, "a CPU's process knows no method's"
     assert first.seconds == pytest.approx(13 * 100.0, rel=0.3)  # 13 steps an epoch of 200 rows
     assert first.cache_seconds > 5 * again.cache_seconds
+
+
+def test_a_cost_counts_no_waiting_and_the_fastest_of_its_rounds(setup, monkeypatch):
+    left = iter(range(1 + measure.STEPS))  # the first round
+
+    def slow(_):
+        time.sleep(WAIT)
+        end = time.process_time() + (WAIT if next(left, None) is not None else 0.0)
+        while time.process_time() < end:
+            pass
+
+    each_step(monkeypatch, slow)
+    (cost,) = measure.costs(setup.but(steps=10), [{"method": "bias"}])
+    assert next(left, None) is None
+    assert 0 < cost.seconds < 10 * WAIT
+
+
+def test_a_configuration_that_fails_has_no_cost_and_ends_no_plan(setup, monkeypatch, capsys):
+    attach = Worker.network
+
+    def broken(worker, trial):
+        if trial.params["method"] == "bias":
+            raise RuntimeError("sizes 4 and 8")
+        return attach(worker, trial)
+
+    monkeypatch.setattr(Worker, "network", broken)
+    found = measure.costs(setup, [{"method": "bias"}, {"method": "head"}])
+    assert [cost.method for cost in found] == ["head"]
+    assert capsys.readouterr().err.startswith("bias: not measured: RuntimeError: sizes 4 and 8")
+
+
+@pytest.mark.parametrize("where", ["logits", "backward"])
+def test_a_model_that_does_not_take_the_data_is_one_message(setup, monkeypatch, where):
+    """As with a text that is longer than its positions, or a picture of another size."""
+
+    def broken(*_):
+        raise IndexError("index out of range in self")
+
+    monkeypatch.setattr(Network, where, broken)
+    with pytest.raises(
+        UsageError, match=r"does not take the rows of \w+ \(input_ids up to \d+.*\): IndexError: index out"
+    ):
+        choose(setup, "fp32", "auto", {"method": "lora"})
+
+
+def test_memory_that_runs_out_while_measuring_is_the_machines(setup, monkeypatch):
+    def broken(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Network, "logits", broken)
+    with pytest.raises(EnvironmentFault, match=r"set training\.micro_batch_size"):
+        choose(setup, "fp32", "auto", {"method": "lora"})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "auto"])
+def test_an_attention_that_the_model_lacks_is_said_before_training(setup, monkeypatch, precision):
+    """As transformers says it, for a model without that attention."""
+    from transformers import BertForSequenceClassification
+
+    monkeypatch.setattr(BertForSequenceClassification, "_supports_sdpa", False)
+    with pytest.raises(UsageError, match=r"has no sdpa attention: set training.attention to eager"):
+        choose(setup, precision, "sdpa", {"method": "lora"})
+    choice = choose(setup, "fp32", "auto", {"method": "lora"})
+    assert choice.attention == "eager"
