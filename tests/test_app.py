@@ -88,7 +88,9 @@ def test_the_picture_has_the_runs_name(tmp_path):
 def plan(slots, memory, trials=20):
     costs = {"head": (10.0, memory), "lora": (30.0, memory)}
     ranges = {"head": (10, 10), "lora": (20, 90)}
-    return app.Plan(4, 1, ranges, {}, 10, costs, 200.0, slots, 1, trials, {"precision": "fp32", "attention": "eager"})
+    return app.Plan(
+        4, 1, ranges, {}, 10, costs, 200.0, slots, 1, trials, {"precision": "fp32", "attention": "eager"}, ()
+    )
 
 
 def test_a_plan_says_what_was_measured_and_nothing_else():
