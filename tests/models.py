@@ -9,6 +9,8 @@ from autopeft.training.setup import Setup
 
 WORDS = ["good", "bad", "fine", "awful", "day", "night", "film", "song", "nice", "dull"]
 
+TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "c", "d", "e", "f"]
+
 
 def bert(folder, attention="eager"):
     from transformers import BertConfig, BertForSequenceClassification
@@ -52,6 +54,24 @@ def mobilenet(folder, tf_padding=True):
     model.save_pretrained(folder)
     MobileNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return str(folder)
+
+
+def write_tokenizer(folder, special=("pad", "eos", "bos"), side="right", template=True, **settings):
+    """A tokenizer of words; the letters are its vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>"}
+    made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(TOKENS)}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if template:
+        made.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        )
+    given = {f"{name}_token": names[name] for name in special}
+    PreTrainedTokenizerFast(
+        tokenizer_object=made, unk_token="<unk>", padding_side=side, **given, **settings
+    ).save_pretrained(folder)
 
 
 def text_setup(folder):

@@ -1,39 +1,34 @@
 """Texts as token ids: one padding for all, the longest input that a model takes, control tokens in texts."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from architectures import TEXT
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from models import write_tokenizer
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from autopeft.errors import UsageError
 from autopeft.tasks import Split
-from autopeft.tasks._text import encode_rows, longest_input, model_config, padding, tokenizer
+from autopeft.tasks._text import (
+    POSITIONS_BEHIND_PADDING,
+    READS_END,
+    encode_rows,
+    longest_input,
+    model_config,
+    padding,
+    tokenizer,
+)
 from autopeft.training.batches import collate
 from autopeft.training.model import load_model
 from autopeft.training.setup import ModelSpec
 
-WORDS = ["<s>", "<pad>", "</s>", "<unk>", "a", "b", "c", "d", "e", "f"]
 DECODERS = ("gpt2", "llama", "qwen2", "opt", "gpt_neox")
 SEQUENCE = "AutoModelForSequenceClassification"
-
-
-def write_tokenizer(folder, special=("pad", "eos", "bos"), side="right", template=True, **settings):
-    """A tokenizer of words; the letters are its vocabulary."""
-    names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>"}
-    made = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if template:
-        made.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-        )
-    given = {f"{name}_token": names[name] for name in special}
-    PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", padding_side=side, **given, **settings
-    ).save_pretrained(folder)
 
 
 def rows_of(folder, texts, max_length=None):
@@ -180,3 +175,15 @@ def test_padding_is_the_models_own_then_the_tokenizers_then_the_end():
     assert padding(Names, config) == 5
     with pytest.raises(UsageError, match="no padding token and no end token"):
         padding(None, config)
+
+
+def test_the_tables_have_all_of_transformers_classifiers_that_they_speak_of():
+    """By their source: whose positions begin behind the padding's, and who reads the end tokens."""
+    root = Path(transformers.__file__).parent / "models"
+    source = {
+        name: "".join(file.read_text() for file in (root / model_type_to_module_name(name)).glob("modeling_*.py"))
+        for name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    }
+    behind = {name for name, text in source.items() if "create_position_ids_from_input_ids" in text}
+    assert behind == POSITIONS_BEHIND_PADDING
+    assert {name for name, text in source.items() if "eos_mask" in text} - {"esm"} <= READS_END  # ESM: of its folding

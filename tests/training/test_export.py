@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from models import bert, write_texts
+from architectures import TEXT
+from models import bert, write_texts, write_tokenizer
+from peft import PeftModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
@@ -155,6 +157,29 @@ def test_stock_peft_loads_what_it_can_hold(params, base, bases, tmp_path):
     config = peft.PeftConfig.from_pretrained(folder)
     assert config.base_model_name_or_path == str(bases[base])
     assert config.inference_mode
+
+
+@pytest.mark.parametrize("name", sorted(TEXT))
+def test_stock_peft_has_the_logits_of_every_architecture(name, tmp_path):
+    """Of a batch, on a base in shards, in a folder with spaces and accents."""
+    base = tmp_path / "the base, à côté"
+    TEXT[name]().save_pretrained(base, max_shard_size="2KB")
+    write_tokenizer(base, template=name not in ("gpt2", "llama", "qwen2", "opt", "gpt_neox"))
+    kinds = [kind for kind in ("query", "qkv", "up", "down") if kind in view(TEXT[name]()).kinds]
+    params = {"method": "lora", "lora.modules": kinds}
+    setup, recipe, _ = trained(base, params)
+    folder = exported(setup, recipe, params, tmp_path / "to ü", tmp_path)
+    split = setup.task.make().encoder(setup.source, {})(Raw({"text": ["a b c d e", "b"]}, {}, np.arange(2)))
+    inputs = collate(split, np.arange(2))
+    stock = transformers.AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=len(LABELS), attn_implementation="eager"
+    )
+    pad = json.loads((folder / NAME).read_text())["pad_token_id"]
+    if pad is not None:
+        stock.config.pad_token_id = pad
+    expected = logits(recipe.model, inputs)
+    for found in (PeftModel.from_pretrained(stock, str(folder)).eval(), load(folder).model):
+        assert np.abs(logits(found, inputs) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_decoder_without_a_padding_token_in_stock_peft(tmp_path, monkeypatch, capsys):
