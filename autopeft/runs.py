@@ -103,13 +103,19 @@ class Run:
 
         Args:
             which: As `pick` takes it.
+
+        Raises:
+            UsageError: The task has no classes.
         """
         import pandas as pd
 
         from autopeft.reports.classes import class_table
         from autopeft.reports.facts import Facts
 
-        return pd.DataFrame(class_table(Facts(self.history, self.describe), self.pick(which)).rows)
+        table = class_table(Facts(self.history, self.describe), self.pick(which))
+        if not table.rows:
+            raise UsageError(f"{self.folder} has no counts by class: its task, {self.config.task.name}, has no classes")
+        return pd.DataFrame(table.rows)
 
     def describe(self, params: Mapping[str, Any]) -> str:
         """What a person calls a configuration."""

@@ -1,5 +1,6 @@
 """Tiny models with random weights, built from configs in milliseconds, saved as transformers folders."""
 
+import itertools
 import json
 
 import numpy as np
@@ -105,5 +106,35 @@ def write_texts(path, rows, seed=0):
         label = index % 2
         words = [*rng.choice(good if label else bad, 2), *rng.choice(other, rng.integers(1, 8))]
         lines.append(f"{' '.join(rng.permutation(words))},{'positive' if label else 'negative'}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_numbers(path, rows, seed=0):
+    """A CSV whose score is 3 and a half for each good word, less as much for each bad one."""
+    rng = np.random.default_rng(seed)
+    lines = ["text,score"]
+    for _ in range(rows):
+        words = rng.choice(WORDS, rng.integers(2, 9))
+        score = sum(0.5 * ((word in ("good", "fine", "nice")) - (word in ("bad", "awful", "dull"))) for word in words)
+        lines.append(f"{' '.join(words)},{3 + score}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_words(path, rows, seed=0):
+    """A CSV of words and their tags: `day` and `night` are times, and a `good film` is a work of two words. Some rows
+    are longer than the 32 tokens of `bert`."""
+    rng = np.random.default_rng(seed)
+    lines = ["words,tags"]
+    for index in range(rows):
+        words = rng.choice(WORDS, 70 if index % 10 == 0 else rng.integers(3, 12)).tolist()
+        at = int(rng.integers(0, len(words) - 1))
+        words[at : at + 2] = ["good", "film"]
+        tags = ["B-time" if word in ("day", "night") else "O" for word in words]
+        for place, pair in enumerate(itertools.pairwise(words)):
+            if pair == ("good", "film"):
+                tags[place : place + 2] = ["B-work", "I-work"]
+        lines.append(f"{' '.join(words)},{' '.join(tags)}")
     path.write_text("\n".join(lines) + "\n")
     return path

@@ -53,8 +53,10 @@ def class_table(facts: Facts, record: Record, place: str = "", most: int | None 
     counts = {"validation": [record.detail], "test": retrained}
     found = {split: _scores(facts, split, each) for split, each in counts.items()}
     parts = {split: scores for split, scores in found.items() if scores is not None}
-    columns = [Column("class", "class")]
-    rows: list[dict[str, Any]] = [{"class": name} for name in (*_names(facts), *AVERAGES)]
+    what = str(record.detail.get("of", "class"))
+    names = _names(facts, record)
+    columns = [Column("class", what)]
+    rows: list[dict[str, Any]] = [{"class": name} for name in (*names, *AVERAGES)]
     for split, scores in parts.items():
         support = _rows(facts, split, counts[split])
         columns.append(Column(f"{split}_rows", f"rows of {split}", text.count, True))
@@ -67,12 +69,13 @@ def class_table(facts: Facts, record: Record, place: str = "", most: int | None 
     if "test" in parts:
         of = f" of {len(confirmations)}" if len(retrained) < len(confirmations) else ""
         note += f" Test: the mean of {len(retrained)}{of} fresh {'seed' if len(confirmations) == 1 else 'seeds'}."
-    if most is not None and len(_names(facts)) > most and parts:
+    if most is not None and len(names) > most and parts:
         first = next(iter(parts))
         kept = sorted(np.argsort(parts[first][: -len(AVERAGES), 2], kind="stable")[:most])
         rows = [*(rows[index] for index in kept), *rows[-len(AVERAGES) :]]
-        note += f" Of {len(_names(facts))} classes, the {most} with the lowest F1 on {first}."
-    title = f"By class: {place + ', ' if place else ''}trial {record.number}"
+        many = text.plural(len(names), what, "classes" if what == "class" else None)
+        note += f" Of {many}, the {most} with the lowest F1 on {first}."
+    title = f"By {what}: {place + ', ' if place else ''}trial {record.number}"
     return Table(title, tuple(columns), tuple(rows) if parts else (), note.strip())
 
 
@@ -93,5 +96,6 @@ def _rows(facts: Facts, split: str, counts: Sequence[Mapping[str, Any]]) -> Any:
     return None if rows is None else np.array(rows)
 
 
-def _names(facts: Facts) -> list[Any]:
-    return list(facts.header["dataset"]["label_names"])
+def _names(facts: Facts, record: Record) -> list[Any]:
+    """What is counted: classes; or what the counts name, such as types of entities. None where there is neither."""
+    return list(record.detail.get("names", facts.header["dataset"].get("label_names", ())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,12 @@ VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 
 
 def read_table(
-    data: Mapping[str, Any], columns: Mapping[str, str], target: Target, seed: int, *, encodes_pictures: bool = False
+    data: Mapping[str, Any],
+    columns: Mapping[str, str],
+    target: Target,
+    seed: int,
+    *,
+    input_faults: Callable[[Table, Mapping[str, str], str], list[Fault]] | None = None,
 ) -> Dataset:
     """Reads all splits of a table of inputs and targets.
 
@@ -31,6 +36,7 @@ def read_table(
         columns: Input column → the key of `data` that names it (for messages).
         target: What the rows are mapped to.
         seed: Of carved splits.
+        input_faults: What is wrong with the input columns of a split; None for texts, `text_faults`.
 
     Raises:
         ConfigError: Columns, targets or rows that are not as they should be; all at once.
@@ -53,8 +59,7 @@ def read_table(
     for split, table in tables.items():
         targets, strata, unfit = target.encode(table, split, about)
         faults += unfit
-        if not encodes_pictures:
-            faults += text_faults(table, columns, split)
+        faults += (input_faults or text_faults)(table, columns, split)
         n_rows = len(next(iter(table.values())))
         splits[split] = Raw({name: table[name] for name in columns}, targets, np.arange(n_rows), strata)
     nothing_wrong([*faults, *wrong])
@@ -85,9 +90,16 @@ def _from_files(data: Mapping[str, Any], target: Target) -> tuple[dict[str, Tabl
     info = Path(data["train"]).parent / "dataset_info.json"
     names = _names_beside(info) if info.is_file() else None
     labels = next((tables["train"][column] for column in target.columns if column in tables["train"]), [])
-    if names is not None and not all(isinstance(value, (int, np.integer)) for value in labels):
+    if names is not None and not all(map(_is_code, labels)):
         names = None  # they name integer labels
     return tables, names, str(Path(data["train"]).parent)
+
+
+def _is_code(label: Any) -> bool:
+    """Whether a cell holds an integer, or several."""
+    if isinstance(label, (list, tuple, np.ndarray)):
+        return all(map(_is_code, label))
+    return isinstance(label, (int, np.integer))
 
 
 def _names_beside(info: Path) -> Sequence[str] | None:
@@ -199,7 +211,7 @@ def _digest(splits: Mapping[str, Raw]) -> str:
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, np.ndarray):
-        return value.tobytes()
+        return repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
     if isinstance(value, Mapping):  # a picture: its bytes, or where it lies, whatever the folder above
         return value.get("bytes") or Path(value["path"]).name.encode() + Path(value["path"]).stat().st_size.to_bytes(8)
     return value if isinstance(value, bytes) else str(value).encode()

@@ -140,12 +140,7 @@ def encode_rows(
     Raises:
         UsageError: `max_length` leaves no room for a text.
     """
-    longest = min(max_length or NO_LIMIT, longest_input(tokenizer, config))
-    special = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2)
-    if longest <= special + len(columns) - 1:
-        raise UsageError(
-            f"a text of {longest} tokens has no room beside {special} special ones: raise training.max_length"
-        )
+    longest = longest_row(tokenizer, config, max_length, len(columns))
     texts = [[str(value) for value in column] for column in columns]
     rows = _tokens(tokenizer, texts, longest)
     pads = {"input_ids": padding(tokenizer, config), "token_type_ids": tokenizer.pad_token_type_id}
@@ -174,6 +169,21 @@ def _tokens(tokenizer: Any, texts: list[list[str]], longest: int) -> dict[str, l
             for name in rows:
                 rows[name][index] = [tokenizer.pad_token_id if name == "input_ids" else 0]
     return rows
+
+
+def longest_row(tokenizer: Any, config: Any, max_length: int | None, n_texts: int = 1) -> int:
+    """Tokens that a row of one text or of two may have.
+
+    Raises:
+        UsageError: They leave no room for a text.
+    """
+    longest = min(max_length or NO_LIMIT, longest_input(tokenizer, config))
+    special = tokenizer.num_special_tokens_to_add(pair=n_texts == 2)
+    if longest <= special + n_texts - 1:
+        raise UsageError(
+            f"a text of {longest} tokens has no room beside {special} special ones: raise training.max_length"
+        )
+    return longest
 
 
 def longest_input(tokenizer: Any, config: Any) -> int:

@@ -34,7 +34,7 @@ class ImageClassification(Classification):
         if data.get("train") and Path(data["train"]).is_dir():
             return read_folders(data, seed)
         return read_table(
-            data, column_names(self.columns, data, inputs_only=True), Labels(data), seed, encodes_pictures=True
+            data, column_names(self.columns, data, inputs_only=True), Labels(data), seed, input_faults=lambda *_: []
         )
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from autopeft.tasks import Dataset, Kind, Raw, Source, Split, column_names
+from autopeft.tasks import Dataset, column_names
 from autopeft.tasks._classification import Classification
 from autopeft.tasks._reading import read_table
-from autopeft.tasks._tables import read_columns
 from autopeft.tasks._targets import Labels
-from autopeft.tasks._text import encode_rows, model_config, tokenizer
+from autopeft.tasks._texts import Texts
 
 
-class TextClassification(Classification):
-    """Rows from CSV, TSV, JSON, JSON Lines, Parquet, or a Hugging Face data set on disk or on the hub."""
-
-    auto_class = "AutoModelForSequenceClassification"
-    columns: Mapping[str, Kind] = {"text": "texts", "label": "target"}
-    reads_folders = False
+class TextClassification(Texts, Classification):
+    """A label a row."""
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         return read_table(data, column_names(self.columns, data, inputs_only=True), Labels(data), seed)
-
-    def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)))
-
-    def processor(self, source: Source) -> Any:
-        """The model's tokenizer."""
-        return tokenizer(source.model, source.options)
-
-    def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
-        """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""
-        tokens, config = self.processor(source), model_config(source.model, source.options)
-
-        def encode(raw: Raw) -> Split:
-            return Split(encode_rows(tokens, config, list(raw.inputs.values()), source.max_length), raw.targets)
-
-        return encode
 
 
 plugin = TextClassification

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from models import bert, vit, write_texts
+from models import bert, vit, write_numbers, write_texts, write_words
 
 from autopeft import plugins, testing
 from autopeft.tasks.text_classification import TextClassification
@@ -16,6 +16,20 @@ from autopeft.tasks.text_classification import TextClassification
 def texts(folder):
     (folder / "model").mkdir()
     data = {"train": str(write_texts(folder / "train.csv", 80)), "text": "text", "label": "label",
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    return data, bert(folder / "model")
+
+
+def numbers(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_numbers(folder / "train.csv", 80)), "text": "text", "label": "score",
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    return data, bert(folder / "model")
+
+
+def words(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_words(folder / "train.csv", 60)), "tokens": "words", "tags": "tags",
             "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
     return data, bert(folder / "model")
 
@@ -37,7 +51,13 @@ def digits(folder):
     return {}, str(plugins.load("tasks", "digits")().base("digits"))
 
 
-SUBJECTS = {"text_classification": texts, "image_classification": pictures, "digits": digits}
+SUBJECTS = {
+    "text_classification": texts,
+    "image_classification": pictures,
+    "digits": digits,
+    "regression": numbers,
+    "token_classification": words,
+}
 
 
 @pytest.fixture(scope="module", params=plugins.names("tasks"))

@@ -1,0 +1,38 @@
+"""What tasks on texts share: a text or a pair of texts a row, as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autopeft.tasks import Kind, Raw, Source, Split, column_names
+from autopeft.tasks._tables import read_columns
+from autopeft.tasks._text import encode_rows, model_config, tokenizer
+
+
+class Texts:
+    """The half of a `Task` that knows texts and no targets.
+
+    Rows come from CSV, TSV, JSON, JSON Lines, Parquet, or a Hugging Face data set on disk or on the hub.
+    """
+
+    auto_class = "AutoModelForSequenceClassification"
+    columns: Mapping[str, Kind] = {"text": "texts", "label": "target"}
+    reads_folders = False
+
+    def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)))
+
+    def processor(self, source: Source) -> Any:
+        """The model's tokenizer."""
+        return tokenizer(source.model, source.options)
+
+    def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
+        """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""
+        tokens, config = self.processor(source), model_config(source.model, source.options)
+
+        def encode(raw: Raw) -> Split:
+            return Split(encode_rows(tokens, config, list(raw.inputs.values()), source.max_length), raw.targets)
+
+        return encode

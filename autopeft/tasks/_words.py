@@ -1,0 +1,104 @@
+"""Words and their tags in a table: lists, or text with spaces between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from autopeft.errors import Fault
+from autopeft.tasks import named
+from autopeft.tasks._entities import OUTSIDE
+from autopeft.tasks._targets import is_missing, n_rows, some_rows
+
+
+def words_of(cell: Any) -> list[str]:
+    """The words, or tags, of a cell."""
+    if is_missing(cell):
+        return []
+    return list(map(str, cell)) if isinstance(cell, (list, tuple, np.ndarray)) else str(cell).split()
+
+
+def word_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], split: str) -> list[Fault]:
+    """Rows without a word, and words without a letter."""
+    faults = []
+    for name, key in columns.items():
+        rows = [words_of(cell) for cell in table[name]]
+        empty = [row for row, words in enumerate(rows) if not words or not all(word.strip() for word in words)]
+        if empty:
+            faults.append(
+                Fault(f"data.{key}", f"{split} has {n_rows(empty)} with no word or an empty one: {some_rows(empty)}")
+            )
+    return faults
+
+
+class WordTags:
+    """One tag a word, in BIO: `O`, `B-person`, `I-person`. Integer codes where there are names for them.
+
+    Args:
+        data: The config's data section.
+    """
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        (self.column,), (self.words,) = named(data, "tags"), named(data, "tokens")
+        self.columns: Mapping[str, str] = {self.column: "tags"}
+        self.label_names = data.get("label_names")
+
+    def shape_faults(self, table: Mapping[str, Sequence[Any]], split: str) -> list[Fault]:
+        """As many tags as words."""
+        for row, (words, tags) in enumerate(zip(table[self.words], table[self.column], strict=True)):
+            if not is_missing(tags) and len(words_of(tags)) != len(words_of(words)):
+                has = f"{len(words_of(tags))} tags for {len(words_of(words))} words"
+                return [Fault("data.tags", f"{split} has {has} in row {row}; expected a tag a word")]
+        return []
+
+    def is_unlabelled(self, table: Mapping[str, Sequence[Any]]) -> bool:
+        """All missing."""
+        return all(is_missing(tags) for tags in table[self.column])
+
+    def about(
+        self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
+    ) -> tuple[dict[str, Any], list[Fault]]:
+        """The tags by name: of the config, of the data's own table of them, else those of train, `O` first."""
+        found = {tag for cell in train[self.column] for tag in words_of(cell)}
+        names = list(
+            map(str, self.label_names or given or sorted(found, key=lambda tag: (tag != OUTSIDE, tag[2:], tag)))
+        )
+        wrong = [name for name in names if name != OUTSIDE and (name[:2] not in ("B-", "I-") or len(name) == 2)]
+        faults = []
+        if wrong or OUTSIDE not in names or len(names) < 2:
+            got = ", ".join(map(repr, (wrong or names)[:5])) or "none"
+            faults.append(
+                Fault(
+                    "data.tags",
+                    f"tags are O, B-… and I-…; got {got}. Integer codes need data.label_names, their names in order",
+                )
+            )
+        return {"label_names": names, "n_outputs": len(names)}, faults
+
+    def encode(
+        self, table: Mapping[str, Sequence[Any]], split: str, about: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], np.ndarray | None, list[Fault]]:
+        """Tag indices by row; the strata are rows with an entity, and rows without."""
+        index = {name: number for number, name in enumerate(about["label_names"])}
+        cells = [words_of(cell) for cell in table[self.column]]
+        if not any(tag in index for cell in cells for tag in cell):  # no name: indices
+            index = {str(number): number for number in range(len(about["label_names"]))}
+        unknown: dict[str, int] = {}
+        for row, cell in enumerate(cells):
+            for tag in cell:
+                if tag not in index:
+                    unknown.setdefault(tag, row)
+        missing = [row for row, cell in enumerate(cells) if not cell]
+        faults = []
+        if missing:
+            faults.append(Fault("data.tags", f"{split} has {n_rows(missing)} without tags: {some_rows(missing)}"))
+        if unknown:
+            shown = ", ".join(f"{value!r} (row {row})" for value, row in list(unknown.items())[:5])
+            known = "label_names" if self.label_names else "train"
+            faults.append(Fault("data.tags", f"{split} has tags that {known} has not: {shown}"))
+        tags = [[index.get(tag, 0) for tag in cell] for cell in cells]
+        outside = about["label_names"].index(OUTSIDE) if OUTSIDE in about["label_names"] else 0
+        strata = np.array([any(tag != outside for tag in cell) for cell in tags], dtype=np.int64)
+        return {"tags": tags}, strata, faults

@@ -1,0 +1,106 @@
+"""Regression: a number for a text, or for a pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from autopeft.objectives import Goal
+from autopeft.tasks import Batch, Columns, Dataset, Kept, Raw, Scores, Source, Split, column_names
+from autopeft.tasks._reading import read_table
+from autopeft.tasks._targets import Numbers
+from autopeft.tasks._texts import Texts
+
+NO_SPREAD = 1e-6  # of the largest value: rounding spreads a constant by as much, and it correlates with nothing
+
+
+class Regression(Texts):
+    """A number a row, learned in units of the training file's deviation from its mean; scored and answered as it was."""
+
+    trivial_title = "mean of train"
+    metrics: Mapping[str, Goal] = {
+        "pearson": "maximize",
+        "spearman": "maximize",
+        "mean_absolute_error": "minimize",
+        "root_mean_squared_error": "minimize",
+        "loss": "minimize",
+    }
+    calls_model = False
+
+    def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
+        return read_table(data, column_names(self.columns, data, inputs_only=True), Numbers(data), seed)
+
+    def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
+        """Texts as token ids; target `value` (n_rows,): deviations from the mean."""
+        encode_texts = super().encoder(source, about)
+
+        def encode(raw: Raw) -> Split:
+            split = encode_texts(raw)
+            if not raw.targets:
+                return split
+            return replace(split, targets={"value": (raw.targets["value"] - about["mean"]) / about["deviation"]})
+
+        return encode
+
+    def weights(self, targets: Columns) -> np.ndarray:
+        """Each row counts 1."""
+        return np.ones(len(targets["value"]), dtype=np.float32)
+
+    def loss(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
+        """Squared error of each row, in squared deviations."""
+        return (outputs[:, 0] - targets["value"]) ** 2
+
+    def keep(self, outputs: Any, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
+        """The number, in deviations."""
+        return {"value": outputs[:, 0]}
+
+    def score(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Scores:
+        """Both correlations, and both errors in the data's units."""
+        return of_numbers(_as_given(kept["value"], about), _as_given(targets["value"], about))
+
+    def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
+        """Always the mean of train."""
+        mean, values = float(np.asarray(train["value"]).mean()), np.asarray(targets["value"], dtype=np.float64)
+        found = of_numbers(_as_given(np.full(len(values), mean), about), _as_given(values, about))
+        return Scores({**found.metrics, "loss": float(((values - mean) ** 2).mean())})
+
+    def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`value`, in the data's units."""
+        return {"value": _as_given(kept["value"], about)}
+
+
+def of_numbers(predicted: np.ndarray, values: np.ndarray) -> Scores:
+    """The scores of predicted numbers. A constant correlates with nothing: 0.0, by definition."""
+    from scipy.stats import rankdata
+
+    errors = predicted - values
+    return Scores({
+        "pearson": _correlation(predicted, values),
+        # Of a constant with some noise of rounding, the ranks would be those of the noise.
+        "spearman": _correlation(rankdata(predicted), rankdata(values)) if _spreads(predicted) else 0.0,
+        "mean_absolute_error": float(np.abs(errors).mean()),
+        "root_mean_squared_error": float(np.sqrt((errors**2).mean())),
+    })  # fmt: skip
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    if not (_spreads(a) and _spreads(b)):
+        return 0.0
+    a, b = a - a.mean(), b - b.mean()
+    return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1.0, 1.0))
+
+
+def _spreads(values: np.ndarray) -> bool:
+    return bool(np.ptp(values) > NO_SPREAD * np.abs(values).max())
+
+
+def _as_given(deviations: Any, about: Mapping[str, Any]) -> np.ndarray:
+    """Deviations from the mean as numbers of the data."""
+    given: np.ndarray = np.asarray(deviations, dtype=np.float64) * about["deviation"] + about["mean"]
+    return given
+
+
+plugin = Regression
