@@ -1,4 +1,4 @@
-"""The composition root: with `prepared` and `runs` beside it, the only code that knows every part.
+"""What a user does: search, check, plan, compare, predict.
 
 run = autopeft.run("my.yaml")          # search
 run = autopeft.open_run("runs/my-1")   # look at one, resume it, confirm, export
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from autopeft import ledger as ledgers
+from autopeft import wiring
 from autopeft.config import Config, load
 from autopeft.errors import Refused, UsageError, command
-from autopeft.prepared import Model, about_of, make_executor, prepare, require_executor
 from autopeft.runs import Run, go, open_run, opened, write_config
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -
     taken = UsageError(f"{folder} holds a run already: {command('autopeft', 'resume', folder)} goes on with it")
     if (folder / ledgers.NAME).exists() and ledgers.read(folder / ledgers.NAME):
         raise taken
-    require_executor(config)
+    executor = wiring.ready_executor(config)
     folder.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(config, folder)
+    prepared = wiring.prepare(config, folder, executor)
     with opened(folder) as ledger:
         if ledger.events:  # of another process, which prepared at the same time
             raise taken
@@ -182,20 +182,20 @@ def plan(config: Config, draws: int = 1000) -> Plan:
     from autopeft.training.measure import costs
 
     with tempfile.TemporaryDirectory(prefix="autopeft-plan-") as folder:
-        prepared = prepare(config, Path(folder))
-        model = Model(prepared.setup, about_of(prepared.header)["n_outputs"], config.budget.parameters)
+        prepared = wiring.prepare(config, Path(folder), wiring.make_executor(config))
+        check = prepared.counter.check
         rng = np.random.default_rng(config.seed)
         sizes: dict[str, list[int]] = {}
         measured: list[Mapping[str, Any]] = []
         for params in prepared.space.defaults():
             with contextlib.suppress(Refused):
-                model.check(params)
+                check(params)
                 measured.append(params)
         refused: dict[str, float] = {}
         for _ in range(draws):
             params = prepared.space.draw(rng)
             try:
-                counts = model.check(params)
+                counts = check(params)
             except Refused as refusal:
                 refused[str(refusal)] = refused.get(str(refusal), 0.0) + 1 / draws
             else:
@@ -204,7 +204,7 @@ def plan(config: Config, draws: int = 1000) -> Plan:
                 if len(found) <= MEASURED_DRAWS:  # the stock default alone says little: it acts on all layers
                     measured.append(params)
         found_costs = costs(prepared.setup, measured)
-    executor, (combinations, reals) = make_executor(config), prepared.space.size()
+    executor, (combinations, reals) = prepared.executor, prepared.space.size()
     return Plan(
         combinations,
         reals,
@@ -304,9 +304,9 @@ def doctor() -> dict[str, Any]:
     """What a question about an installation begins with."""
     import shutil
 
-    from autopeft.prepared import choose_device
     from autopeft.provenance import provenance
     from autopeft.tasks.digits import cache_folder
+    from autopeft.wiring import choose_device
 
     found = provenance(choose_device("auto"))
     free = shutil.disk_usage(Path.cwd()).free

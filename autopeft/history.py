@@ -15,6 +15,8 @@ from autopeft.objectives import Objective, losses, reference_point
 from autopeft.pareto import hypervolume, knee, non_dominated
 from autopeft.trial import MACHINE, MOST_LOST, Report, Status, Trial
 
+TRIVIAL = "majority"  # what the ledger calls the baseline that needs no learning, of whatever kind it is
+
 
 @dataclass(slots=True)
 class Record:
@@ -178,6 +180,13 @@ class History:
         """The resolved config as it is now: the header's, with what resumes changed."""
         config: Mapping[str, Any] = self.resumes[-1]["config"] if self.resumes else self.header["config"]
         return config
+
+    @property
+    def baseline_names(self) -> Mapping[str, str]:
+        """Baseline → what it is called; a key but `TRIVIAL` is its method. Ledgers of schema 1 knew these three."""
+        known = {TRIVIAL: "majority class", "head": "frozen head", "full": "full fine-tuning"}
+        names: Mapping[str, str] = self.header.get("baseline_names", known)
+        return names
 
     @property
     def trials(self) -> list[Record]:

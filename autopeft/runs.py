@@ -13,29 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft import ledger as ledgers
-from autopeft import plugins
+from autopeft import plugins, wiring
 from autopeft.choosers import Race, Round
 from autopeft.config import Config, changes, from_resolved, resolve
 from autopeft.confirm import Candidate, Chooser, Confirm
 from autopeft.errors import AutoPEFTError, BudgetSpent, EnvironmentFault, NothingCompleted, UsageError, command
 from autopeft.files import build_once, trial_folder
-from autopeft.history import History, Record
+from autopeft.history import TRIVIAL, History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
-from autopeft.objectives import with_signal
-from autopeft.prepared import (
-    Model,
-    Prepared,
-    about_of,
-    as_it_began,
-    make_executor,
-    reopen,
-    require_executor,
-    trivial_scores,
-)
 from autopeft.redact import Redactor
-from autopeft.search import Ending, Search, sizes_by
+from autopeft.search import Ending
 from autopeft.trackers import Fillable, Opened, Tracker
+from autopeft.training.data import Data
 from autopeft.training.setup import Setup
 from autopeft.trial import Status
 
@@ -159,8 +149,7 @@ class Run:
         """
         config = from_resolved(self.history.config, overrides)
         different = changes(self.history.config, resolve(config))
-        require_executor(config)
-        prepared = as_it_began(reopen(config, self.history.header, self.folder))
+        prepared = wiring.reopen(config, self.history.header, self.folder, wiring.ready_executor(config))
         with opened(self.folder) as ledger:
             from autopeft.provenance import provenance
 
@@ -258,7 +247,7 @@ class Run:
         """
         from autopeft.training.evaluator import Evaluator
 
-        require_executor(self.config)
+        executor = wiring.ready_executor(self.config)
         if "test" not in self.history.header["dataset"]["sizes"]:
             raise UsageError(
                 "the data has no test split: give data.test, or data.test_share to carve one before a search"
@@ -266,10 +255,11 @@ class Run:
         if not self.front:
             raise UsageError(f"{self.folder} has no complete trial to confirm")
         picked = [Candidate.of(self.pick(name)) for name in which] or self.candidates()
-        prepared = as_it_began(reopen(self.config, self.history.header, self.folder))
-        setup = prepared.setup.but(rungs=(), score_rungs=False, keep="none")
+        header = self.history.header
+        setup, data = wiring.as_it_began(wiring.reopen_setup(self.config, header, self.folder), header)
+        setup = setup.but(rungs=(), score_rungs=False, keep="none")
         with opened(self.folder, is_search=False) as ledger:
-            self._note_majority(ledger, setup)
+            self._note_trivial(ledger, setup, data)
             known = History(ledger.events)
             chooser: Chooser
             if race is None:
@@ -281,7 +271,7 @@ class Run:
                 print(f"note: {note}", file=sys.stderr)
             if not quiet:
                 conversation.listeners = (_say_confirmations(len(conversation)),)
-            make_executor(self.config).run(conversation, Evaluator.of(setup, "test"))
+            executor.run(conversation, Evaluator.of(setup, "test"))
             shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
         self.history = open_run(self.folder).history
         self.write_front()
@@ -293,17 +283,15 @@ class Run:
             print(f"{fault}. {track} fills in what is missing there", file=sys.stderr)
         return self.front
 
-    def _note_majority(self, ledger: Ledger, setup: Setup) -> None:
-        """The test scores of the most frequent training label, written once: it has no seed."""
-        from autopeft.training.data import prepare as prepare_data
-
-        scores = trivial_scores(setup, prepare_data(setup), "test").metrics
+    def _note_trivial(self, ledger: Ledger, setup: Setup, data: Data) -> None:
+        """The test scores of the baseline without learning, written once: it has no seed."""
         known = History(ledger.events)
-        if all(confirmation.name != "majority" for confirmation in known.confirmations):
+        if all(confirmation.name != TRIVIAL for confirmation in known.confirmations):
+            scores = wiring.trivial_scores(setup, data, "test").metrics
             ledger.append(
                 {
                     "event": "confirm",
-                    "name": "majority",
+                    "name": TRIVIAL,
                     "number": None,
                     "params": {},
                     "seed": 0,
@@ -314,10 +302,10 @@ class Run:
             )
 
     def candidates(self) -> list[Candidate]:
-        """The front, and the baselines that a reviewer asks for: the best frozen head, the best full fine-tuning."""
+        """The front, and the baselines that a reviewer asks for: the best frozen head, the best full fine-tuning …"""
         candidates = [Candidate.of(record) for record in self.front]
         complete = [record for record in self.history.records if record.is_complete]
-        for method in ("head", "full"):
+        for method in wiring.baseline_methods():
             tried = [record for record in complete if record.params["method"] == method]
             if tried:
                 best = min(tried, key=lambda record: float(self.history.losses([record])[0, 0]))
@@ -341,13 +329,14 @@ class Run:
         to = Path(to) if to is not None else self.folder / "export" / f"trial-{record.number}"
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UsageError(f"{to} is no empty folder: name another one with --to")
-        prepared = as_it_began(reopen(self.config, self.history.header, self.folder))
+        header = self.history.header
+        setup, _ = wiring.as_it_began(wiring.reopen_setup(self.config, header, self.folder), header)
         folder = self.adapter_folder(record)
         if folder is None:
-            folder = self._retrain(record, prepared.setup)
-        self._write_export(record, prepared.setup, folder, to, which)
+            folder = self._retrain(record, setup)
+        self._write_export(record, setup, folder, to, which)
         # On the CPU, as the fresh process: a GPU's convolutions are off by more than what is allowed.
-        worker = Worker(prepared.setup.but(precision="fp32", prefix_cache_bytes=0, device="cpu"))
+        worker = Worker(setup.but(precision="fp32", prefix_cache_bytes=0, device="cpu"))
         verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
         return to
 
@@ -356,7 +345,7 @@ class Run:
         tensors = self.adapter_folder(record)
         if tensors is None:
             return None
-        setup = reopen(self.config, self.history.header, self.folder).setup
+        setup = wiring.reopen_setup(self.config, self.history.header, self.folder)
         folder, pick = self.folder / "adapters" / f"{record.number:05d}", f"trial={record.number}"
         build_once(folder, lambda to: self._write_export(record, setup, tensors, to, pick))
         return folder
@@ -372,7 +361,7 @@ class Run:
             params=record.params,
             seed=record.trial.seed,
             tensors=folder / "trained.safetensors",
-            about=about_of(header),
+            about=wiring.about_of(header),
             to=to,
             card=lambda exported: model_card(self.history, record, self.describe, command, exported),
             facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
@@ -437,42 +426,19 @@ def parse_count(text: str) -> float:
 # ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
+def go(prepared: wiring.Prepared, folder: Path, quiet: bool) -> None:
     """Searches from where the ledger stands to the end of the budget."""
     from autopeft.training.evaluator import Evaluator
 
     config = prepared.config
     with opened(folder) as ledger:
-        model = Model(prepared.setup, about_of(prepared.header)["n_outputs"], config.budget.parameters)
-        sampler = plugins.make(
-            "samplers",
-            config.sampler.name,
-            config.sampler.options,
-            prepared.space,
-            prepared.objectives,
-            sizes_by(model.check),
-        )
-        options = {k: v for k, v in config.stopper.options.items() if k not in ("rungs", "signal")}
-        judged = with_signal(prepared.objectives, prepared.signal)
-        stopper = plugins.make("stoppers", config.stopper.name, options, judged)
         listeners: list[Callable[[Mapping[str, Any]], None]] = []
 
         def told(event: Mapping[str, Any]) -> None:
             for listener in listeners:
                 listener(event)
 
-        conversation = Search(
-            space=prepared.space,
-            sampler=sampler,
-            stopper=stopper,
-            ledger=ledger,
-            check=model.check,
-            seed=config.seed,
-            first=() if config.sampler.name == "fixed" else prepared.space.defaults(),
-            most_trials=config.budget.trials,
-            most_seconds=None if config.budget.hours is None else config.budget.hours * 3600,
-            listeners=[told],
-        )
+        conversation = wiring.conversation(prepared, ledger, [told])
         history = conversation.history
         run = Run(folder, history)
         trackers = [make_tracker(entry, run, quiet) for entry in config.trackers]
@@ -485,7 +451,7 @@ def go(prepared: Prepared, folder: Path, quiet: bool) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             if config.keep == "front":
                 listeners.append(keep_front(folder, history))
-            make_executor(config).run(conversation, Evaluator.of(prepared.setup))
+            prepared.executor.run(conversation, Evaluator.of(prepared.setup))
             if not quiet:
                 print(f"ended: {conversation.why_ended}", file=sys.stderr)
             shutil.rmtree(folder / "cache" / "prefix", ignore_errors=True)

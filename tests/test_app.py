@@ -48,10 +48,10 @@ class Prepared(Exception):
 def test_a_ledger_that_never_began_is_begun_and_no_other(tmp_path, monkeypatch, ledger, is_taken):
     """Its driver died, or the disk was full, before its first line was whole: the same command goes on."""
 
-    def prepare(config, folder):
+    def prepare(config, folder, executor):
         raise Prepared
 
-    monkeypatch.setattr(app, "prepare", prepare)
+    monkeypatch.setattr(app.wiring, "prepare", prepare)
     whole = '{"event": "search", "schema": 1, "seconds": 0.0}\n'
     (tmp_path / "ledger.jsonl").write_text(whole if ledger == "whole" else ledger)
     with pytest.raises(UsageError if is_taken else Prepared):
@@ -62,7 +62,7 @@ def test_of_two_that_begin_one_ledger_the_second_is_refused(tmp_path, monkeypatc
     """Both saw none, and prepared; the first one's line stays the only one."""
     path = tmp_path / "ledger.jsonl"
     line = '{"event": "search", "schema": 1, "seconds": 0.0}\n'
-    monkeypatch.setattr(app, "prepare", lambda config, folder: path.write_text(line))
+    monkeypatch.setattr(app.wiring, "prepare", lambda config, folder, executor: path.write_text(line))
     with pytest.raises(UsageError, match="holds a run already"):
         app.search(config(tmp_path), tmp_path)
     assert path.read_text() == line

@@ -112,6 +112,9 @@ class Method(Protocol):
             Empty for methods that choose parameters.
         is_peft: Whether stock `peft` holds it, so that it exports as a peft adapter.
         label: How a person calls it: "LoRA".
+        baseline: What it is called where all else is measured against it: "frozen head"; None for most.
+        is_shallow: Whether it trains next to nothing below the top: its steps say little of what others cost.
+        packs: Whether trials of it can share a pass over the base.
     """
 
     keys: Mapping[str, str] = {}
@@ -121,6 +124,9 @@ class Method(Protocol):
     modules: tuple[str, ...] = ()
     is_peft: bool = False
     label: str
+    baseline: str | None = None
+    is_shallow: bool = False
+    packs: bool = False
 
     def copies(self, model: Any, site: Site) -> Copies:
         """The base parameters that it trains or changes."""

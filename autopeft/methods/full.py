@@ -16,6 +16,7 @@ class Full(Unfreeze):
     """Trains all of the base, its embeddings too; not what only pretraining reads."""
 
     label = "full fine-tuning"
+    baseline = "full fine-tuning"
     stock: Mapping[str, Any] = {"lr": 5e-5}
 
     def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:

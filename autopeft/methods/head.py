@@ -13,6 +13,8 @@ class Head(Unfreeze):
     """Trains nothing but the head, which every recipe trains."""
 
     label = "head only"
+    baseline = "frozen head"
+    is_shallow = True
     stock: Mapping[str, Any] = {"lr": 1e-3}
 
     def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,7 @@ class LastLayers(Unfreeze):
     """Trains the last blocks, and the norms and poolers that follow them."""
 
     label = "last layers"
+    is_shallow = True
     keys: Mapping[str, str] = {"count": "how many of the last blocks"}
     size = "count"
     stock: Mapping[str, Any] = {"count": 1, "lr": 1e-4}

@@ -17,6 +17,7 @@ class Lora(PeftMethod):
     """Low-rank updates of linear layers and convolutions."""
 
     label = "LoRA"
+    packs = True
     peft = "LoraConfig"
     keys: Mapping[str, str] = {
         "rank": "rank of the update",

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from autopeft.errors import UsageError
-from autopeft.history import Confirmation, History, Record
+from autopeft.history import TRIVIAL, Confirmation, History, Record
 from autopeft.objectives import Objective
 from autopeft.redact import Redactor
 from autopeft.reports import text
@@ -308,13 +308,8 @@ class Facts:
 
     @cached_property
     def trivial_title(self) -> str:
-        """What answers without learning: as the task says, else by whether there are classes.
-
-        Its key is `majority` in the ledger, whatever the task.
-        """
-        title: str | None = self.header.get("titles", {}).get("majority")
-        has_classes = bool(self.header.get("dataset", {}).get("label_names"))
-        return title or ("majority class" if has_classes else "trivial baseline")
+        """What the baseline without learning is called: "majority class"."""
+        return self.history.baseline_names[TRIVIAL]
 
     @cached_property
     def baselines(self) -> list[Baseline]:
@@ -324,14 +319,17 @@ class Facts:
         defaults are the trials that the header's `stock` lists.
         """
         out: list[Baseline] = []
-        trivial = self.header.get("baselines", {}).get("majority", {})
+        names = self.history.baseline_names
+        trivial = self.header.get("baselines", {}).get(TRIVIAL, {})
         if self.metric in trivial:
-            test = self.confirmed.get("majority")
+            test = self.confirmed.get(TRIVIAL)
             out.append(Baseline("trivial", self.trivial_title, trivial[self.metric], 0.0, None, test))
-        out += self._tried("head", "frozen head", lambda record: record.params["method"] == "head")
         stock = frozenset(self.header.get("stock", ()))
-        out += self._tried("stock", "best stock default", lambda record: record.number in stock)
-        out += self._tried("full", "full fine-tuning", lambda record: record.params["method"] == "full")
+        tried = self._tried("stock", "best stock default", lambda record: record.number in stock)
+        for method, title in names.items():
+            if method != TRIVIAL:
+                tried += self._tried(method, title, lambda record, method=method: record.params["method"] == method)
+        out += sorted(tried, key=lambda baseline: baseline.size or 0.0)
         return out
 
     def baseline(self, kind: str) -> Baseline | None:

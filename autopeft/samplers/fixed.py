@@ -29,6 +29,8 @@ class FixedSampler:
         ConfigError: There is no list, or some of it is not in the space: all such faults at once.
     """
 
+    has_list = True
+
     def __init__(
         self,
         space: Space,

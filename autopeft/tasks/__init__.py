@@ -185,6 +185,7 @@ class Task(Protocol):
         columns: Keys of the config's `data` → what they name. The name of a column is its key's unless `data` says
             otherwise.
         reads_folders: Whether `data.train` may be a folder.
+        trivial_title: What its baseline without learning is called: "majority class".
         calls_model: Whether `keep` calls the model: then its whole forward pass is there, and no activations are cached.
     """
 
@@ -192,6 +193,7 @@ class Task(Protocol):
     metrics: Mapping[str, Goal]
     columns: Mapping[str, Kind]
     reads_folders: bool
+    trivial_title: str
     calls_model: bool
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:

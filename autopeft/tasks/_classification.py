@@ -21,6 +21,7 @@ class Classification:
         "matthews_correlation": "maximize",
         "loss": "minimize",
     }
+    trivial_title = "majority class"
     calls_model = False
 
     def weights(self, targets: Columns) -> np.ndarray:

@@ -10,18 +10,19 @@ from models import bert
 
 from autopeft.config import build_space, load
 from autopeft.errors import EnvironmentFault, Refused, UsageError
-from autopeft.prepared import (
+from autopeft.tasks.text_classification import TextClassification
+from autopeft.training.data import prepare as encode
+from autopeft.wiring import (
     as_it_began,
+    make_executor,
     make_objective,
     model_name,
     prepare,
-    reopen,
-    require_executor,
+    ready_executor,
+    reopen_setup,
     require_gpu,
     typical,
 )
-from autopeft.tasks.text_classification import TextClassification
-from autopeft.training.data import prepare as encode
 
 
 def config(gpus, device):
@@ -66,7 +67,7 @@ def texts(tmp_path):
 
 
 def test_the_rows_of_each_split_stand_in_the_run(texts, tmp_path):
-    prepare(texts, tmp_path, measure=False)
+    prepare(texts, tmp_path, make_executor(texts), measure=False)
     splits = json.loads((tmp_path / "splits.json").read_text())
     assert {name: len(split["rows"]) for name, split in splits.items()} == {"train": 27, "validation": 3, "test": 10}
     assert sorted(row for split in splits.values() for row in split["rows"]) == list(range(40))
@@ -75,26 +76,26 @@ def test_the_rows_of_each_split_stand_in_the_run(texts, tmp_path):
 
 
 def test_data_that_changed_since_the_search_began_is_refused(texts, tmp_path):
-    header = prepare(texts, tmp_path, measure=False).header
-    as_it_began(reopen(texts, header, tmp_path))
+    header = prepare(texts, tmp_path, make_executor(texts), measure=False).header
+    as_it_began(reopen_setup(texts, header, tmp_path), header)
     rows = (tmp_path / "rows.csv").read_text()
     (tmp_path / "rows.csv").write_text(rows + "one more,a\n")
     with pytest.raises(UsageError, match=r"has changed since this search began .*put back what it was"):
-        as_it_began(reopen(texts, header, tmp_path))
+        as_it_began(reopen_setup(texts, header, tmp_path), header)
     (tmp_path / "rows.csv").write_text(rows)
-    as_it_began(reopen(texts, header, tmp_path))
+    as_it_began(reopen_setup(texts, header, tmp_path), header)
 
 
 def test_a_run_goes_on_where_its_files_are_gone_as_it_has_encoded_them(texts, tmp_path, capsys):
-    header = prepare(texts, tmp_path, measure=False).header
+    header = prepare(texts, tmp_path, make_executor(texts), measure=False).header
     (tmp_path / "rows.csv").unlink()
-    kept = as_it_began(reopen(texts, header, tmp_path))
+    kept = as_it_began(reopen_setup(texts, header, tmp_path), header)
     assert "rows.csv: gone; going on with what the run has encoded of it" in capsys.readouterr().err
-    sizes = {name: len(split) for name, split in encode(kept.setup).splits.items()}
+    sizes = {name: len(split) for name, split in encode(kept[0]).splits.items()}
     assert sizes == header["dataset"]["sizes"]
     shutil.rmtree(tmp_path / "cache")
     with pytest.raises(UsageError, match=r"rows\.csv"):
-        as_it_began(reopen(texts, header, tmp_path))
+        as_it_began(reopen_setup(texts, header, tmp_path), header)
 
 
 @pytest.mark.parametrize(
@@ -113,26 +114,26 @@ def test_a_model_is_called_by_what_tells_it_from_others(tmp_path, folder, name):
 
 
 def test_a_model_that_changed_since_the_search_began_is_refused(texts, tmp_path):
-    header = prepare(texts, tmp_path, measure=False).header
-    as_it_began(reopen(texts, header, tmp_path))
+    header = prepare(texts, tmp_path, make_executor(texts), measure=False).header
+    as_it_began(reopen_setup(texts, header, tmp_path), header)
     weights = tmp_path / "model" / "model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-4] + b"1234")
     with pytest.raises(UsageError, match=r"the model at .* has changed since this search began \(files:\w+ → files:"):
-        as_it_began(reopen(texts, header, tmp_path))
+        as_it_began(reopen_setup(texts, header, tmp_path), header)
     weights.write_bytes(kept)
-    as_it_began(reopen(texts, header, tmp_path))
+    as_it_began(reopen_setup(texts, header, tmp_path), header)
     (tmp_path / "model").rename(tmp_path / "moved")
     with pytest.raises(
         UsageError, match=r"there is no folder .*model, where the model of this search was: put it back"
     ):
-        as_it_began(reopen(texts, header, tmp_path))
+        as_it_began(reopen_setup(texts, header, tmp_path), header)
 
 
 @pytest.mark.parametrize(("executor", "is_noted"), [({"name": "packed", "slots": 4}, True), ("serial", False)])
 def test_packs_on_a_cpu_are_noted(capsys, executor, is_noted):
     given = {"model": "digits", "task": "digits", "data": {}, "space": "digits", "budget": {"trials": 4}}
-    require_executor(load({**given, "executor": executor, "training": {"device": "cpu"}}))
+    ready_executor(load({**given, "executor": executor, "training": {"device": "cpu"}}))
     assert ("take longer than one after another" in capsys.readouterr().err) == is_noted
 
 

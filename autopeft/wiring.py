@@ -1,4 +1,9 @@
-"""What a config becomes once its model and data were looked at: all that a search needs beside its ledger."""
+"""The composition root: how a search is put together of its config, its model, its data and its plugins.
+
+A new search is `prepare`d: data read and encoded, model looked at, precision and attention measured; its header is the
+ledger's first line. One that began is `reopen`ed from that line, and nothing is measured again. Either gives a
+`Prepared`, which holds each part once, and `conversation` makes the search of it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +22,16 @@ import numpy as np
 
 from autopeft import ledger as ledgers
 from autopeft import model_folder, plugins
-from autopeft.checks import SIZES
+from autopeft.checks import SIZES, STOPPER_OPTIONS
 from autopeft.config import Config, build_space, resolve
 from autopeft.draft import FILES
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.executors import Executor
-from autopeft.objectives import Objective
-from autopeft.space import Space
+from autopeft.history import TRIVIAL
+from autopeft.ledger import Ledger
+from autopeft.objectives import Objective, with_signal
+from autopeft.search import Search, sizes_by
+from autopeft.space import Space, components, method_of
 from autopeft.tasks import Kept, OwnBase, Scores, Task
 from autopeft.training.data import Data
 from autopeft.training.setup import Machine, ModelSpec, Setup, TaskSpec, TrainSpec
@@ -36,11 +44,14 @@ ANY_MODEL = ("model", "models", "weights", "checkpoint", "final", "best")  # fol
 
 @dataclass(frozen=True)
 class Prepared:
-    """A config with its model and data looked at: all that a search needs beside its ledger.
+    """All that a search needs beside its ledger, each made once.
 
     Attributes:
         config: The resolved config.
-        setup: What workers get.
+        setup: What workers get, with the folder of the encoded data.
+        data: Of the task, encoded.
+        counter: Counts configurations, and refuses those that may not run.
+        executor: Runs the trials.
         space: The space, with the model's layers.
         objectives: With their references.
         signal: What judges a rung: the score's name, or `train_loss`.
@@ -49,6 +60,9 @@ class Prepared:
 
     config: Config
     setup: Setup
+    data: Data
+    counter: Model
+    executor: Executor
     space: Space
     objectives: tuple[Objective, ...]
     signal: str
@@ -106,31 +120,36 @@ class Model:
         return counts
 
 
-def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
-    """Reads and encodes the data, looks at the model, measures what the config leaves to measurement."""
+def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool = True) -> Prepared:
+    """Reads and encodes the data, looks at the model, measures what the config leaves to measurement.
+
+    Args:
+        folder: The run's.
+        executor: As `ready_executor` gives it.
+        measure: Whether to measure; else `auto` is fp32 and eager.
+    """
     from autopeft.provenance import provenance
     from autopeft.training.data import prepare as prepare_data
     from autopeft.training.measure import Choice, choose
     from autopeft.training.model import commit
 
-    require_gpu(config)
     setup = make_setup(config, folder)
     # `main` may be another model tomorrow: the search, its resumes and its exports are of one commit.
     setup = setup.but(revision=commit(setup.model.path, setup.model.revision))
     data = prepare_data(setup)
+    setup = setup.but(encoded=str(data.folder))
     _write_splits(data, folder / "splits.json")
-    model = Model(setup, data.n_outputs, config.budget.parameters)
-    space = build_space(config, model.view.n_layers, list(model.view.kinds))
+    counter = Model(setup, data.n_outputs, config.budget.parameters)
+    space = build_space(config, counter.view.n_layers, list(counter.view.kinds))
     trivial = trivial_scores(setup, data, "validation").metrics
-    objectives = tuple(make_objective(entry, data.task, trivial, model.parameters) for entry in config.objectives)
+    objectives = tuple(make_objective(entry, data.task, trivial, counter.parameters) for entry in config.objectives)
     signal = choose_signal(config, objectives, len(data.rows["validation"]))
     setup = setup.but(score_rungs=signal != "train_loss")
     if measure:
-        pack = make_executor(config).pack
         training = config.training
         is_chosen = "auto" in (training.precision, training.attention)
-        params = typical(space, pack, model.check) if is_chosen else {}
-        choice = choose(setup, training.precision, training.attention, params, pack)
+        params = typical(space, executor.pack, counter.check) if is_chosen else {}
+        choice = choose(setup, training.precision, training.attention, params, executor.pack)
     else:
         choice = Choice(
             _unless_auto(config.training.precision, "fp32"),
@@ -154,18 +173,19 @@ def prepare(config: Config, folder: Path, *, measure: bool = True) -> Prepared:
             "name": model_name(setup.model.path),
             "path": setup.model.path,
             "revision": setup.model.revision or model_folder.digest(setup.model.path),
-            "n_layers": model.view.n_layers,
-            "kinds": list(model.view.kinds),
-            "parameters": model.parameters,
+            "n_layers": counter.view.n_layers,
+            "kinds": list(counter.view.kinds),
+            "parameters": counter.parameters,
         },
-        "baselines": {"majority": trivial},
-        "titles": {"majority": data.task.trivial_title} if hasattr(data.task, "trivial_title") else {},
-        "stock": list(range(len(space.defaults()))) if config.sampler.name != "fixed" else [],
+        "baselines": {TRIVIAL: trivial},
+        "baseline_names": {TRIVIAL: data.task.trivial_title, **baseline_methods()},
+        "stock": list(range(len(first_of(config, space)))),
         "chosen": choice.to_json(),
         "provenance": provenance(setup.machine.device),
     }
     setup = with_choice(setup, choice.to_json())
-    return Prepared(config, setup, space, objectives, signal, json.loads(json.dumps(header, default=str)))
+    written = json.loads(json.dumps(header, default=str))
+    return Prepared(config, setup, data, counter, executor, space, objectives, signal, written)
 
 
 def _write_splits(data: Any, path: Path) -> None:
@@ -175,20 +195,21 @@ def _write_splits(data: Any, path: Path) -> None:
     path.write_text(json.dumps(splits), encoding="utf-8")
 
 
-def as_it_began(prepared: Prepared) -> Prepared:
-    """The same, sure that model and data are those that the search began with. Where the data's files are gone, with
-    what the run encoded of them.
+def as_it_began(setup: Setup, header: Mapping[str, Any]) -> tuple[Setup, Data]:
+    """The setup of a search that began, with its encoded data; sure that model and data are those that it began with.
+
+    If the data's files are gone, it is what the run encoded of them.
 
     Raises:
-        UsageError: Either has changed, or the model is gone: trials would not compare.
+        UsageError: Model or data has changed, or the model is gone: trials would not compare.
     """
     from autopeft.training.data import encoded
     from autopeft.training.data import prepare as prepare_data
 
-    setup, origin = prepared.setup, prepared.header["dataset"]["origin"]
+    origin = header["dataset"]["origin"]
     if os.path.isabs(setup.model.path) and not os.path.isdir(setup.model.path):
         raise UsageError(f"there is no folder {setup.model.path}, where the model of this search was: put it back")
-    was = prepared.header["model"]["revision"]
+    was = header["model"]["revision"]
     now = model_folder.digest_as(setup.model.path, was or "")
     if now is not None and now != was:
         raise UsageError(
@@ -200,25 +221,70 @@ def as_it_began(prepared: Prepared) -> Prepared:
     kept = encoded(setup, origin["digest"]) if gone else None
     if kept is not None:
         print(f"note: {', '.join(gone)}: gone; going on with what the run has encoded of it", file=sys.stderr)
-        return replace(prepared, setup=setup.but(encoded=str(kept)))
-    found = prepare_data(setup).origin["digest"]
+        setup = setup.but(encoded=str(kept))
+    data = prepare_data(setup)
+    found = data.origin["digest"]
     if found != origin["digest"]:
         raise UsageError(
             f"the data of {origin['source']} has changed since this search began ({origin['digest']} → {found}): put "
             "back what it was, or start a new search"
         )
-    return prepared
+    return setup.but(encoded=str(data.folder)), data
 
 
-def reopen(config: Config, header: Mapping[str, Any], folder: Path) -> Prepared:
-    """The same from a ledger's first event: nothing is measured again."""
+def reopen_setup(config: Config, header: Mapping[str, Any], folder: Path) -> Setup:
+    """The setup of a search that began, from its ledger's first event: nothing is measured again."""
     setup = with_choice(make_setup(config, folder), header["chosen"])
     setup = setup.but(score_rungs=header["signal"] != "train_loss")
     # A folder's is a digest, which names no revision of anything.
-    setup = setup.but(revision=None if os.path.isabs(setup.model.path) else header["model"]["revision"])
+    return setup.but(revision=None if os.path.isabs(setup.model.path) else header["model"]["revision"])
+
+
+def reopen(config: Config, header: Mapping[str, Any], folder: Path, executor: Executor) -> Prepared:
+    """A search that began, sure that model and data are those that it began with.
+
+    Raises:
+        UsageError: They are not.
+    """
+    setup, data = as_it_began(reopen_setup(config, header, folder), header)
     objectives = tuple(Objective.from_json(entry) for entry in header["objectives"])
     space = build_space(config, header["model"]["n_layers"], header["model"]["kinds"])
-    return Prepared(config, setup, space, objectives, header["signal"], header)
+    counter = Model(setup, data.n_outputs, config.budget.parameters)
+    return Prepared(config, setup, data, counter, executor, space, objectives, header["signal"], header)
+
+
+def conversation(
+    prepared: Prepared, ledger: Ledger, listeners: Sequence[Callable[[Mapping[str, Any]], None]]
+) -> Search:
+    """The search, from where its ledger stands."""
+    config, space, check = prepared.config, prepared.space, prepared.counter.check
+    given = (space, prepared.objectives, sizes_by(check))
+    options = {k: v for k, v in config.stopper.options.items() if k not in STOPPER_OPTIONS}
+    judged = with_signal(prepared.objectives, prepared.signal)
+    return Search(
+        space=space,
+        sampler=plugins.make("samplers", config.sampler.name, config.sampler.options, *given),
+        stopper=plugins.make("stoppers", config.stopper.name, options, judged),
+        ledger=ledger,
+        check=check,
+        seed=config.seed,
+        first=first_of(config, space),
+        most_trials=config.budget.trials,
+        most_seconds=None if config.budget.hours is None else config.budget.hours * 3600,
+        listeners=listeners,
+    )
+
+
+def first_of(config: Config, space: Space) -> Sequence[Mapping[str, Any]]:
+    """What a search asks for first: the methods' stock defaults, unless the sampler has a list of its own."""
+    has_list = getattr(plugins.load("samplers", config.sampler.name), "has_list", False)
+    return () if has_list else space.defaults()
+
+
+def baseline_methods() -> dict[str, str]:
+    """Method → what it is called as a baseline, of those that are one."""
+    found = {name: plugins.load("methods", name).baseline for name in plugins.names("methods")}
+    return {name: title for name, title in found.items() if title}
 
 
 def make_setup(config: Config, folder: Path) -> Setup:
@@ -300,6 +366,20 @@ def require_gpu(config: Config) -> None:
         )
 
 
+def ready_executor(config: Config) -> Executor:
+    """The executor, sure that it can run: said before model and data are loaded.
+
+    Raises:
+        EnvironmentFault: It cannot.
+    """
+    require_gpu(config)
+    executor = make_executor(config)
+    executor.check()
+    if executor.pack > 1 and choose_device(config.training.device) == "cpu":
+        print("note: on a CPU, packed trials of LoRA take longer than one after another (serial)", file=sys.stderr)
+    return executor
+
+
 def make_executor(config: Config) -> Executor:
     """The executor, with the time limit of a trial for its watchdog."""
     name = config.executor.name
@@ -308,29 +388,24 @@ def make_executor(config: Config) -> Executor:
     return executor
 
 
-def require_executor(config: Config) -> None:
-    """Raises EnvironmentFault where the executor cannot run: said before model and data are loaded."""
-    require_gpu(config)
-    executor = make_executor(config)
-    executor.check()
-    if executor.pack > 1 and choose_device(config.training.device) == "cpu":
-        print("note: on a CPU, packed trials of LoRA take longer than one after another (serial)", file=sys.stderr)
-
-
 def typical(space: Space, pack: int, check: Callable[[Mapping[str, Any]], object]) -> Mapping[str, Any]:
-    """A configuration that costs what most trials do: of those that are packed, where some are.
+    """A configuration that costs what most trials do: of those that are packed, if some are.
 
     A stock default, if one may run; else a draw that may.
 
     Raises:
         UsageError: None may run.
     """
+
+    def says(params: Mapping[str, Any], what: str) -> bool:
+        return all(getattr(plugins.load("methods", method_of(n)), what) for n in components(params["method"]))
+
     defaults = space.defaults()
-    packed = [params for params in defaults if params["method"] == "lora" and pack > 1]
-    through = [params for params in defaults if params["method"] not in ("head", "last_layers")]
+    deep = [params for params in defaults if not says(params, "is_shallow")]
+    packed = [params for params in deep if pack > 1 and says(params, "packs")]
     draws = (space.draw(np.random.default_rng(number)) for number in range(MEASURED_DRAWS))
     why = ""
-    for params in itertools.chain(packed, through, defaults, draws):
+    for params in itertools.chain(packed, deep, defaults, draws):
         try:
             check(params)
         except Refused as refusal:
