@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from autopeft.errors import UsageError
@@ -328,7 +328,7 @@ class Facts:
         tried = self._tried("stock", "best stock default", lambda record: record.number in stock)
         for method, title in names.items():
             if method != TRIVIAL:
-                tried += self._tried(method, title, lambda record, method=method: record.params["method"] == method)
+                tried += self._tried(method, title, partial(_is_of, method))
         out += sorted(tried, key=lambda baseline: baseline.size or 0.0)
         return out
 
@@ -412,6 +412,10 @@ class Facts:
             where = " on validation" if self.confirmation(record) is not None and len(tested) < 2 else ""
             return f", {text.score(abs(gain), 3)} {side} the {baseline.title}{where}"
         return ""
+
+
+def _is_of(method: str, record: Record) -> bool:
+    return bool(record.params["method"] == method)
 
 
 def best_by_score(facts: Facts, records: Sequence[Record]) -> Record:
