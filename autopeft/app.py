@@ -223,7 +223,7 @@ def plan(config: Config, draws: int = 1000) -> Plan:
         executor.pack,
         config.budget.trials,
         prepared.header["chosen"],
-        model.view.unknown_inside,
+        prepared.counter.view.unknown_inside,
     )
 
 

@@ -184,8 +184,9 @@ class History:
     @property
     def baseline_names(self) -> Mapping[str, str]:
         """Baseline → what it is called; a key but `TRIVIAL` is its method. Ledgers of schema 1 knew these three."""
-        known = {TRIVIAL: "majority class", "head": "frozen head", "full": "full fine-tuning"}
-        names: Mapping[str, str] = self.header.get("baseline_names", known)
+        trivial = "majority class" if self.header.get("dataset", {}).get("label_names") else "trivial baseline"
+        known = {TRIVIAL: trivial, "head": "frozen head", "full": "full fine-tuning"}
+        names: Mapping[str, str] = {**known, **self.header.get("baseline_names", {})}
         return names
 
     @property

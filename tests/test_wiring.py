@@ -172,7 +172,7 @@ class TestModel:
 
     @pytest.fixture
     def model(self, monkeypatch):
-        from autopeft.prepared import Model
+        from autopeft.wiring import Model
 
         model = object.__new__(Model)
         model.meta, model.view, model.most_parameters, model._counts = None, None, None, {}

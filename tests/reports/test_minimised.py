@@ -120,7 +120,7 @@ def test_words():
 
 def test_the_task_says_what_its_trivial_baseline_is():
     events = [mirrored(event) for event in h.search(12)]
-    events[0]["titles"] = {"majority": "mean of the training values"}
+    events[0]["baseline_names"] = {"majority": "mean of the training values"}
     facts = Facts(History(events), h.describe)
     assert facts.baseline("trivial").title == "mean of the training values"
     assert "mean of the training values" in html.render(facts.history, h.describe)
