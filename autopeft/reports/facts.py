@@ -290,6 +290,15 @@ class Facts:
             if entry.status is not Status.COMPLETE
         ]
 
+    @cached_property
+    def fruitless(self) -> Mapping[int, int]:
+        """Trial → how many of its seeds were tried, where none of them gave a number."""
+        tried: dict[int, set[int]] = {}
+        for entry in self.history.confirmations:
+            if entry.number is not None and entry.name not in self.confirmed:
+                tried.setdefault(entry.number, set()).add(entry.seed)
+        return {number: len(seeds) for number, seeds in tried.items()}
+
     def _why(self, entry: Confirmation) -> str:
         """Why a retraining gave no number."""
         return f"{entry.status}, seed {entry.seed}: {self.redactor.message(entry.error)}"

@@ -54,6 +54,7 @@ class Row:
         score: Validation, one seed.
         size: Trainable parameters; None where they are not known.
         confirmed: The test score; None where it was not confirmed.
+        fruitless: How many seeds were tried where none gave a number; 0 where that is not so.
         group: What it is tied with, from 1; 0 for one seed, and where seeds are missing; None where it was not confirmed.
     """
 
@@ -67,11 +68,13 @@ class Row:
     size: float | None
     confirmed: Confirmed | None
     group: int | None = None
+    fruitless: int = 0
 
     @property
     def standing(self) -> str:
         if self.confirmed is None:
-            return "unconfirmed: validation, one seed"
+            none = f"; none of {self.fruitless} retrainings gave a number" if self.fruitless else ""
+            return f"unconfirmed: validation, one seed{none}"
         return self.confirmed.label
 
     @property
@@ -337,6 +340,7 @@ def _row(facts: Facts, record: Record, role: str) -> Row:
         facts.score(record),
         facts.size(record),
         facts.confirmation(record),
+        fruitless=facts.fruitless.get(record.number, 0),
     )
 
 
@@ -368,7 +372,7 @@ def _cells(row: Row) -> dict[str, Any]:
         "score": row.score,
         "drop": None if found is None else found.drop,
         "size": row.size,
-        "standing": _standing(found),
+        "standing": f"none of {row.fruitless} seeds" if row.fruitless else _standing(found),
     }
 
 

@@ -113,7 +113,7 @@ def front(facts: Facts) -> Table:
         Column("name", "configuration"),
         Column("score", f"{text.metric_title(facts.metric)}, {facts.validation_label}", text.score, True),
     ]
-    if facts.confirmed:
+    if facts.confirmed or facts.fruitless:
         columns += [
             Column("test", f"{text.metric_title(facts.metric)}, test, mean ± 95 % CI", str, True),
             Column("seeds", "seeds", str, True, is_detail=True),
@@ -155,7 +155,7 @@ def _front_row(facts: Facts, record: Record) -> dict[str, Any]:
         "name": facts.names[record.number],
         "method": record.params["method"],
         "score": facts.score(record),
-        **_test(facts.confirmation(record)),
+        **_test(facts.confirmation(record), facts.fruitless.get(record.number)),
         **_size(facts, facts.size(record)),
         **{objective.metric: record.metrics[objective.metric] for objective in facts.objectives[1:]},
         "gain": None if head is None or head.record is record else facts.better(facts.score(record), head.score),
@@ -163,9 +163,11 @@ def _front_row(facts: Facts, record: Record) -> dict[str, Any]:
     }
 
 
-def _test(found: Confirmed | None) -> dict[str, Any]:
+def _test(found: Confirmed | None, fruitless: int | None = None) -> dict[str, Any]:
+    """What is known on test; `fruitless` retrainings gave no number at all."""
     if found is None:
-        return {"test": None, "seeds": None, "drop": None, "label": None}
+        nothing = None if fruitless is None else f"none of {fruitless} seeds"
+        return {"test": nothing, "seeds": None, "drop": None, "label": None}
     seeds = None if found.sample.is_fixed else found.seeds
     return {"test": found.value, "seeds": seeds, "drop": found.drop, "label": found.label}
 

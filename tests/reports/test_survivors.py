@@ -79,6 +79,17 @@ def test_survivors_stand_in_no_group_and_last(history):
     assert any("survivors" in note for note in board.notes)
 
 
+def test_one_that_no_seed_confirms_says_so():
+    told = [event for event in events() if not (event["event"] == "confirm" and event["status"] == "COMPLETE")]
+    history = History(told)
+    facts = Facts(history, h.describe)
+    assert facts.confirmed == {}
+    assert "none of 3 seeds" in table.front(facts).markdown()
+    assert "none of 3 seeds" in render([Entry("a", history, h.describe)])
+    (row,) = [row for row in boards([Entry("a", history, h.describe)])[0].rows if row.trial == 1]
+    assert row.standing == "unconfirmed: validation, one seed; none of 3 retrainings gave a number"
+
+
 def test_a_gain_over_survivors_is_not_claimed_on_test(history):
     confirmed = History([*events(), h.confirm("majority", None, {}, 0, 0.255)])
     assert "0.640 over the majority class on validation" in Facts(confirmed, h.describe).verdict
