@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -74,6 +74,8 @@ class ModelView:
         unknown: Linear and convolution modules in the blocks whose kind neither config, name nor shape tells.
         chain: So many leading blocks run once each, one on the output of the one before; 0 where that is not known.
         model_type: As transformers calls it.
+        embeddings: The embedding of tokens; empty for a model that reads none.
+        output: A language model's output layer, if it is no head; its weight may be that of the embeddings.
     """
 
     blocks: tuple[str, ...]
@@ -84,6 +86,8 @@ class ModelView:
     unknown: tuple[str, ...]
     chain: int
     model_type: str
+    embeddings: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
 
     @property
     def unknown_inside(self) -> tuple[str, ...]:
@@ -262,7 +266,32 @@ def view(model: nn.Module) -> ModelView:
         unknown=unknown,
         chain=len(blocks) if model_type in CHAINED else 0,
         model_type=model_type,
+        embeddings=_names(model, [module for module in [_inputs(model)] if isinstance(module, nn.Embedding)]),
+        output=_names(model, [module for module in [_outputs(model)] if module is not None]),
     )
+
+
+def _inputs(model: nn.Module) -> nn.Module | None:
+    """What reads a model's inputs, as transformers has it; None for a model that does not say."""
+    try:
+        found: nn.Module | None = cast(Any, model).get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found
+
+
+def _outputs(model: nn.Module) -> nn.Module | None:
+    """A language model's output layer; None for other models."""
+    try:
+        found: nn.Module | None = cast(Any, model).get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found
+
+
+def _names(model: nn.Module, modules: list[nn.Module]) -> tuple[str, ...]:
+    """The names of some modules; one that has several is named once."""
+    return tuple(name for name, module in model.named_modules() if any(module is one for one in modules))
 
 
 def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:

@@ -24,8 +24,10 @@ from autopeft.tasks._text import (
     tokenizer,
 )
 from autopeft.training.batches import collate
+from autopeft.training.loop import Worker
 from autopeft.training.model import load_model
-from autopeft.training.setup import ModelSpec
+from autopeft.training.setup import ModelSpec, Setup
+from autopeft.trial import Trial
 
 DECODERS = ("gpt2", "llama", "qwen2", "opt", "gpt_neox")
 SEQUENCE = "AutoModelForSequenceClassification"
@@ -187,3 +189,32 @@ def test_the_tables_have_all_of_transformers_classifiers_that_they_speak_of():
     behind = {name for name, text in source.items() if "create_position_ids_from_input_ids" in text}
     assert behind == POSITIONS_BEHIND_PADDING
     assert {name for name, text in source.items() if "eos_mask" in text} - {"esm"} <= READS_END  # ESM: of its folding
+
+
+def test_a_worker_scores_a_row_as_it_is_alone(tmp_path):
+    """Through the cached activations, and in a batch, on a decoder that names no padding."""
+    model = TEXT["gpt2"]()
+    model.config.pad_token_id = None
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.mul_(8)
+    model.save_pretrained(tmp_path / "model")
+    write_tokenizer(tmp_path / "model", ("eos",), "left", template=False)
+    rng = np.random.default_rng(0)
+    lines = [f"{' '.join(rng.choice(list('abcdef'), rng.integers(1, 8)))},{'xy'[row % 2]}" for row in range(40)]
+    (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    data = {"train": str(tmp_path / "rows.csv"), "text": "text", "label": "label", "validation_share": 0.25}
+    setup = Setup.of(model=str(tmp_path / "model"), task="text_classification", data=data, folder=str(tmp_path / "run"),
+                     cache=str(tmp_path / "cache"))  # fmt: skip
+    plain = Worker(setup.but(prefix_cache_bytes=0))
+    trial = Trial(0, {"method": "lora", "lora.modules": ["qkv"], "lora.layers": [1]}, 3)
+    network, split = plain.network(trial), plain.data.splits["validation"]
+    network.eval()
+    with torch.no_grad():
+        alone = torch.cat([network.model(**collate(split, np.array([row]))).logits for row in range(len(split))])
+    cached = Worker(setup).network(trial)
+    assert cached.depth == 1
+    cached.eval()
+    for each in (network, cached):
+        with torch.no_grad():
+            torch.testing.assert_close(each.logits("validation", np.arange(len(split))), alone, rtol=1e-3, atol=1e-5)

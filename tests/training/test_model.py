@@ -123,6 +123,21 @@ def test_a_language_model_has_no_head():
     assert "lm_head" not in parts.stem
 
 
+@pytest.mark.parametrize(
+    ("make_one", "embeddings", "output"),
+    [
+        (bert, ("bert.embeddings.word_embeddings",), ()),
+        (lambda: gpt2(transformers.GPT2LMHeadModel), ("transformer.wte",), ("lm_head",)),
+        (t5, ("transformer.shared",), ()),
+        (MAKE["vit"], (), ()),
+        (MAKE["mobilenet_v2"], (), ()),
+    ],
+)
+def test_embeddings_and_output_layer_have_names(make_one, embeddings, output):
+    parts = view(make_one())
+    assert (parts.embeddings, parts.output) == (embeddings, output)
+
+
 def test_unknown_modules_are_said():
     model = bert()
     model.bert.encoder.layer[0].strange = torch.nn.Linear(4, 4)
