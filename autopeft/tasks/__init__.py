@@ -54,7 +54,8 @@ class Dataset:
         splits: "train", "validation", and "test" if there is one.
         about: JSON data that scoring, answers and reports need: `n_outputs`, the size of the model's output layer;
             `label_names` by label index, of a classification.
-        origin: What a report says: source, revision or content hash, rows by split, how validation and test were made.
+        origin: What a report says: `source`; `digest`, a revision or content hash; `rows` and how it was `made`, both by
+            split.
     """
 
     splits: Mapping[str, Raw]

@@ -60,6 +60,8 @@ def check_task_reads_by_seed(subject: TaskSubject) -> None:
     rows = [row for raw in first.splits.values() for row in raw.rows.tolist()]
     assert len(set(rows)) == len(rows), "a row is in two splits: what is validated was trained on"
     assert first.splits["train"].rows.tolist() != other.splits["train"].rows.tolist(), "another seed, the same rows"
+    lacking = {"source", "digest", "rows", "made"} - set(first.origin)
+    assert not lacking, f"`origin` does not say {', '.join(sorted(lacking))}, which splits.json and reports need"
     assert first.origin["digest"] == again.origin["digest"], "a run could not tell that its data has changed"
     assert isinstance(first.about["n_outputs"], int), "`about` says how many outputs the model has"
     assert json.loads(json.dumps(first.about)) == first.about, "`about` goes into the ledger as JSON"
