@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from autopeft import spaces
+from autopeft import plugins, spaces, testing
+from autopeft.recipe import parts
 from autopeft.space import Choice, Space, Subset
 
 BERT = ("query", "key", "value", "output", "up", "down")
@@ -194,3 +195,17 @@ def test_the_keys_of_a_component_are_those_of_its_method() -> None:
     assert "method: no method called 'lroa'. Did you mean 'lora'?" in found
     assert any(fault.startswith("lora@attn.rnk: lora@attn has no key 'rnk'. Did you mean 'rank'?") for fault in found)
     assert "lora@attn.lr: takes a number; got 'fast'" in found
+
+
+@pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])
+def test_samplers_draw_one_method_several_times(name: str) -> None:
+    rank = {"int": [0, 8], "default": 4}
+    layers = {"choice": ["first_2", "1-2"], "default": "1-2"}
+    spec = {"method": ["lora", "lora@a+lora@b"], "lora@a": {"rank": rank, "rank.2": 2}, "lora@b": {"layers": layers}}
+    space, faults = spaces.read(spec, 4, BERT)
+    assert space is not None, faults
+    sampler = plugins.make("samplers", name, None, space, testing.OBJECTIVES, testing.example_sizes)
+    for number in range(20):
+        params = sampler.ask(number, number)
+        assert not space.why_not(params)
+        assert parts(params)

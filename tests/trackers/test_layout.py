@@ -199,3 +199,18 @@ def test_params_that_differ_by_type_differ_in_mlflow():
     found = layout(events)
     shown = [found.trial(number, is_over=False).params.get("lora.init") for number in range(len(values))]
     assert shown == ["1", "1.0", "True", "'1'", "'1.0'", "'True'", None, "'None'", "gaussian"]
+
+
+@pytest.mark.parametrize(
+    ("params", "name"),
+    [
+        ({"method": "lora", "lora.rank": 4}, "lora-r4"),
+        ({"method": "lora"}, "lora"),
+        ({"method": "lora@a", "lora@a.rank": 4}, "lora@a-r4"),
+        ({"method": "lora@a+lora@b", "lora@a.rank": 4, "lora@b.rank": 2}, "lora@a+lora@b"),
+        ({"method": "prefix", "shared.size": 3}, "prefix-s3"),
+        ({"method": "ia3", "ia3.lr": 0.1}, "ia3"),
+    ],
+)
+def test_a_trial_is_named_by_its_recipe_and_the_size_that_it_is_given(params, name):
+    assert layouts._short(params) == name
