@@ -111,6 +111,8 @@ class Method(Protocol):
             stands for query, key and value where they are one module, `convolution` for all in a convolutional net.
             Empty for methods that choose parameters.
         is_peft: Whether stock `peft` holds it, so that it exports as a peft adapter.
+        reads_weights: Whether its layers compute with the base's weight instead of the base's output. No gradient would
+            reach what another component trains of that layer, or inside it: such a recipe is refused.
         label: How a person calls it: "LoRA".
         baseline: What it is called where all else is measured against it: "frozen head"; None for most.
         is_shallow: Whether it trains next to nothing below the top: its steps say little of what others cost.
@@ -123,6 +125,7 @@ class Method(Protocol):
     sized_by: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
     is_peft: bool = False
+    reads_weights: bool = False
     label: str
     baseline: str | None = None
     is_shallow: bool = False

@@ -9,40 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autopeft.methods import Site
-from autopeft.methods._peft import PeftMethod, by_module
+from autopeft.methods._lora import LowRank
 
 
-class Lora(PeftMethod):
+class Lora(LowRank):
     """Low-rank updates of linear layers and convolutions."""
 
     label = "LoRA"
     packs = True
-    peft = "LoraConfig"
-    keys: Mapping[str, str] = {
-        "rank": "rank of the update",
-        "alpha": "numerator of its scale",
-        "dropout": "on its input",
-        "rslora": "scale by alpha / sqrt(rank)",
-        "dora": "train magnitudes too",
-    }
-    stock: Mapping[str, Any] = {"rank": 8, "alpha": 16, "dropout": 0.0, "rslora": False, "dora": False, "lr": 2e-4}
-    size = "rank"
-    sized_by = ("kind", "layer")
-    arguments: Mapping[str, str] = {
-        "alpha": "lora_alpha",
-        "dropout": "lora_dropout",
-        "rslora": "use_rslora",
-        "dora": "use_dora",
-    }
-
-    def given(self, site: Site) -> dict[str, Any]:
-        rank, pattern = by_module(site.scope)
-        return {**super().given(site), "r": rank, "rank_pattern": pattern}
+    keys: Mapping[str, str] = {**LowRank.keys, "dora": "train magnitudes too"}
+    arguments: Mapping[str, str] = {**LowRank.arguments, "dora": "use_dora"}
+    stock: Mapping[str, Any] = {**LowRank.stock, "dora": False}
 
     def describe(self, keys: Mapping[str, Any]) -> str:
-        name = "DoRA" if keys["dora"] else self.label
-        return f"{name} rank {keys['rank']}" + (" (rsLoRA)" if keys["rslora"] else "")
+        text = super().describe(keys)
+        return text.replace(self.label, "DoRA", 1) if keys["dora"] else text
 
 
 plugin = Lora

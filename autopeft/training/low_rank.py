@@ -70,8 +70,11 @@ def fuse(model: nn.Module) -> None:
     """Lets peft's plain LoRA layers of linear ones compute so; what an export loads has peft's own way."""
     from peft.tuners.lora.layer import Linear
 
-    for layer in model.modules():
+    wrapped = {id(module.base_layer) for module in model.modules() if hasattr(module, "base_layer")}
+    for layer in model.modules():  # a wrapped one's output is changed in place, which a node of ours does not allow
         if isinstance(layer, Linear) and is_plain(layer) and type(layer.base_layer) is nn.Linear:
+            if id(layer) in wrapped:
+                continue
             layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,7 +184,12 @@ def attach(
     for part in sorted(parts, key=lambda part: not part.method.is_peft):  # hooks go around a layer's peft layer
         torch.manual_seed(derive_seed(seed, "attach", part.name))
         before = {id(parameter) for parameter in model.parameters()}
+        if part.method.reads_weights:
+            _require_untouched(model, part, taken | {id(by_name[n]) for own in copies.values() for n in own.trained})
         during.append(part.method.attach(model, sites[part.name]))
+        now = {id(parameter) for parameter in model.parameters()}
+        if not taken <= now:
+            raise Refused(f"unsupported: {part.name} replaces what the rest of the recipe adds to the same modules")
         added = [p for p in model.parameters() if p.requires_grad and id(p) not in before]
         own = {id(by_name[name]): by_name[name] for name in copies[part.name].trained}
         trained[part.name] = [*added, *(p for key, p in own.items() if key not in taken)]
@@ -209,6 +214,17 @@ def attach(
         head=frozenset(name for group in groups if group.component == "head" for name in group.names),
         during=tuple(own for own in during if own is not None),
     )
+
+
+def _require_untouched(model: nn.Module, part: Component, trained: Collection[int]) -> None:
+    """Raises Refused where another component trains a layer whose weight this one reads, or acts inside it."""
+    for name in part.scope.names:
+        layer = model.get_submodule(name)
+        if any(parameter.requires_grad or id(parameter) in trained for parameter in layer.parameters()):
+            raise Refused(
+                f"unsupported: {part.name} computes with the weight of {name}, and would hide it from what the rest of "
+                f"the recipe trains there; named before another peft method, {part.name} may fit"
+            )
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

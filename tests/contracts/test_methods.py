@@ -15,6 +15,9 @@ REFUSED = {
     ("vera", "mobilenet"),  # peft's VeRA knows linear layers only
     ("parallel_adapter", "mobilenet"),  # no sub-layers
     ("prefix", "mobilenet"),  # no attention
+    ("tokens", "vit"),  # no tokens
+    ("tokens", "mobilenet"),
+    *((name, "mobilenet") for name in ("eva", "olora", "pissa", "shira")),  # linear layers only
 }
 
 

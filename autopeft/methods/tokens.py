@@ -1,0 +1,60 @@
+"""Trained tokens: E[t] + D[t] for the most frequent tokens t of the training split; all other embeddings stay (as
+peft's trainable tokens, which are named one by one)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from autopeft.errors import Refused
+from autopeft.methods import Method, Site
+
+BATCHES = 64  # what is frequent shows in these
+
+
+class Tokens(Method):
+    """Embeddings of the `size` most frequent tokens. Without batches, as while counting, of the first ones."""
+
+    label = "embeddings"
+    keys: Mapping[str, str] = {"size": "how many tokens"}
+    stock: Mapping[str, Any] = {"size": 16, "lr": 1e-2}
+    size = "size"
+
+    def attach(self, model: Any, site: Site) -> None:
+        import torch
+
+        size = site.keys["size"]
+        try:
+            layer = model.get_input_embeddings()
+        except NotImplementedError:  # transformers' answer of a convolutional net
+            layer = None
+        if not isinstance(layer, torch.nn.Embedding):
+            raise Refused("unsupported: this model reads no tokens")
+        if size > layer.num_embeddings:
+            raise Refused(f"the model has {layer.num_embeddings} tokens, not {size}")
+        device = layer.weight.device
+        counts = torch.zeros(layer.num_embeddings, dtype=torch.long)
+        for batch in itertools.islice(site.batches(), BATCHES) if site.batches is not None else ():
+            read = (
+                batch["input_ids"][batch["attention_mask"].bool()] if "attention_mask" in batch else batch["input_ids"]
+            )
+            counts += torch.bincount(read.flatten().cpu(), minlength=layer.num_embeddings)
+        chosen = torch.argsort(counts, descending=True, stable=True)[:size]
+        layer.register_buffer("chosen_tokens", chosen.to(device))
+        layer.register_parameter(
+            "chosen_shift", torch.nn.Parameter(torch.zeros(size, layer.embedding_dim, device=device))
+        )
+        layer.register_forward_hook(_shift)
+
+    def describe(self, keys: Mapping[str, Any]) -> str:
+        return f"{self.label} of {keys['size']} tokens"
+
+
+def _shift(layer: Any, args: Any, output: Any) -> Any:
+    """Adds what is trained to the embeddings of the chosen tokens."""
+    at = (args[0].unsqueeze(-1) == layer.chosen_tokens).to(output.dtype)  # (..., size), mostly 0
+    return output + at @ layer.chosen_shift.to(output.dtype)
+
+
+plugin = Tokens
