@@ -33,7 +33,7 @@ class Principal(LowRank):
             config.init_lora_weights = self.beginning
         before = {id(module) for module in model.modules()}
         inject(model, config)
-        added = [m for m in model.modules() if isinstance(m, LoraLayer) and id(m) not in before]
+        added: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer) and id(m) not in before]
         for layer in added:  # an SVD leaves views and strides of its own
             for matrix in (layer.lora_A["default"], layer.lora_B["default"]):
                 matrix.weight.data = matrix.weight.data.contiguous()

@@ -69,12 +69,15 @@ class Allocation:
     """
 
     def __init__(self, model: Any, config: Any, before: set[int]) -> None:
-        from peft.tuners.adalora.layer import AdaLoraLayer, RankAllocator
+        from peft.tuners.adalora import layer as peft_layer
 
         self.config = config
-        found = {name: module for name, module in model.named_modules() if isinstance(module, AdaLoraLayer)}
+        found: dict[str, Any] = {
+            name: module for name, module in model.named_modules() if isinstance(module, peft_layer.AdaLoraLayer)
+        }
         self.layers = {name: module for name, module in found.items() if id(module) not in before}
-        self.allocator = RankAllocator(self, config, "default")
+        make: Any = peft_layer.RankAllocator
+        self.allocator = make(self, config, "default")
         self.pattern: Any = None
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:

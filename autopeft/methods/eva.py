@@ -17,6 +17,7 @@ class Eva(LowRank):
     """LoRA that begins where its inputs vary most. What is exported is plain LoRA."""
 
     label = "EVA"
+    packs = True
 
     def attach(self, model: Any, site: Site) -> None:
         import torch

@@ -1,5 +1,7 @@
-"""Trained tokens: E[t] + D[t] for the most frequent tokens t of the training split; all other embeddings stay (as
-peft's trainable tokens, which are named one by one)."""
+"""Trained tokens: E[t] + D[t] for the most frequent tokens t of the training split; all other embeddings stay.
+
+Embeddings alone under a frozen body: Artetxe et al., 2020, arXiv:1910.11856. For chosen tokens: peft's trainable tokens.
+"""
 
 from __future__ import annotations
 

@@ -60,6 +60,9 @@ OURS = [
     {"method": "serial_adapter"},
     {"method": "parallel_adapter"},
     {"method": "prefix"},
+    {"method": "pissa"},
+    {"method": "olora"},
+    {"method": "tokens", "tokens.size": 4},
     {"method": "lora+bias"},
     {"method": "lora+ia3"},
     {"method": "lora@a+lora@b", "lora@b.modules": ["query", "down"], "lora@b.rank": 3},
@@ -223,7 +226,15 @@ def test_images(base, form, bases, tmp_path):
     assert np.array_equal(logits(load(folder).model, inputs), logits(recipe.model, inputs))
 
 
-@pytest.mark.parametrize(("params", "attention"), [({"method": "lora"}, "sdpa"), ({"method": "prefix+bias"}, "eager")])
+@pytest.mark.parametrize(
+    ("params", "attention"),
+    [
+        ({"method": "lora"}, "sdpa"),
+        ({"method": "prefix+bias"}, "eager"),
+        ({"method": "adalora"}, "eager"),
+        ({"method": "pissa"}, "eager"),
+    ],
+)
 def test_verified_in_a_fresh_process(params, attention, bases, tmp_path):
     setup, recipe, inputs = trained(bases["bert"], params, attention=attention)
     folder = exported(setup, recipe, params, tmp_path / "to", tmp_path)

@@ -1,6 +1,7 @@
 """One trial: what it reports, how it ends, and that the cached prefix changes nothing."""
 
 import errno
+import math
 import re
 import time
 from pathlib import Path
@@ -174,6 +175,21 @@ def test_a_refused_configuration_fails_rather_than_flies(worker):
     _, result = outcome(worker.evaluate(trial("lora", **{"lora.layers": [77]})))
     assert result.status is Status.FAILED
     assert "layers 0 to 2" in result.error
+
+
+def test_a_penalty_counts_once_whatever_the_micro_batches(setup):
+    """Of AdaLoRA: the gradients of a batch whole, and of the same batch in parts; the loss is without it."""
+    found, rows = [], np.arange(16)
+    for size in (16, 5):
+        worker = Worker(setup.but(micro_batch_size=size, prefix_cache_bytes=0))
+        network = worker.network(trial("adalora"))
+        loss = network.backward("train", rows)
+        found.append({n: p.grad for n, p in network.model.named_parameters() if p.grad is not None})
+        assert loss == pytest.approx(math.log(2), abs=0.2)
+        penalty = network.attached.during[0].penalty()
+        assert penalty > 0.1
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], atol=1e-6), name
 
 
 def test_a_tensor_that_is_counted_and_never_trained_fails_the_trial(setup, monkeypatch):

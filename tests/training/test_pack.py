@@ -121,7 +121,8 @@ def test_what_a_packed_trial_counts_it_trains(setup):
         with contextlib.suppress(Refused):
             members.append(Member.of(worker, Trial(len(members), params, 5)))
     held = [member for member in members if member is not None]
-    assert {member.trial.params["method"] for member in held} == {"head", "lora"}
+    assert {member.trial.params["method"] for member in held} >= {"head", "lora", "eva"}
+    assert not {part for m in held for part in m.trial.params["method"].split("+")} - {"head", "lora", "eva"}
     before = {member.trial.number: clones(member) for member in held}
     for acts in (False, True):
         some = [member for member in held if bool(member.updates) is acts]
