@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,8 @@ def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -
     taken = UsageError(f"{folder} holds a run already: {command('autopeft', 'resume', folder)} goes on with it")
     if (folder / ledgers.NAME).exists() and ledgers.read(folder / ledgers.NAME):
         raise taken
+    if not quiet:  # in a pipe too: loading libraries and measuring take their time
+        print("preparing: data, model, and what is measured to choose", file=sys.stderr, flush=True)
     executor = wiring.ready_executor(config)
     folder.mkdir(parents=True, exist_ok=True)
     prepared = wiring.prepare(config, folder, executor)

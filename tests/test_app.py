@@ -118,3 +118,16 @@ def test_a_plan_says_what_was_measured_and_nothing_else():
 def test_slots_are_what_ray_will_have(monkeypatch, options, expected):
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert RayTune(**options).processes == expected
+
+
+def test_a_search_says_at_once_what_it_does(tmp_path, monkeypatch, capsys):
+    """Also where its output is no terminal; unless it is to be quiet."""
+
+    def prepare(config, folder, executor):
+        raise Prepared
+
+    monkeypatch.setattr(wiring, "prepare", prepare)
+    for quiet, said in ((False, "preparing: data, model, and what is measured to choose\n"), (True, "")):
+        with pytest.raises(Prepared):
+            app.search(config(tmp_path), tmp_path / str(quiet), quiet=quiet)
+        assert capsys.readouterr().err == said

@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from autopeft.training.answers import Answers
 from autopeft.training.batches import by_length, collate
 from autopeft.training.loop import SCORE_BATCH
 from autopeft.training.model import clone_shared, load_model, view
+from autopeft.training.offline import from_disk_first
 from autopeft.training.recipe import attach, load_trained, resolve
 from autopeft.training.setup import ModelSpec, Setup
 
@@ -216,7 +217,9 @@ class Exported:
                     f"{n_rows(missing)} without {name!r}: {some_rows(missing)}. Fill it in, or leave it out"
                 )
         raw = Raw(inputs, {}, np.arange(count))
-        split = self.task.encoder(self.source, self.about["about"])(raw)
+        source = self.source
+        encoder = partial(self.task.encoder, source, self.about["about"])
+        split = from_disk_first(source.model, self.about["revision"], encoder)(raw)
         return pd.DataFrame(self.task.answers(self.answers(split).kept, self.about["about"]))
 
     def predict_file(self, file: str | Path) -> Any:
@@ -267,6 +270,11 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         raise UsageError(
             f"the base model is not at {about['base']}: say where it is, load(..., base=…) or `autopeft predict --base …`"
         )
+    return from_disk_first(about["base"], about["revision"], partial(_load, folder, about, trust_remote_code))
+
+
+def _load(folder: Path, about: Mapping[str, Any], trust_remote_code: bool) -> Exported:
+    """The base with the adapter on it."""
     spec = ModelSpec(about["base"], about["revision"], trust_remote_code, about["attention"], about.get("kinds", {}))
     model = load_model(spec, about["auto_class"], about["about"]["n_outputs"])
     if about["form"] == "peft":
