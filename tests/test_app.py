@@ -126,7 +126,7 @@ def test_a_search_says_at_once_what_it_does(tmp_path, monkeypatch, capsys):
     def prepare(config, folder, executor):
         raise Prepared
 
-    monkeypatch.setattr(wiring, "prepare", prepare)
+    monkeypatch.setattr(app.wiring, "prepare", prepare)
     for quiet, said in ((False, "preparing: data, model, and what is measured to choose\n"), (True, "")):
         with pytest.raises(Prepared):
             app.search(config(tmp_path), tmp_path / str(quiet), quiet=quiet)
