@@ -4,9 +4,10 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import architectures
 import pytest
 import torch
-from models import bert
+from models import bert, write_tokenizer
 
 from autopeft.config import build_space, load
 from autopeft.errors import EnvironmentFault, Refused, UsageError
@@ -128,6 +129,16 @@ def test_a_model_that_changed_since_the_search_began_is_refused(texts, tmp_path)
         UsageError, match=r"there is no folder .*model, where the model of this search was: put it back"
     ):
         as_it_began(reopen_setup(texts, header, tmp_path), header)
+
+
+def test_a_model_without_padding_and_end_token_is_said_before_training(texts, tmp_path):
+    model = architectures.gpt2()
+    model.config.pad_token_id = model.config.eos_token_id = None
+    shutil.rmtree(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
+    write_tokenizer(tmp_path / "model", (), template=False)
+    with pytest.raises(UsageError, match="names no padding token and no end token"):
+        prepare(texts, tmp_path, measure=False)
 
 
 @pytest.mark.parametrize(("executor", "is_noted"), [({"name": "packed", "slots": 4}, True), ("serial", False)])

@@ -25,13 +25,14 @@ from autopeft.training.setup import ModelSpec
 # Kind → what the name of such a module looks like inside its block; the first row that fits decides. Linear layers that
 # no row names are told by their shapes (`_by_shape`).
 _ATTENTION = (
-    r"(.*\.)?(attn|attention|self_attn|cross_attn|encoder_attn|SelfAttention|EncDecAttention|crossattention)\.(.*\.)?"
+    r"(.*\.)?(attn|attention|self_attn|cross_attn|encoder_attn|SelfAttention|EncDecAttention|crossattention"
+    r"|self_attention|multi_head_attention)\.(.*\.)?"
 )
 KIND_RULES: tuple[tuple[str, str], ...] = (
     ("qkv", r"(.*\.)?(c_attn|in_proj|qkv|qkv_proj|query_key_value|Wqkv)"),
-    ("query", r"(.*\.)?(query|query_proj|q_proj|q_lin|q|to_q|q_head)"),
-    ("key", r"(.*\.)?(key|key_proj|k_proj|k_lin|k|to_k|k_head)"),
-    ("value", r"(.*\.)?(value|value_proj|v_proj|v_lin|v|to_v|v_head)"),
+    ("query", r"(.*\.)?(query|query_proj|q_proj|q_lin|q|to_q|q_head|Wq)"),
+    ("key", r"(.*\.)?(key|key_proj|k_proj|k_lin|k|to_k|k_head|Wk)"),
+    ("value", r"(.*\.)?(value|value_proj|v_proj|v_lin|v|to_v|v_head|Wv)"),
     ("output", _ATTENTION + r"(dense|out_proj|o_proj|out_lin|c_proj|proj|o|Wo|post_proj)"),
     (
         "up",
