@@ -8,6 +8,13 @@ from typing import Any
 from autopeft import recipe
 from autopeft.recipe import Part
 
+# What a model has at most: a transformer, one with query, key and value in one matrix, a convolutional net.
+EVERY = (
+    {"query", "key", "value", "output", "up", "down"},
+    {"qkv", "output", "up", "down"},
+    {"convolution"},
+)
+
 
 def describe(params: Mapping[str, Any], n_layers: int) -> str:
     """A name for a configuration of a model with so many layers. Imports no torch."""
@@ -26,12 +33,12 @@ def _named(part: Part, n_layers: int) -> str:
 
 
 def _sizes_by_kind(part: Part) -> dict[str, int]:
-    """Module kind → size, where each kind has its own; empty where the others share one."""
+    """Module kind → size, if each kind that the part acts on has its own; else empty."""
     sizes = _own_sizes(part)
     by_kind = {kind: value for (kind, layer), value in sizes.items() if kind and layer is None}
-    modules = part.keys.get("modules", ())
-    is_each = part.method.size not in part.given if isinstance(modules, str) else bool(modules)
-    return by_kind if is_each and (isinstance(modules, str) or set(modules) <= set(by_kind)) else {}
+    modules = part.keys.get("modules", part.method.modules)
+    enough = EVERY if isinstance(modules, str) else [set(modules)]
+    return by_kind if by_kind and any(kinds <= set(by_kind) for kinds in enough) else {}
 
 
 def _own_sizes(part: Part) -> dict[tuple[str | None, int | None], int]:
