@@ -1,0 +1,64 @@
+"""A run that an autopeft of ledger schema 1 wrote (the demo's: eight trials told, two seeds confirmed) goes on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from autopeft import model_folder, open_run
+from autopeft.app import leaderboard
+from autopeft.history import History
+from autopeft.tasks.digits import Digits
+
+OLD = Path(__file__).parent / "ledgers" / "schema-1" / "ledger.jsonl"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The run in a folder, its base where this machine has it."""
+    base = str(Digits().base("digits"))
+    digest = model_folder.digest_as(base, "sha256:")
+    folder = tmp_path / "demo-1"
+    folder.mkdir()
+    text = OLD.read_text().replace("BASE", base).replace("DIGEST", str(digest))
+    (folder / "ledger.jsonl").write_text(text)
+    return open_run(folder)
+
+
+def test_it_is_read_with_its_counts_by_class(run):
+    assert run.history.header["schema"] == 1
+    assert len(run.history.told) == 8
+    assert all(set(record.detail) == {"predicted", "correct"} for record in run.history.records)
+    report = run.classification_report("best")
+    assert list(report["class"]) == ["5", "6", "7", "8", "9", "macro average", "weighted average"]
+    assert {"validation_recall", "test_recall"} <= set(report)
+
+
+def test_its_reports_and_its_place_on_a_leaderboard(run):
+    html, markdown = run.report()
+    assert "majority class" in markdown.read_text()
+    assert html.stat().st_size > 10_000
+    assert "majority class" in leaderboard([run.folder])
+
+
+def test_it_goes_on_and_is_confirmed_again(run):
+    before = OLD.read_text().count("\n")
+    more = run.resume(["budget.trials=9"], quiet=True)
+    assert (run.folder / "ledger.jsonl").read_text().count("\n") > before
+    assert [record.number for record in more.history.records if record.is_complete] == list(range(9))
+    assert set(more.history.records[8].detail) == {"rows", "predicted", "correct"}
+    confirmed = len(more.history.confirmations)
+    more.confirm(seeds=1, which=["best"], quiet=True)
+    assert len(History.read(run.folder / "ledger.jsonl").confirmations) == confirmed + 1
+
+
+def test_what_changed_since_is_refused_by_the_old_digest(run, tmp_path):
+    text = (run.folder / "ledger.jsonl").read_text()
+    digest = run.history.header["model"]["revision"]
+    other = tmp_path / "other"
+    shutil.copytree(run.folder, other)
+    (other / "ledger.jsonl").write_text(text.replace(digest, "sha256:0123456789abcdef"))
+    with pytest.raises(Exception, match="has changed since this search began"):
+        open_run(other).resume(["budget.trials=9"], quiet=True)
