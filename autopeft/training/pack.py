@@ -10,6 +10,8 @@ import time
 from collections import deque
 from collections.abc import Generator
 
+import torch
+
 from autopeft.training.answers import NOT_FINITE
 from autopeft.training.course import Course
 from autopeft.training.faults import is_trials_own
@@ -42,7 +44,10 @@ class Pack:
     def join(self, trial: Trial) -> None:
         start, waiting = time.monotonic(), self._courses()
         try:
-            member = Member.of(self.worker, trial)
+            with torch.random.fork_rng(
+                devices=self._devices()
+            ):  # a trial that runs alone meanwhile draws on from there
+                member = Member.of(self.worker, trial)
         except Exception as fault:
             if not is_trials_own(fault):
                 raise
@@ -58,6 +63,9 @@ class Pack:
         """Of all trials that are on their way."""
         members = [member.course for members in self._members.values() for member in members]
         return members if self._solo_course is None else [*members, self._solo_course]
+
+    def _devices(self) -> list[torch.device]:
+        return [self.worker.device] if self.worker.device.type == "cuda" else []
 
     def leave(self, trial: Trial) -> None:
         if self._solo is not None and self._solo[0].number == trial.number:

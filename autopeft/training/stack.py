@@ -265,7 +265,8 @@ class Stack:
                 values, own = self.values[:, part], grad[:, part]
                 moments = [moment[:, part] for moment in self.moments]
                 if setup.train.optimizer == "sgd":
-                    values -= rate * moments[0].mul_(MOMENTUM).add_(own).add_(decay * values)
+                    values *= 1 - rate * decay
+                    values -= rate * moments[0].mul_(MOMENTUM).add_(own)
                     continue
                 first, second = moments
                 first.lerp_(own, 1 - BETAS[0])
