@@ -138,7 +138,7 @@ def test_a_model_without_padding_and_end_token_is_said_before_training(texts, tm
     model.save_pretrained(tmp_path / "model")
     write_tokenizer(tmp_path / "model", (), template=False)
     with pytest.raises(UsageError, match="names no padding token and no end token"):
-        prepare(texts, tmp_path, measure=False)
+        prepare(texts, tmp_path, make_executor(texts), measure=False)
 
 
 @pytest.mark.parametrize(("executor", "is_noted"), [({"name": "packed", "slots": 4}, True), ("serial", False)])
