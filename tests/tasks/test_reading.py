@@ -378,3 +378,35 @@ def test_real_data_reads(shared, name, text, rows):
     info = json.loads((folder / "dataset_info.json").read_text())
     assert found.about["label_names"] == list(map(str, info["label_names"]))
     assert len(found.splits["validation"]) == rows
+
+
+@pytest.mark.parametrize("names", [["1", "2", "3", "4", "5"], ["1", "0"]])
+def test_codes_of_a_hubs_label_names_are_codes_whatever_the_names_look_like(tmp_path, names):
+    """Names ['1' … '5'] coded 0 to 4 were refused, names ['1', '0'] coded 0 and 1 were swapped without a word."""
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    rows = {"text": [f"t{i}" for i in range(40)], "label": [i % len(names) for i in range(40)]}
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)}).save_to_disk(tmp_path / "set")
+    found = TextClassification().read({**DATA, "hub": str(tmp_path / "set")}, seed=0)
+    assert found.about["label_names"] == names
+    for raw in found.splits.values():
+        assert raw.targets["label"].tolist() == (raw.rows % len(names)).tolist()
+
+
+def test_whether_integers_are_names_is_decided_by_all_rows(tmp_path):
+    """The first thousand rows do not decide it: here they hold no name."""
+    values = [0] * 1500 + [7] * 1500
+    rows = pd.DataFrame({"text": [f"t{i}" for i in range(3000)], "label": values})
+    data = {**DATA, "train": write(rows, tmp_path / "rows.csv"), "label_names": ["7", "0"]}
+    found = TextClassification().read(data, seed=0)
+    raw = found.splits["train"]
+    assert raw.targets["label"].tolist() == [1 if row < 1500 else 0 for row in raw.rows]
+
+
+def test_true_is_no_1(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"text": f"t{i}", "label": [True, 1, "x"][i % 3]}) + "\n" for i in range(60))
+    )
+    found = TextClassification().read({**DATA, "train": str(tmp_path / "rows.jsonl")}, seed=0)
+    assert found.about["label_names"] == ["1", "True", "x"]
