@@ -242,10 +242,17 @@ def _judges(stopper: Any, metric: str) -> bool:
 
 
 def _task(draft: Draft) -> Any:
-    """The task's plugin; None where there is none of its name."""
+    """The task with its options; its plugin where these are faulty, None where there is none of its name."""
     entry = draft.content.get("task")
-    name = entry.get("name") if isinstance(entry, Mapping) else entry
-    return plugins.load("tasks", name) if isinstance(name, str) and name in plugins.names("tasks") else None
+    options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
+    name = options.pop("name", None)
+    if not isinstance(name, str) or name not in plugins.names("tasks"):
+        return None
+    plugin = plugins.load("tasks", name)
+    try:
+        return plugin(**options)
+    except (ConfigError, UsageError, ValueError, TypeError):  # `plugins_of` says so
+        return plugin
 
 
 def _score(draft: Draft) -> str | None:

@@ -138,3 +138,40 @@ def write_words(path, rows, seed=0):
         lines.append(f"{' '.join(words)},{' '.join(tags)}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def writer(folder, kind="gpt2"):
+    """A causal language model of whole words, whose tokenizer has no padding token of its own."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    words = {word: at for at, word in enumerate(["<end>", "<unk>", *WORDS, "yes", "no", "it", "is", "not"])}
+    tokens = Tokenizer(models.WordLevel(words, "<unk>"))
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokens, eos_token="<end>", unk_token="<unk>", model_max_length=32
+    ).save_pretrained(folder)
+    if kind == "gpt2":
+        config = transformers.GPT2Config(
+            vocab_size=len(words), n_embd=32, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0
+        )
+    else:
+        config = transformers.LlamaConfig(
+            vocab_size=len(words), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            intermediate_size=48, max_position_embeddings=32, bos_token_id=0, eos_token_id=0,
+        )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return str(folder)
+
+
+def write_completions(path, rows, seed=0):
+    """A CSV of prompts, and a completion that says whether there are more good words than bad ones."""
+    rng = np.random.default_rng(seed)
+    lines = ["prompt,completion"]
+    for index in range(rows):
+        words = [*rng.choice([["bad", "awful", "dull"], ["good", "fine", "nice"]][index % 2], 2)]
+        words += [*rng.choice(["day", "night", "film", "song"], rng.integers(1, 6))]
+        lines.append(f"{' '.join(rng.permutation(words))},{'yes it is' if index % 2 else 'no'}")
+    path.write_text("\n".join(lines) + "\n")
+    return path

@@ -71,7 +71,8 @@ def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any])
 
 def _usage(about: Mapping[str, Any]) -> Iterator[str]:
     if about["form"] == "peft":
-        yield "A stock peft adapter, its head among it. In this folder:\n"
+        its_head = "" if _writes(about) else ", its head among it"
+        yield f"A stock peft adapter{its_head}. In this folder:\n"
         yield "```python"
         yield from _stock(about)
         yield "```\n"
@@ -110,11 +111,21 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     sized = " num_labels=len(labels)," if labels else f" num_labels={outputs}," if outputs else ""
     yield f"base = {about['auto_class']}.from_pretrained("
     yield '    config.base_model_name_or_path, revision=config.revision or "main",' + sized
-    yield f"    ignore_mismatched_sizes=True{trust},  # the adapter brings its own head"
+    if _writes(about) and trust:
+        yield f"   {trust.removeprefix(',')},"
+    elif not _writes(about):
+        yield f"    ignore_mismatched_sizes=True{trust},  # the adapter brings its own head"
     yield ")"
     if about.get("pad_token_id") is not None:
         yield f"base.config.pad_token_id = {about['pad_token_id']}  # its own config names none: rows share batches"
     yield 'model = PeftModel.from_pretrained(base, ".").eval()'
+    if _writes(about):
+        yield 'tokenizer = AutoTokenizer.from_pretrained(".", padding_side="left")'
+        yield 'inputs = tokenizer(["a text"], padding=True, return_tensors="pt")'
+        yield 'given = {name: inputs[name] for name in ("input_ids", "attention_mask")}'
+        yield f"written = model.generate(**given, do_sample=False, max_new_tokens={_new_tokens(about)})"
+        yield 'print(tokenizer.batch_decode(written[:, given["input_ids"].shape[1] :], skip_special_tokens=True))'
+        return
     if texts:
         cut = f", max_length={about['max_length']}" if about["max_length"] else ""
         yield 'tokenizer = AutoTokenizer.from_pretrained(".")'
@@ -131,6 +142,15 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
         yield "    print([labels[index] for index in model(**inputs).logits.argmax(-1)])"
     else:
         yield "    print(model(**inputs).logits)  # `autopeft predict` makes answers of them"
+
+
+def _writes(about: Mapping[str, Any]) -> bool:
+    """Whether it generates text, by an output layer that is the base's own."""
+    return bool(about["auto_class"] == "AutoModelForCausalLM")
+
+
+def _new_tokens(about: Mapping[str, Any]) -> int:
+    return int(about["options"].get("new_tokens", 64))
 
 
 def _columns(about: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -234,7 +234,8 @@ class Task(Protocol):
         Args:
             outputs: The model's logits, fp32.
             batch: The rows.
-            model: In evaluation mode, without gradient; only for a task that `calls_model`.
+            model: In evaluation mode, without gradient; only for a task that `calls_model`. Its `autopeft_source`
+                (`path`, `revision`, `trust_remote_code`) says where its tokenizer is.
         """
 
     def score(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Scores:

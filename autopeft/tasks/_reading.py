@@ -14,7 +14,7 @@ from autopeft.errors import AutoPEFTError, ConfigError, EnvironmentFault, Fault,
 from autopeft.tasks import Dataset, Raw
 from autopeft.tasks._splits import complete
 from autopeft.tasks._tables import Table, read_file
-from autopeft.tasks._targets import NESTED, Target, is_missing, n_rows, nothing_wrong, some_rows
+from autopeft.tasks._targets import Target, nothing_wrong, text_faults
 
 SPLITS = ("train", "validation", "test")
 # What hubs call their validation split.
@@ -177,23 +177,6 @@ def _column_faults(table: Table, columns: Mapping[str, str], split: str) -> list
 def _once(faults: Sequence[Fault]) -> list[Fault]:
     """The first fault of each path: the same column is missing in each split."""
     return list({fault.path: fault for fault in reversed(faults)}.values())
-
-
-def text_faults(table: Table, columns: Mapping[str, str], split: str) -> list[Fault]:
-    """Inputs that are no text, or empty."""
-    faults = []
-    for name, key in columns.items():
-        nested = next((row for row, value in enumerate(table[name]) if isinstance(value, NESTED)), None)
-        if nested is not None:
-            what = type(table[name][nested]).__name__
-            faults.append(Fault(f"data.{key}", f"{split} has a {what} in row {nested} of {name!r}; expected text"))
-            continue
-        empty = [row for row, value in enumerate(table[name]) if is_missing(value) or not str(value).strip()]
-        if empty:
-            faults.append(
-                Fault(f"data.{key}", f"{split} has {n_rows(empty)} with an empty {name!r}: {some_rows(empty)}")
-            )
-    return faults
 
 
 def _digest(splits: Mapping[str, Raw]) -> str:

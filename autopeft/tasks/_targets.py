@@ -196,26 +196,60 @@ class Numbers:
         return values, faults
 
 
-class Nothing:
-    """No column of its own: a language model learns the text."""
+class Texts:
+    """A text a row: what a language model is to write.
 
-    columns: Mapping[str, str] = {}
+    Args:
+        data: The config's data section.
+        key: Of it, that names the column; also the name of the target.
+        n_outputs: Of the model; 0 for the output layer of its checkpoint.
+    """
+
+    def __init__(self, data: Mapping[str, Any], key: str, n_outputs: int) -> None:
+        (self.column,) = named(data, key)
+        self.key, self.n_outputs = key, n_outputs
+        self.columns: Mapping[str, str] = {self.column: key}
 
     def shape_faults(self, table: Mapping[str, Sequence[Any]], split: str) -> list[Fault]:
         return []
 
     def is_unlabelled(self, table: Mapping[str, Sequence[Any]]) -> bool:
-        return False
+        """All missing."""
+        return all(is_missing(value) for value in table[self.column])
 
     def about(
         self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
     ) -> tuple[dict[str, Any], list[Fault]]:
-        return {"n_outputs": 0}, []
+        return {"n_outputs": self.n_outputs}, []
 
     def encode(
         self, table: Mapping[str, Sequence[Any]], split: str, about: Mapping[str, Any]
     ) -> tuple[dict[str, Any], np.ndarray | None, list[Fault]]:
-        return {}, None, []
+        """The texts as they are."""
+        return {self.key: table[self.column]}, None, text_faults(table, self.columns, split)
+
+
+def text_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], split: str) -> list[Fault]:
+    """What is no text, or empty, by column → the key of `data` that names it."""
+    faults = []
+    for name, key in columns.items():
+        nested: tuple[int, str] | None = None
+        empty: list[int] = []
+        for row, value in enumerate(table[name]):
+            if isinstance(value, NESTED):
+                nested = (row, type(value).__name__)
+                break
+            if is_missing(value) or not str(value).strip():
+                empty.append(row)
+        if nested is not None:
+            faults.append(
+                Fault(f"data.{key}", f"{split} has a {nested[1]} in row {nested[0]} of {name!r}; expected text")
+            )
+        elif empty:
+            faults.append(
+                Fault(f"data.{key}", f"{split} has {n_rows(empty)} with an empty {name!r}: {some_rows(empty)}")
+            )
+    return faults
 
 
 def is_missing(value: Any) -> bool:

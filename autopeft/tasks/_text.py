@@ -186,6 +186,21 @@ def longest_row(tokenizer: Any, config: Any, max_length: int | None, n_texts: in
     return longest
 
 
+def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before a text, and behind it."""
+    found = tokenizer("a", return_special_tokens_mask=True)
+    ids, added = found["input_ids"], found["special_tokens_mask"]
+    first, last = added.index(0), len(added) - added[::-1].index(0)
+    return list(ids[:first]), list(ids[last:])
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[Any]) -> list[list[int]]:
+    """The token ids of each text, whole, without what the tokenizer puts around it; at least one each."""
+    before, behind = map(len, special_tokens(tokenizer))
+    rows = _tokens(tokenizer, [[str(text) for text in texts]], NO_LIMIT)["input_ids"]
+    return [row[before : len(row) - behind] or [tokenizer.pad_token_id] for row in rows]
+
+
 def longest_input(tokenizer: Any, config: Any) -> int:
     """Tokens that the model takes at most, by its tokenizer and its position embeddings; `NO_LIMIT` for no bound."""
     text = config.get_text_config()

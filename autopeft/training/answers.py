@@ -9,8 +9,10 @@ import numpy as np
 import torch
 
 from autopeft.tasks import Batch, Kept, Scores, Split, Task
-from autopeft.training.batches import collate, collate_targets
+from autopeft.training.batches import by_length, collate, collate_targets
 
+SCORE_BATCH = 128  # rows of one forward pass without gradient
+SCORE_VALUES = 2**27  # logits of one such pass at most, where a model has some for each token: 0.5 GB in fp32
 NOT_FINITE = "the model's outputs are not finite: it diverged"
 
 
@@ -68,6 +70,18 @@ class Answers:
         found = self.task.score(self.kept, self.split.targets, about)
         loss = float(self.losses.sum() / max(float(weights.sum()), 1e-12))
         return Scores({**found.metrics, "loss": loss}, found.detail)
+
+
+def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:
+    """The rows of a split by the passes in which they are scored.
+
+    Args:
+        lengths: (n_rows,) tokens of each.
+        model: Which scores them.
+    """
+    if getattr(model, "get_output_embeddings", lambda: None)() is None:
+        return by_length(lengths, SCORE_BATCH)
+    return by_length(lengths, SCORE_BATCH, SCORE_VALUES // model.config.get_text_config().vocab_size)
 
 
 def _stacked(values: list[Any]) -> np.ndarray | list[Any]:

@@ -43,10 +43,21 @@ def endless(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndar
         epoch += 1
 
 
-def by_length(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """All rows in batches, longest first, so that running out of memory shows at once. The same every time."""
+def by_length(lengths: np.ndarray, batch_size: int, most_tokens: int | None = None) -> list[np.ndarray]:
+    """All rows in batches, longest first, so that running out of memory shows at once. The same every time.
+
+    Args:
+        most_tokens: Of a batch, its padding counted, unless one row has more; None for any number.
+    """
     rows = np.argsort(-lengths, kind="stable")
-    return [rows[at : at + batch_size] for at in range(0, len(rows), batch_size)]
+    out, at = [], 0
+    while at < len(rows):
+        size = batch_size
+        if most_tokens is not None:
+            size = max(1, min(batch_size, most_tokens // max(1, int(lengths[rows[at]]))))
+        out.append(rows[at : at + size])
+        at += size
+    return out
 
 
 def collate(

@@ -31,9 +31,8 @@ from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.methods import Site
 from autopeft.tasks import Raw, Source, Split, Task, column_names
 from autopeft.tasks._targets import is_missing, n_rows, some_rows
-from autopeft.training.answers import Answers
-from autopeft.training.batches import by_length, collate
-from autopeft.training.loop import SCORE_BATCH
+from autopeft.training.answers import Answers, score_batches
+from autopeft.training.batches import collate
 from autopeft.training.model import clone_shared, load_model, view
 from autopeft.training.offline import from_disk_first
 from autopeft.training.recipe import attach, load_trained, resolve
@@ -186,7 +185,7 @@ class Exported:
         device = next(self.model.parameters()).device
         found = Answers(self.task, split)
         with torch.no_grad():
-            for rows in by_length(split.lengths, SCORE_BATCH):
+            for rows in score_batches(split.lengths, self.model):
                 found.take(rows, self.model(**collate(split, rows, device)).logits, self.model)
         return found
 

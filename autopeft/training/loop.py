@@ -6,6 +6,7 @@ model runs in evaluation mode throughout, also its dropout: only what a method a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -23,8 +24,8 @@ from torch import nn
 
 from autopeft.files import to_disk, trial_folder
 from autopeft.tasks import Scores
-from autopeft.training.answers import NOT_FINITE, Answers
-from autopeft.training.batches import by_length, collate, endless
+from autopeft.training.answers import NOT_FINITE, Answers, score_batches
+from autopeft.training.batches import collate, endless
 from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
 from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes, require_device
@@ -36,8 +37,6 @@ from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
 from autopeft.training.recipe import Attached, attach, counts, load_trained, trained_state
 from autopeft.training.setup import Setup
 from autopeft.trial import Phase, Report, Result, Status, Trial
-
-SCORE_BATCH = 128  # rows of one forward pass without gradient
 
 
 class Worker:
@@ -212,8 +211,10 @@ class Worker:
         found = Answers(self.task, data)
         network.eval()
         with torch.no_grad():
-            for rows in by_length(data.lengths, SCORE_BATCH):
-                found.take(rows, network.logits(split, rows), network.model)
+            for rows in score_batches(data.lengths, network.model):
+                outputs = network.logits(split, rows)
+                with self.precision.context() if self.task.calls_model else contextlib.nullcontext():
+                    found.take(rows, outputs, network.model)
         network.train()
         return found
 
@@ -224,7 +225,7 @@ class Worker:
         data = self.data.splits[split]
         found = Answers(self.task, data)
         with torch.no_grad(), self.precision.context():
-            for rows in by_length(data.lengths, SCORE_BATCH):
+            for rows in score_batches(data.lengths, model):
                 found.take(rows, model.eval()(**collate(data, rows, self.device)).logits, model)
         return found
 

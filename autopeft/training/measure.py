@@ -17,10 +17,11 @@ import torch
 
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.tasks import Columns, Ragged, Split
+from autopeft.training.answers import SCORE_BATCH
 from autopeft.training.batches import endless, order
 from autopeft.training.course import total_steps
 from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes
-from autopeft.training.loop import SCORE_BATCH, Worker
+from autopeft.training.loop import Worker
 from autopeft.training.model import NoSuchAttention, meta_model
 from autopeft.training.network import Network
 from autopeft.training.precision import PRECISIONS

@@ -212,6 +212,7 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
         raise UsageError(
             f"the model {path!r} is none that transformers {transformers.__version__} knows: {why}"
         ) from fault
+    model.autopeft_source = spec  # where its tokenizer is, for a task that calls it
     model.requires_grad_(False)
     fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     model.autopeft_kinds = dict(spec.kinds)

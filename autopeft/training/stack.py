@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from autopeft.training.answers import Answers
+from autopeft.training.answers import SCORE_BATCH, Answers
 from autopeft.training.batches import batch_weight, by_length, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
-from autopeft.training.loop import SCORE_BATCH, Worker
+from autopeft.training.loop import Worker
 from autopeft.training.low_rank import is_plain, updated
 from autopeft.training.model import ModelView, clone_shared, replace_module
 from autopeft.training.network import Network

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from models import bert, vit, write_numbers, write_texts, write_words
+from models import bert, vit, write_completions, write_numbers, write_texts, write_words, writer
 
 from autopeft import plugins, testing
 from autopeft.tasks.text_classification import TextClassification
@@ -51,12 +51,19 @@ def digits(folder):
     return {}, str(plugins.load("tasks", "digits")().base("digits"))
 
 
+def completions(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_completions(folder / "train.csv", 80)), "validation_share": 0.25, "test_share": 0.25}
+    return data, writer(folder / "model")
+
+
 SUBJECTS = {
     "text_classification": texts,
     "image_classification": pictures,
     "digits": digits,
     "regression": numbers,
     "token_classification": words,
+    "causal_language_modelling": completions,
 }
 
 
