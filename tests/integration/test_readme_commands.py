@@ -74,7 +74,7 @@ def checkout(tmp_path, monkeypatch):
     lines = [f"{row},{'yes' if 'good' in row or 'fine' in row else 'no'}" for row in rows]
     (tmp_path / "reviews.csv").write_text("\n".join(["text,label", *lines]) + "\n")
     (tmp_path / "new.csv").write_text("text\ngood day\nawful film\n")
-    (config,) = fenced("yaml")
+    config, *_ = fenced("yaml")  # the job; others show keys
     (tmp_path / "my.yaml").write_text(adapted(config))
     return tmp_path
 
