@@ -14,6 +14,7 @@ import numpy as np
 from autopeft.errors import UsageError
 from autopeft.tasks import Ragged
 from autopeft.tasks._reading import lacks
+from autopeft.tasks._targets import NESTED
 
 NO_LIMIT = 10**9
 
@@ -141,6 +142,11 @@ def encode_rows(
         UsageError: `max_length` leaves no room for a text.
     """
     longest = longest_row(tokenizer, config, max_length, len(columns))
+    nested = next(
+        ((row, value) for column in columns for row, value in enumerate(column) if isinstance(value, NESTED)), None
+    )
+    if nested is not None:
+        raise UsageError(f"expected a text, got a {type(nested[1]).__name__} in row {nested[0]}")
     texts = [[str(value) for value in column] for column in columns]
     rows = _tokens(tokenizer, texts, longest)
     pads = {"input_ids": padding(tokenizer, config), "token_type_ids": tokenizer.pad_token_type_id}

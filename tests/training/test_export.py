@@ -362,6 +362,7 @@ def test_columns_go_by_name(bases, tmp_path):
         ({**rows, "label": ["x", "y"]}, "got unknown columns 'label'"),
         ({"question": ["a", "b"], "answer": ["c"]}, "got 2 of question, 1 of answer"),
         ({"question": ["a", None], "answer": ["c", "d"]}, "1 row without 'question': row 1"),
+        ({"question": ["a", ["x"]], "answer": ["c", "d"]}, "expected a text, got a list in row 1"),
     ):
         with pytest.raises(UsageError, match=message):
             adapter.predict(wrong)
