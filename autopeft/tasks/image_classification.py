@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autopeft.errors import ConfigError, Fault
+from autopeft.errors import ConfigError, Fault, UsageError
 from autopeft.tasks import Dataset, Kind, Raw, Source, Split, column_names
 from autopeft.tasks._classification import Classification
 from autopeft.tasks._reading import describe_origin, lacks, read_table
@@ -207,7 +207,12 @@ def _gives_bytes(processor: Any) -> bool:
     rng = np.random.default_rng(0)
     for shape in PROBES:
         picture = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8)]
-        plain, exact = (processor_pixels(processor, picture, scaled=scaled) for scaled in (False, True))
+        try:
+            plain, exact = (processor_pixels(processor, picture, scaled=scaled) for scaled in (False, True))
+        except ValueError as fault:
+            raise UsageError(
+                f"model: its image processor does not take pictures of three channels, which all are made: {fault}"
+            ) from fault
         if plain.shape[1] != 3 or np.abs(plain - plain.round().clip(0, 255)).max() > 1e-4:
             return False
         multiply, add = _scale(processor)

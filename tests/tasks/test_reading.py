@@ -337,6 +337,14 @@ def test_images_are_stored_as_bytes_that_scale_to_the_processors_own(tmp_path):
     assert smaller.inputs["pixel_values"].shape[2:] == (8, 8)
 
 
+def test_a_model_of_grey_pictures_is_told_what_comes(tmp_path):
+    from transformers import ViTImageProcessor
+
+    ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.5], image_std=[0.5]).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="does not take pictures of three channels"):
+        ImageClassification().encoder(Source(str(tmp_path)), {})
+
+
 def test_the_base_of_digits_never_sees_a_target_class():
     from autopeft.tasks import digits
 
