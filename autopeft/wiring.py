@@ -79,10 +79,12 @@ class Model:
     """
 
     def __init__(self, setup: Setup, n_outputs: int, most_parameters: int | None = None) -> None:
+        from autopeft.training.counter import Counter
         from autopeft.training.model import meta_model, view
 
         self.meta = meta_model(setup.model, setup.task.make().auto_class, n_outputs)
         self.view = view(self.meta)
+        self.count = Counter(self.meta, self.view)
         self.most_parameters = most_parameters
         self._counts: dict[str, Mapping[str, float] | str] = {}
 
@@ -98,12 +100,11 @@ class Model:
             Refused: Over budget, empty or unsupported.
         """
         from autopeft.training.faults import explain, is_trials_own
-        from autopeft.training.recipe import count
 
         key = json.dumps({k: v for k, v in params.items() if not k.endswith((".lr", ".weight_decay", ".dropout"))})
         if key not in self._counts:
             try:
-                self._counts[key] = count(self.meta, self.view, params)
+                self._counts[key] = self.count(params)
             except Refused as refusal:
                 self._counts[key] = str(refusal)
             except (

@@ -29,6 +29,9 @@ class LowRank(PeftMethod):
         rank, pattern = by_module(site.scope)
         return {**super().given(site), "r": rank, "rank_pattern": pattern}
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        return size * (inputs + outputs)
+
     def describe(self, keys: Mapping[str, Any]) -> str:
         return f"{self.label} rank {keys['rank']}" + (" (rsLoRA)" if keys["rslora"] else "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from autopeft.errors import Refused
@@ -47,8 +47,36 @@ class PeftMethod(Method):
     def attach(self, model: Any, site: Site) -> Any:
         inject(model, self.config(site))
 
+    def count(self, model: Any, site: Site) -> int | None:
+        """The sum over its modules of `numbers`; None where one of them is no plain linear layer."""
+        return sum_of_linear(model, site, lambda kind, i, o, size: self.numbers(site.keys, kind, i, o, size))
+
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        """How many parameters it trains at one linear layer; None where there is no formula."""
+        return None
+
     def describe(self, keys: Mapping[str, Any]) -> str:
         return f"{self.label} {self.size.replace('_', ' ')} {keys[self.size]}" if self.size else self.label
+
+
+def sum_of_linear(
+    model: Any, site: Site, numbers: Callable[[str, int, int, int], int | None], sizes: int = 0
+) -> int | None:
+    """The sum over the chosen modules of a function of (kind, inputs, outputs, size); None where one is no plain linear
+    layer, or the function knows none."""
+    import torch
+
+    total = 0
+    for kind, names in site.scope.modules.items():
+        for name in names:
+            layer = model.get_submodule(name)
+            if type(layer) is not torch.nn.Linear:
+                return None
+            found = numbers(kind, layer.in_features, layer.out_features, site.scope.sizes.get(name, sizes))
+            if found is None:
+                return None
+            total += found
+    return total
 
 
 def by_module(scope: Scope) -> tuple[int, dict[str, int]]:

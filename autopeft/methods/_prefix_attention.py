@@ -28,14 +28,7 @@ def add_prefix(model: Any, key: str, value: str, size: int) -> None:
         Refused: That module does not go by transformers' attention interface, or by one that knows no masks; or it has
             a prefix.
     """
-    owner = model.get_submodule(key.rpartition(".")[0])
-    if "ALL_ATTENTION_FUNCTIONS" not in type(owner).forward.__code__.co_names or not hasattr(owner, "config"):
-        raise Refused(f"{type(owner).__name__} is not of transformers' attention interface: no prefix can be prepended")
-    if hasattr(owner, "prefix_key"):
-        raise Refused(f"{key.rpartition('.')[0]} has a prefix already: give the two other layers")
-    before = str(owner.config._attn_implementation)
-    if before not in SUPPORTED:
-        raise Refused(f"a prefix needs {' or '.join(SUPPORTED)} attention, not {before}")
+    owner = attention_of(model, key)
     for name, layer in (("prefix_key", key), ("prefix_value", value)):
         linear = getattr(model.get_submodule(layer), "get_base_layer", lambda at=layer: model.get_submodule(at))()
         if linear.weight.is_meta:
@@ -44,8 +37,25 @@ def add_prefix(model: Any, key: str, value: str, size: int) -> None:
             tensor = torch.empty(size, linear.out_features).normal_(0.0, DEVIATION).to(linear.weight.device)
         owner.register_parameter(name, nn.Parameter(tensor))
     config = copy.copy(owner.config)
-    config._attn_implementation_internal = PREFIX + before
+    config._attn_implementation_internal = f"{PREFIX}{owner.config._attn_implementation}"
     owner.config = config
+
+
+def attention_of(model: Any, key: str) -> Any:
+    """The attention module of a layer that makes keys.
+
+    Raises:
+        Refused: That module does not go by transformers' attention interface, or by one that knows no masks.
+    """
+    owner = model.get_submodule(key.rpartition(".")[0])
+    if "ALL_ATTENTION_FUNCTIONS" not in type(owner).forward.__code__.co_names or not hasattr(owner, "config"):
+        raise Refused(f"{type(owner).__name__} is not of transformers' attention interface: no prefix can be prepended")
+    if hasattr(owner, "prefix_key"):
+        raise Refused(f"{key.rpartition('.')[0]} has a prefix already: give the two other layers")
+    before = str(owner.config._attn_implementation)
+    if before not in SUPPORTED:
+        raise Refused(f"a prefix needs {' or '.join(SUPPORTED)} attention, not {before}")
+    return owner
 
 
 def _with_prefix(

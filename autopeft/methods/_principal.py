@@ -24,6 +24,10 @@ class Principal(LowRank):
     def copies(self, model: Any, site: Site) -> Copies:
         return Copies(changed=tuple(f"{name}.weight" for name in site.scope.names))
 
+    def count(self, model: Any, site: Site) -> int | None:
+        require_linear(model, site, self.label)
+        return super().count(model, site)
+
     def attach(self, model: Any, site: Site) -> None:
         from peft.tuners.lora import LoraLayer
 

@@ -50,6 +50,9 @@ class AdaLora(PeftMethod):
             "deltaT": max(1, steps // 100),
         }
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        return (inputs + outputs + 1) * -(-3 * size // 2) if keys["begin"] + keys["end"] < 1 else None
+
     def attach(self, model: Any, site: Site) -> During:
         config, before = self.config(site), {id(module) for module in model.modules()}
         inject(model, config)

@@ -19,6 +19,10 @@ class Eva(LowRank):
     label = "EVA"
     packs = True
 
+    def count(self, model: Any, site: Site) -> int | None:
+        require_linear(model, site, self.label)
+        return super().count(model, site)
+
     def attach(self, model: Any, site: Site) -> None:
         import torch
 

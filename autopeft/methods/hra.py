@@ -19,5 +19,8 @@ class Hra(PeftMethod):
     size = "rank"
     reads_weights = True
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        return size * inputs
+
 
 plugin = Hra

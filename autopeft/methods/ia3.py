@@ -20,5 +20,8 @@ class IA3(PeftMethod):
     def given(self, site: Site) -> dict[str, Any]:
         return {**super().given(site), "feedforward_modules": list(site.scope.modules.get("down", ()))}
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        return inputs if kind == "down" else outputs
+
 
 plugin = IA3

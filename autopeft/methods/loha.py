@@ -19,5 +19,8 @@ class LoHa(PeftMethod):
     stock: Mapping[str, Any] = {"rank": 8, "alpha": 8, "lr": 1e-3}
     size = "rank"
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        return 2 * size * (inputs + outputs)
+
 
 plugin = LoHa

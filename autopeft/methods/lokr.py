@@ -19,5 +19,12 @@ class LoKr(PeftMethod):
     stock: Mapping[str, Any] = {"rank": 8, "alpha": 8, "lr": 1e-3}
     size = "rank"
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        """Sides as near to each other as can be; a factor whose rank would not be low is a full matrix."""
+        from peft.tuners.lokr.layer import factorization
+
+        (in_m, in_n), (out_l, out_k) = factorization(inputs, -1), factorization(outputs, -1)
+        return out_l * in_m + (size * (out_k + in_n) if size < max(out_k, in_n) / 2 else out_k * in_n)
+
 
 plugin = LoKr

@@ -25,5 +25,8 @@ class Lora(LowRank):
         text = super().describe(keys)
         return text.replace(self.label, "DoRA", 1) if keys["dora"] else text
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        return size * (inputs + outputs) + (outputs if keys["dora"] else 0)
+
 
 plugin = Lora

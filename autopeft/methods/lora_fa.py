@@ -22,5 +22,8 @@ class LoraFA(LowRank):
             if ".lora_A." in name and id(parameter) not in before:
                 parameter.requires_grad_(False)
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        return size * outputs
+
 
 plugin = LoraFA

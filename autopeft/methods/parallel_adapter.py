@@ -3,7 +3,7 @@ arXiv:2110.04366)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from autopeft.errors import Refused
@@ -29,28 +29,44 @@ class ParallelAdapter(Method):
     def attach(self, model: Any, site: Site) -> None:
         from autopeft.methods._bottleneck import AddAfter, Bottleneck, Remember, add_beside, features
 
-        scope, keys = site.scope, site.keys
-        if not scope.names:
-            raise Refused("empty: no module is chosen")
-        for kind, names in scope.modules.items():
-            if kind not in BEGINS:
-                raise Refused(f"a parallel adapter goes beside a sub-layer: {' or '.join(BEGINS)}, not {kind}")
-            if kind == "output" and model.config.model_type in READS_TWICE:
-                raise Refused(f"the attention of {model.config.model_type} reads two inputs: no adapter goes beside it")
-            for block in scope.blocks:
-                begins = [name for name in scope.kinds.get(BEGINS[kind], ()) if name.startswith(f"{block}.")]
-                ends = [name for name in names if name.startswith(f"{block}.")]
-                if not ends and any(name.startswith(f"{block}.") for name in scope.kinds.get(kind, ())):
-                    continue  # of size 0 here
-                if not ends or not begins:
-                    raise Refused(f"{block} has no {BEGINS[kind]} and {kind} to put a parallel adapter beside")
-                first, last = model.get_submodule(begins[0]), model.get_submodule(ends[-1])
-                inputs, outputs, device = features(first)[0], features(last)[1], next(last.parameters()).device
-                size = (scope.sizes[ends[-1]], keys["dropout"], keys["scale"])
-                adapter = Bottleneck(inputs, outputs, *size, is_map=False, device=device)
-                add_beside(model, ends[-1], adapter, "parallel_adapter")
-                remember = Remember(model.get_submodule(block), first)
-                last.register_forward_hook(AddAfter(adapter, remember))
+        for block, begin, end in places(model, site):
+            first, last = model.get_submodule(begin), model.get_submodule(end)
+            inputs, outputs, device = features(first)[0], features(last)[1], next(last.parameters()).device
+            size = (site.scope.sizes[end], site.keys["dropout"], site.keys["scale"])
+            adapter = Bottleneck(inputs, outputs, *size, is_map=False, device=device)
+            add_beside(model, end, adapter, "parallel_adapter")
+            remember = Remember(model.get_submodule(block), first)
+            last.register_forward_hook(AddAfter(adapter, remember))
+
+    def count(self, model: Any, site: Site) -> int | None:
+        """Two matrices and two biases a sub-layer."""
+        from autopeft.methods._bottleneck import features
+
+        total = 0
+        for _, begin, end in places(model, site):
+            inputs, outputs = features(model.get_submodule(begin))[0], features(model.get_submodule(end))[1]
+            total += site.scope.sizes[end] * (inputs + outputs + 1) + outputs
+        return total
+
+
+def places(model: Any, site: Site) -> Iterator[tuple[str, str, str]]:
+    """(block, layer where a sub-layer begins, layer where it ends), of each adapter."""
+    scope = site.scope
+    if not scope.names:
+        raise Refused("empty: no module is chosen")
+    for kind, names in scope.modules.items():
+        if kind not in BEGINS:
+            raise Refused(f"a parallel adapter goes beside a sub-layer: {' or '.join(BEGINS)}, not {kind}")
+        if kind == "output" and model.config.model_type in READS_TWICE:
+            raise Refused(f"the attention of {model.config.model_type} reads two inputs: no adapter goes beside it")
+        for block in scope.blocks:
+            begins = [name for name in scope.kinds.get(BEGINS[kind], ()) if name.startswith(f"{block}.")]
+            ends = [name for name in names if name.startswith(f"{block}.")]
+            if not ends and any(name.startswith(f"{block}.") for name in scope.kinds.get(kind, ())):
+                continue  # of size 0 here
+            if not ends or not begins:
+                raise Refused(f"{block} has no {BEGINS[kind]} and {kind} to put a parallel adapter beside")
+            yield block, begins[0], ends[-1]
 
 
 plugin = ParallelAdapter

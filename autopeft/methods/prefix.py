@@ -11,6 +11,7 @@ from typing import Any
 
 from autopeft.errors import Refused
 from autopeft.methods import Method, Site
+from autopeft.methods._peft import sum_of_linear
 
 
 class Prefix(Method):
@@ -26,13 +27,27 @@ class Prefix(Method):
     def attach(self, model: Any, site: Site) -> None:
         from autopeft.methods._prefix_attention import add_prefix
 
-        keys, values = site.scope.modules.get("key", ()), site.scope.modules.get("value", ())
-        if not keys or len(keys) != len(values):
-            raise Refused("the model has no separate key and value layers to prepend to")
-        for key, value in zip(keys, values, strict=True):
-            if key.rpartition(".")[0] != value.rpartition(".")[0]:
-                raise Refused(f"{key} and {value} belong to different attention modules")
+        for key, value in pairs(site):
             add_prefix(model, key, value, site.scope.sizes[key])
+
+    def count(self, model: Any, site: Site) -> int | None:
+        """A row of keys and one of values a token and layer."""
+        from autopeft.methods._prefix_attention import attention_of
+
+        for key, _ in pairs(site):
+            attention_of(model, key)
+        return sum_of_linear(model, site, lambda kind, _, outputs, size: size * outputs)
+
+
+def pairs(site: Site) -> list[tuple[str, str]]:
+    """The layers that make keys and values, by attention module."""
+    keys, values = site.scope.modules.get("key", ()), site.scope.modules.get("value", ())
+    if not keys or len(keys) != len(values):
+        raise Refused("the model has no separate key and value layers to prepend to")
+    for key, value in zip(keys, values, strict=True):
+        if key.rpartition(".")[0] != value.rpartition(".")[0]:
+            raise Refused(f"{key} and {value} belong to different attention modules")
+    return list(zip(keys, values, strict=True))
 
 
 plugin = Prefix

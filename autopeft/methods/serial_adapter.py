@@ -8,6 +8,7 @@ from typing import Any
 
 from autopeft.errors import Refused
 from autopeft.methods import Method, Site
+from autopeft.methods._peft import sum_of_linear
 
 
 class SerialAdapter(Method):
@@ -19,6 +20,10 @@ class SerialAdapter(Method):
     size = "size"
     sized_by = ("kind", "layer")
     modules: tuple[str, ...] = ("down",)
+
+    def count(self, model: Any, site: Site) -> int | None:
+        """Two matrices and two biases a layer."""
+        return sum_of_linear(model, site, lambda _, i, outputs, size: 2 * outputs * size + size + outputs)
 
     def attach(self, model: Any, site: Site) -> None:
         from autopeft.methods._bottleneck import AddAfter, Bottleneck, add_beside, features

@@ -26,15 +26,7 @@ class Tokens(Method):
     def attach(self, model: Any, site: Site) -> None:
         import torch
 
-        size = site.keys["size"]
-        try:
-            layer = model.get_input_embeddings()
-        except NotImplementedError:  # transformers' answer of a convolutional net
-            layer = None
-        if not isinstance(layer, torch.nn.Embedding):
-            raise Refused("unsupported: this model reads no tokens")
-        if size > layer.num_embeddings:
-            raise Refused(f"the model has {layer.num_embeddings} tokens, not {size}")
+        layer, size = self._embedding(model, site), site.keys["size"]
         device = layer.weight.device
         counts = torch.zeros(layer.num_embeddings, dtype=torch.long)
         for batch in itertools.islice(site.batches(), BATCHES) if site.batches is not None else ():
@@ -48,6 +40,22 @@ class Tokens(Method):
             "chosen_shift", torch.nn.Parameter(torch.zeros(size, layer.embedding_dim, device=device))
         )
         layer.register_forward_hook(_shift)
+
+    def count(self, model: Any, site: Site) -> int | None:
+        return int(site.keys["size"] * self._embedding(model, site).embedding_dim)
+
+    def _embedding(self, model: Any, site: Site) -> Any:
+        import torch
+
+        try:
+            layer = model.get_input_embeddings()
+        except NotImplementedError:  # transformers' answer of a convolutional net
+            layer = None
+        if not isinstance(layer, torch.nn.Embedding):
+            raise Refused("unsupported: this model reads no tokens")
+        if site.keys["size"] > layer.num_embeddings:
+            raise Refused(f"the model has {layer.num_embeddings} tokens, not {site.keys['size']}")
+        return layer
 
     def describe(self, keys: Mapping[str, Any]) -> str:
         return f"{self.label} of {keys['size']} tokens"

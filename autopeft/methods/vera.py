@@ -23,5 +23,8 @@ class Vera(PeftMethod):
     stock: Mapping[str, Any] = {"rank": 256, "d_initial": 0.1, "dropout": 0.0, "lr": 4e-3}
     size = "rank"
 
+    def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
+        return size + outputs
+
 
 plugin = Vera

@@ -125,11 +125,13 @@ def check_method_count_is_exact(name: str, subject: MethodSubject) -> None:
     """The count on the meta device is what a real model trains, on all layers and on some."""
     import torch
 
+    from autopeft.training.counter import Counter
     from autopeft.training.recipe import count
 
     for params in method_recipes(name):
         state = torch.random.get_rng_state()
         counts = count(subject.meta, subject.view, params)
+        assert Counter(subject.meta, subject.view)(params) == counts, f"{params}: the formula gives another count"
         assert torch.equal(state, torch.random.get_rng_state()), "counting draws from the global random state"
         attached = attach_method(subject, params, seed=1)
         trained = {n: p.numel() for n, p in attached.model.named_parameters() if p.requires_grad}

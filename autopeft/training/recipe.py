@@ -262,10 +262,13 @@ def count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[s
 
 
 def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[str, float]:
+    """By attaching; a component that reads weights, and so may allocate even on meta, by its formula."""
     parts = resolve(view, params)
-    closed = {part.name: part.method.count(meta, Site(part.scope, part.keys)) for part in parts}
+    closed = {
+        part.name: part.method.count(meta, Site(part.scope, part.keys)) for part in parts if part.method.reads_weights
+    }
     formula = {name: float(number) for name, number in closed.items() if number is not None}
-    rest = [name for name, number in closed.items() if number is None]
+    rest = [part.name for part in parts if part.name not in formula]
     others = {key: value for key, value in params.items() if key.partition(".")[0] in (*ALWAYS, *rest)}
     found = counts(attach(meta, view, {**others, "method": "+".join(rest) or "head"}, 0))
     added = sum(formula.values())
