@@ -182,7 +182,7 @@ class TestModel:
     """Counting: any exception of a method or of peft is one configuration's, not the search's."""
 
     @pytest.fixture
-    def model(self, monkeypatch):
+    def model(self):
         from autopeft.wiring import Model
 
         model = object.__new__(Model)
@@ -192,19 +192,19 @@ class TestModel:
     @pytest.mark.parametrize(
         "fault", [AttributeError("no such thing"), IndexError("9"), AssertionError(), KeyError("x")]
     )
-    def test_what_goes_wrong_is_a_refusal(self, model, monkeypatch, fault):
+    def test_what_goes_wrong_is_a_refusal(self, model, fault):
         def count(*_):
             raise fault
 
-        monkeypatch.setattr("autopeft.training.recipe.count", count)
+        model.count = count
         for _ in range(2):
             with pytest.raises(Refused, match=type(fault).__name__):
                 model.check({"method": "lora"})
 
-    def test_what_the_user_does_wrong_flies(self, model, monkeypatch):
+    def test_what_the_user_does_wrong_flies(self, model):
         def count(*_):
             raise UsageError("no")
 
-        monkeypatch.setattr("autopeft.training.recipe.count", count)
+        model.count = count
         with pytest.raises(UsageError):
             model.check({"method": "lora"})
