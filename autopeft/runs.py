@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -270,7 +270,7 @@ class Run:
             for note in conversation.notes:  # also when quiet: what the numbers are worth depends on it
                 print(f"note: {note}", file=sys.stderr)
             if not quiet:
-                conversation.listeners = (_say_confirmations(len(conversation)),)
+                conversation.listeners = (_say_confirmations(len(conversation), data.task.metrics),)
             executor.run(conversation, Evaluator.of(setup, "test"))
             shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
         self.history = open_run(self.folder).history
@@ -401,13 +401,13 @@ class Run:
         return html.fragment(self.history, self.describe)
 
 
-def _say_confirmations(total: int) -> Callable[[Mapping[str, Any]], None]:
-    """What prints a line a retraining."""
+def _say_confirmations(total: int, scores: Collection[str]) -> Callable[[Mapping[str, Any]], None]:
+    """What prints a line a retraining, with the scores of the task."""
     told = itertools.count(1)
 
     def say(event: Mapping[str, Any]) -> None:
         error = Redactor().message(event["error"])
-        metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if "_" not in name)
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if name in scores)
         print(f"[{next(told)}/{total}] {event['name']}: {event['status']} {metrics or error}", file=sys.stderr)
 
     return say

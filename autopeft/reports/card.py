@@ -138,7 +138,10 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
         yield "# model(pixel_values=…).logits has a column a label"
         return
     yield "with torch.no_grad():"
-    if labels:
+    if labels and about["auto_class"] == "AutoModelForTokenClassification":
+        yield "    # A tag a token, special ones too; `autopeft predict` gives one a word."
+        yield "    print([[labels[index] for index in row] for row in model(**inputs).logits.argmax(-1)])"
+    elif labels:
         yield "    print([labels[index] for index in model(**inputs).logits.argmax(-1)])"
     else:
         yield "    print(model(**inputs).logits)  # `autopeft predict` makes answers of them"

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autopeft.tasks import Ragged, Split
 from autopeft.training.answers import SCORE_BATCH, Answers
 from autopeft.training.batches import batch_weight, by_length, collate_targets, endless
 from autopeft.training.course import Course
@@ -234,7 +235,8 @@ class Stack:
         self._pieces = dict(zip(self.names, pieces, strict=True))
         longest = max(len(part) for part in parts)
         logits = self.network.logits(split, np.concatenate([np.resize(part, longest) for part in parts]))
-        return [own[: len(part)] for own, part in zip(logits.split(longest), parts, strict=True)]
+        data = self.worker.data.splits[split]
+        return [_of_part(own, data, part) for own, part in zip(logits.split(longest), parts, strict=True)]
 
     def _halving(self, call: Callable[[], Any]) -> Any:
         """The call's value; where memory runs out, called again with half the members in one pass."""
@@ -370,6 +372,16 @@ def _shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]]:
         for name, parameter in _tensors(member).items():
             shapes[name] = tuple(map(max, shapes.get(name, parameter.shape), parameter.shape))
     return shapes
+
+
+def _of_part(outputs: torch.Tensor, split: Split, part: np.ndarray) -> torch.Tensor:
+    """Outputs of a part's own rows; where there is one a token, those of its own padding, as its targets have."""
+    own = outputs[: len(part)]
+    if own.ndim == 2:
+        return own
+    longest = int(split.lengths[part].max())
+    is_left = any(isinstance(column, Ragged) and column.is_left for column in split.inputs.values())
+    return own[:, -longest:] if is_left else own[:, :longest]
 
 
 def _parts(items: Sequence[int], most: int) -> Iterator[Sequence[int]]:
