@@ -44,9 +44,8 @@ class Pack:
     def join(self, trial: Trial) -> None:
         start, waiting = time.monotonic(), self._courses()
         try:
-            with torch.random.fork_rng(
-                devices=self._devices()
-            ):  # a trial that runs alone meanwhile draws on from there
+            # A trial that runs alone meanwhile draws on from the state as it is.
+            with torch.random.fork_rng(devices=self._devices()):
                 member = Member.of(self.worker, trial)
         except Exception as fault:
             if not is_trials_own(fault):
