@@ -32,6 +32,8 @@ from autopeft.trial import Status
 if TYPE_CHECKING:
     import pandas as pd
 
+SAME_SCORE = 1e-6  # what a trial that was trained again may differ by
+
 
 def open_run(folder: str | Path) -> Run:
     """A run from its folder.
@@ -331,10 +333,10 @@ class Run:
             raise UsageError(f"{to} is no empty folder: name another one with --to")
         header = self.history.header
         setup, _ = wiring.as_it_began(wiring.reopen_setup(self.config, header, self.folder), header)
-        folder = self.adapter_folder(record)
+        folder, again = self.adapter_folder(record), None
         if folder is None:
-            folder = self._retrain(record, setup)
-        self._write_export(record, setup, folder, to, which)
+            folder, again = self._retrain(record, setup)
+        self._write_export(record, setup, folder, to, which, again)
         # On the CPU, as the fresh process: a GPU's convolutions are off by more than what is allowed.
         worker = Worker(setup.but(precision="fp32", prefix_cache_bytes=0, device="cpu"))
         verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
@@ -350,7 +352,9 @@ class Run:
         build_once(folder, lambda to: self._write_export(record, setup, tensors, to, pick))
         return folder
 
-    def _write_export(self, record: Record, setup: Setup, folder: Path, to: Path, which: str) -> None:
+    def _write_export(
+        self, record: Record, setup: Setup, folder: Path, to: Path, which: str, retrained: float | None = None
+    ) -> None:
         from autopeft.reports.card import model_card
         from autopeft.training.export import export
 
@@ -364,10 +368,16 @@ class Run:
             about=wiring.about_of(header),
             to=to,
             card=lambda exported: model_card(self.history, record, self.describe, command, exported),
-            facts={"trial": record.number, "metrics": dict(record.metrics), "run": header["id"]},
+            facts={
+                "trial": record.number,
+                "metrics": dict(record.metrics),
+                "run": header["id"],
+                "retrained_score": retrained,
+            },
         )
 
-    def _retrain(self, record: Record, setup: Setup) -> Path:
+    def _retrain(self, record: Record, setup: Setup) -> tuple[Path, float | None]:
+        """Trains a trial again. Returns its folder, and its score if that is not the one that the ledger has."""
         from autopeft.training.loop import Worker
         from autopeft.trial import Result
 
@@ -377,7 +387,17 @@ class Run:
             result = event
         if not isinstance(result, Result) or result.error:
             raise UsageError(f"training trial {record.number} again failed: {getattr(result, 'error', 'interrupted')}")
-        return trial_folder(self.folder, record.number)
+        shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
+        metric = self.history.objectives[0].metric
+        was, now = record.metrics[metric], result.metrics[metric]
+        if abs(now - was) <= SAME_SCORE:
+            return trial_folder(self.folder, record.number), None
+        print(
+            f"note: trained again, trial {record.number} has {metric} {now:.4f}, and had {was:.4f} in the search: another "
+            "device, number of threads or version computes otherwise. The model card says both",
+            file=sys.stderr,
+        )
+        return trial_folder(self.folder, record.number), now
 
     def summary(self) -> dict[str, Any]:
         """What `--json` shows: what front.json says, and where the run lies."""

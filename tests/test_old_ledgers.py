@@ -62,3 +62,18 @@ def test_what_changed_since_is_refused_by_the_old_digest(run, tmp_path):
     (other / "ledger.jsonl").write_text(text.replace(digest, "sha256:0123456789abcdef"))
     with pytest.raises(Exception, match="has changed since this search began"):
         open_run(other).resume(["budget.trials=9"], quiet=True)
+
+
+def test_an_export_that_was_trained_again_says_where_its_score_is_another(run, tmp_path, capsys):
+    """As on another device: the card says the score of the search, and that of the weights that it lies beside."""
+    ledger = run.folder / "ledger.jsonl"
+    best = run.pick("best")
+    score = best.metrics["accuracy"]
+    ledger.write_text(ledger.read_text().replace(f'"accuracy": {score}', '"accuracy": 0.99'))
+    folder = open_run(run.folder).export("best", tmp_path / "adapter")
+    assert f"trial {best.number} was not kept: training it again" in (said := capsys.readouterr().err)
+    assert "and had 0.9900 in the search" in said
+    card = (folder / "README.md").read_text()
+    assert "0.9900 | validation, one seed" in card
+    assert "validation, of these weights: trained again for this export" in card
+    assert not (run.folder / "cache" / "prefix").exists()

@@ -45,7 +45,7 @@ def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any])
     yield (f"An adapter for {text.code(model)}, trial {record.number} of an autopeft search. {_sizes(facts, record)}\n")
     yield "## Scores\n"
     yield "| score | value | what it is |\n|---|---:|---|"
-    yield from _scores(facts, record)
+    yield from _scores(facts, record, about.get("retrained_score"))
     labels = facts.header.get("dataset", {}).get("label_names", ())
     if labels:
         yield "\n## Labels\n"
@@ -173,12 +173,14 @@ def _sizes(facts: Facts, record: Record) -> str:
     return f"It has {text.count(size)} trained parameters{part}{head}."
 
 
-def _scores(facts: Facts, record: Record) -> Iterator[str]:
+def _scores(facts: Facts, record: Record, retrained: float | None) -> Iterator[str]:
     confirmed = facts.confirmation(record)
     metric = text.markdown(text.metric_title(facts.metric))
     if confirmed is not None:
         yield f"| {metric} | {confirmed.value} | {confirmed.label}: of its retrainings, this one is of the search's seed |"
     yield f"| {metric} | {text.score(facts.score(record))} | {facts.validation_label}, the best of many: flattered |"
+    if retrained is not None:
+        yield f"| {metric} | {text.score(retrained)} | validation, of these weights: trained again for this export |"
     for baseline in facts.baselines:
         yield (
             f"| {metric}: {text.markdown(baseline.title)} | {text.score(baseline.score)} | validation, for comparison |"
