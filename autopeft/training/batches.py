@@ -1,4 +1,4 @@
-"""Which rows make a batch, and a batch as tensors. No padding work: batches come from length-sorted pools."""
+"""Which rows make a batch, and a batch as tensors. Little padding: the rows of a batch have similar lengths."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ POOL = 64  # batches a pool: long enough to sort well, short enough that each ep
 
 
 def order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """One epoch's batches: a function of the seed and the epoch only, so that all executors agree.
+    """Returns one epoch's batches. They depend on the seed and the epoch only, so that all executors agree.
 
-    Rows are shuffled, cut into pools, sorted by length within each, cut into batches, and the batches shuffled.
+    Rows are shuffled and cut into pools. Each pool is sorted by length and cut into batches. The batches are shuffled.
 
     Args:
         lengths: (n_rows,) tokens a row.
@@ -36,7 +36,7 @@ def order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[n
 
 
 def endless(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Batch after batch, epoch after epoch."""
+    """Yields batch after batch, epoch after epoch, without end."""
     epoch = 0
     while True:
         yield from order(lengths, batch_size, seed, epoch)
@@ -44,10 +44,11 @@ def endless(lengths: np.ndarray, batch_size: int, seed: int) -> Iterator[np.ndar
 
 
 def by_length(lengths: np.ndarray, batch_size: int, most_tokens: int | None = None) -> list[np.ndarray]:
-    """All rows in batches, longest first, so that running out of memory shows at once. The same every time.
+    """Returns all rows in batches, longest first, so that running out of memory shows at once. Not random.
 
     Args:
-        most_tokens: Of a batch, its padding counted, unless one row has more; None for any number.
+        most_tokens: Bound on the tokens of a batch, padding included. A single longer row is still a batch. None for
+            no bound.
     """
     rows = np.argsort(-lengths, kind="stable")
     out, at = [], 0
@@ -63,12 +64,12 @@ def by_length(lengths: np.ndarray, batch_size: int, most_tokens: int | None = No
 def collate(
     split: Split, rows: np.ndarray, device: Any = "cpu", without: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
-    """The model's inputs for some rows, padded to the longest of them.
+    """Returns the model's inputs for some rows, padded to the longest of them.
 
-    A ragged column brings an `attention_mask` (int64, 1 where there is a value).
+    If a column is ragged, an `attention_mask` is added (int64, 1 for a value, 0 for padding).
 
     Args:
-        without: Dense columns that the model will not look at (their part is cached): one zero a row in their place.
+        without: Dense columns that the model does not read, as the cache replaces them. Each becomes one zero a row.
     """
     inputs: dict[str, torch.Tensor] = {}
     for name, column in split.inputs.items():
@@ -84,7 +85,7 @@ def collate(
 
 
 def collate_targets(split: Split, rows: np.ndarray, device: Any = "cpu") -> dict[str, Any]:
-    """The targets of some rows, padded to the longest of them."""
+    """Returns the targets of some rows, padded to the longest of them."""
     out = {}
     for name, column in split.targets.items():
         values = pad(column, rows)[0] if isinstance(column, Ragged) else np.ascontiguousarray(column[rows])
@@ -94,12 +95,12 @@ def collate_targets(split: Split, rows: np.ndarray, device: Any = "cpu") -> dict
 
 
 def batch_weight(weights: np.ndarray, rows: np.ndarray) -> float:
-    """What the sum of a batch's losses is divided by: 1 for rows of which nothing is scored."""
+    """Returns the divisor of a batch's summed loss: the weight of its rows, or 1 if none of them is scored."""
     return float(weights[rows].sum()) or 1.0
 
 
 def pad(column: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a ragged column side by side: (n_rows, longest, ...), and the mask (n_rows, longest) of what is real."""
+    """Pads rows of a ragged column. Returns (n_rows, longest, ...) and a mask (n_rows, longest) of real values."""
     starts, ends = column.offsets[rows], column.offsets[rows + 1]
     longest = int((ends - starts).max())
     values = np.full((len(rows), longest, *column.values.shape[1:]), column.pad, dtype=column.values.dtype)
@@ -112,7 +113,7 @@ def pad(column: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scaled(stored: torch.Tensor, split: Split, name: str) -> torch.Tensor:
-    """Stored integers as what the model takes, channel by channel (n, channels, height, width)."""
+    """Scales stored integers to the values that the model takes, channel by channel (n, channels, height, width)."""
     if name not in split.scale:
         return stored.float() if stored.is_floating_point() else stored
     multiply, add = (

@@ -1,4 +1,4 @@
-"""A trial's course: how many steps it takes, where it reports, what ends it, and what it says at the end."""
+"""A trial's course: how many steps it takes, when it reports, what ends it, and what its result is."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from autopeft.trial import Report, Result, Status, Trial
 
 
 class Course:
-    """One trial on its way through its steps; the clock runs from here.
+    """Follows one trial through its steps. The clock starts when the course is made.
 
     Args:
         setup: What all trials share.
         trial: The trial.
-        n_rows: Of the training split.
+        n_rows: Number of rows of the training split.
 
     Attributes:
         total: Optimiser steps.
@@ -35,15 +35,15 @@ class Course:
         self._times = [time.monotonic()]
 
     def mark(self) -> None:
-        """The end of a part: of attaching, then of training."""
+        """Notes the time at the end of a part: first of attaching, then of training."""
         self._times.append(time.monotonic())
 
     def wait(self, seconds: float) -> None:
-        """Time in which others had the worker counts for nothing here."""
+        """Takes off seconds in which the worker did not work for this trial."""
         self._times = [moment + seconds for moment in self._times]
 
     def failure(self, step: int, loss: float) -> Result | None:
-        """Takes the loss of a step; how the trial ends, where it ends here."""
+        """Takes the loss of a step. Returns the trial's result if the trial ends here, else None."""
         if not math.isfinite(loss):
             return Result(
                 self.trial, Status.FAILED, error=f"the training loss is {loss} at step {step} of {self.total}"
@@ -57,14 +57,14 @@ class Course:
         return None
 
     def report(self, step: int, scores: Mapping[str, float]) -> Report:
-        """Of a rung: the smoothed training loss, and the scores of validation where there are any."""
+        """Makes the report of a rung: the smoothed training loss, and the validation scores if there are any."""
         return Report(step, {"train_loss": float(np.mean(self._recent)), **scores})
 
     def result(self, scores: Scores, known: Mapping[str, float]) -> Result:
-        """How a trial ends that was trained and scored; `mark` was called after attaching and after training.
+        """Makes the result of a trained and scored trial. `mark` was called after attaching and after training.
 
         Args:
-            scores: Of the final split.
+            scores: Scores on the final split.
             known: Further metrics, such as the counts.
         """
         metrics = {**scores.metrics, "train_loss": float(np.mean(self._recent))}
@@ -81,7 +81,7 @@ class Course:
 
 
 def total_steps(setup: Setup, n_rows: int) -> int:
-    """Optimiser steps of one trial."""
+    """Returns the number of optimiser steps of one trial."""
     if setup.train.steps is not None:
         return setup.train.steps
     assert setup.train.epochs is not None, "a setup has epochs or steps"
@@ -89,5 +89,5 @@ def total_steps(setup: Setup, n_rows: int) -> int:
 
 
 def rung_steps(rungs: tuple[float, ...], total: int) -> frozenset[int]:
-    """The steps after which a trial reports: each share of the total, at least 1, and below the end."""
+    """Returns the steps after which a trial reports: each share of the total, at least 1 and before the last step."""
     return frozenset(step for share in rungs if (step := max(1, round(share * total))) < total)

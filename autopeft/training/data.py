@@ -1,4 +1,4 @@
-"""Encoded data, once a node: flat arrays on disk, read by every worker through memory maps, without copying."""
+"""Data, encoded once a node: flat arrays on disk that every worker reads through memory maps, without copying."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from autopeft.files import build_once
 from autopeft.tasks import Columns, Ragged, Split, Task, chunks
 from autopeft.training.setup import Setup
 
-FORMAT = 4  # of the folder: a run that an older autopeft began is encoded anew
-MOST_FAULTS = 20  # named at once
-CHUNK = 512  # rows encoded at once: what bounds the memory of encoding
+FORMAT = 4  # version of the folder; data of an older version is encoded again
+MOST_FAULTS = 20  # named in one message
+CHUNK = 512  # rows encoded at once; bounds the memory of encoding
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Data:
     """A task's data, encoded for one model.
 
     Attributes:
-        folder: Where the arrays lie.
-        task: Whose data it is.
+        folder: Place of the arrays.
+        task: The task that encoded the data.
         splits: "train", "validation", and "test" if there is one.
         rows: Split → (n_rows,) int64: each row's index in the file, or the official split, that it came from.
         about: What scoring, answers and reports need (`tasks.Dataset.about`).
@@ -45,17 +45,17 @@ class Data:
 
     @property
     def n_outputs(self) -> int:
-        """Size of the model's output layer; 0 for that of the checkpoint."""
+        """Size of the model's output layer; 0 to keep that of the checkpoint."""
         return int(self.about["n_outputs"])
 
     @cached_property
     def weights(self) -> Mapping[str, np.ndarray]:
-        """Split → (n_rows,): what each row counts in a mean loss."""
+        """Split → (n_rows,): weight of each row in a mean loss."""
         return {name: np.asarray(self.task.weights(split.targets)) for name, split in self.splits.items()}
 
 
 def prepare(setup: Setup) -> Data:
-    """The data of a setup: from where it was encoded, or read and encoded into the cache now. Safe between processes."""
+    """Opens the encoded data of a setup; encodes it into the cache first if needed. Safe between processes."""
     task = setup.task.make()
     if setup.encoded is not None:
         folder = Path(setup.encoded)
@@ -69,7 +69,7 @@ def prepare(setup: Setup) -> Data:
 
 
 def encoded(setup: Setup, digest: str) -> Path | None:
-    """The folder in the setup's cache that has the data of this digest; None if none has."""
+    """Returns the folder in the setup's cache that has the data of this digest; None if there is none."""
     for file in sorted((Path(setup.cache) / "data").glob("*/meta.json")):
         meta = json.loads(file.read_text())
         if meta.get("format") == FORMAT and meta["origin"].get("digest") == digest:
@@ -78,7 +78,7 @@ def encoded(setup: Setup, digest: str) -> Path | None:
 
 
 def _key(setup: Setup) -> str:
-    """Changes with everything that the encoded arrays depend on; files count by size and time of change."""
+    """Returns a key of everything that the encoded arrays depend on. A file counts by its size and time of change."""
     stamps = {}
     for name, value in setup.task.data.items():
         if isinstance(value, str) and Path(value).is_file():
@@ -97,7 +97,7 @@ def _encode(task: Task, setup: Setup, folder: Path) -> None:
             for chunk in chunks(raw, CHUNK):
                 try:
                     writer.add(encode(chunk))
-                except ConfigError as fault:  # rows that cannot be encoded: the others are looked at, too
+                except ConfigError as fault:  # of these rows; faults of the others are collected, too
                     faults += [Fault(inner.path, f"{name}, {inner.message}", inner.line) for inner in fault.faults]
                 if len(faults) > MOST_FAULTS:
                     break
@@ -114,12 +114,13 @@ def _encode(task: Task, setup: Setup, folder: Path) -> None:
 
 
 class Writer:
-    """Writes an encoded split chunk by chunk: no more than a chunk is in memory.
+    """Writes an encoded split chunk by chunk, with at most one chunk in memory.
 
-    A column is a file of its numbers, end to end, and of a ragged one the lengths; what they mean is in columns.json.
+    A column is a file of its numbers, row after row. A ragged column has a second file with the lengths of its rows.
+    columns.json holds the types and shapes.
 
     Args:
-        folder: Is made.
+        folder: Destination; it is created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -130,10 +131,10 @@ class Writer:
         self._meta: dict[str, Any] = {"inputs": {}, "targets": {}, "scale": []}
 
     def add(self, split: Split) -> None:
-        """The next rows.
+        """Appends the next rows.
 
         Raises:
-            ValueError: They are stored otherwise than those before.
+            ValueError: Their type or shape differs from that of the rows before.
         """
         for part, columns in (("inputs", split.inputs), ("targets", split.targets)):
             for name, column in columns.items():
@@ -159,7 +160,7 @@ class Writer:
             self._lengths.setdefault(key, []).append(np.diff(column.offsets))
 
     def close(self) -> None:
-        """What the files mean is written, and they are closed."""
+        """Closes the files and writes columns.json."""
         for file in self._files.values():
             file.close()
         for key, lengths in self._lengths.items():
@@ -180,7 +181,7 @@ def _load_columns(folder: Path, part: str, meta: Mapping[str, Any]) -> Columns:
         shape = (-1, *kind["shape"])
         if file.stat().st_size:
             values = np.memmap(file, kind["dtype"], "r").reshape(shape)
-        else:  # no file of 0 bytes can be mapped
+        else:  # an empty file cannot be mapped
             values = np.empty((0, *kind["shape"]), kind["dtype"])
         if "pad" in kind:
             columns[name] = Ragged(values, np.load(folder / f"{part}.{name}.offsets.npy"), kind["pad"], kind["is_left"])

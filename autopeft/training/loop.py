@@ -1,7 +1,7 @@
 """One trial on a resident base: attach, train, score, in one straight loop. The base is loaded once a worker.
 
-What is random comes from the trial's seed: the head, the adapters, the order of the rows, the dropout. The frozen
-model runs in evaluation mode throughout, also its dropout: only what a method adds has dropout of its own.
+All randomness comes from the trial's seed: the head, the adapters, the order of the rows, the dropout. The frozen
+model stays in evaluation mode, so its own dropout is off. Only the modules that a method adds use dropout.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from autopeft.trial import Phase, Report, Result, Status, Trial
 
 
 class Worker:
-    """A base model, its data and its caches, resident; serves trial after trial.
+    """Keeps a base model, its data and its caches in memory, and evaluates trial after trial.
 
     Args:
         setup: What all trials share.
-        should_end: Looked at between steps; when it turns true the trial ends without a result.
+        should_end: Is called between steps. If it returns true, the trial ends without a result.
 
     Raises:
         EnvironmentFault: The device, the model or the data is not there.
@@ -73,10 +73,10 @@ class Worker:
     ) -> Generator[Report | Result, None, None]:
         """Trains a trial and scores it on a split: a Report a rung, then the Result.
 
-        Exceptions of the trial become its status; what the user or the machine does wrong flies.
+        An exception that the trial itself causes becomes its status. Faults of the user or the machine are raised.
 
         Args:
-            course: Of this trial, where somebody else keeps its clock.
+            course: The trial's course, if the caller keeps its clock.
         """
         for event in self.phases(trial, split, course):
             if not isinstance(event, Phase):
@@ -85,7 +85,7 @@ class Worker:
     def phases(
         self, trial: Trial, split: str = "validation", course: Course | None = None
     ) -> Generator[Report | Result | Phase, None, None]:
-        """As `evaluate`, and says what it does."""
+        """Does the same as `evaluate`, and also yields each phase when it begins."""
         known: dict[str, float] = {}
         try:
             for event in self._evaluate(trial, split, course or self.course(trial)):
@@ -105,7 +105,7 @@ class Worker:
         setup, built = self.setup, self.prefix.seconds
         yield Phase.PREPARING
         network = self.network(trial)
-        course.wait(self.prefix.seconds - built)  # what all trials share is none's time
+        course.wait(self.prefix.seconds - built)  # caches serve all trials: no trial's time
         course.mark()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -130,7 +130,7 @@ class Worker:
         yield self.finish(course, network.attached, answers, split, used, tuple(network.untrained))
 
     def course(self, trial: Trial) -> Course:
-        """The course of a trial on this data; its clock starts."""
+        """Starts the clock of a trial, and returns its course on this data."""
         return Course(self.setup, trial, len(self.data.splits["train"]))
 
     def finish(
@@ -142,9 +142,9 @@ class Worker:
         used: Mapping[str, float],
         untrained: Sequence[str] = (),
     ) -> Result:
-        """How a trained trial ends, by its answers for a split; keeps its tensors if they are wanted.
+        """Returns the result of a trained trial from its answers for a split. Keeps its tensors if the config says so.
 
-        A trial that counts a tensor which never had a gradient has failed: its size would be too large on the front.
+        The trial fails if a tensor that it counts never had a gradient: its size on the front would be too large.
         """
         if untrained:
             some = f"{', '.join(untrained[:3])}{' and others' if len(untrained) > 3 else ''}"
@@ -160,11 +160,11 @@ class Worker:
         return result
 
     def network(self, trial: Trial) -> Network:
-        """A clone of the base with the trial's recipe attached."""
+        """Returns a clone of the base with the trial's recipe attached, ready to train."""
         return self.wrap(self.attach(trial))
 
     def attach(self, trial: Trial) -> Attached:
-        """A clone of the base with the trial's recipe; the steps and batches that it attaches by are those it trains by."""
+        """Attaches the trial's recipe to a clone of the base, given the same steps and batches as in training."""
         split, setup = self.data.splits["train"], self.setup
 
         def batches() -> Iterator[Mapping[str, torch.Tensor]]:
@@ -175,7 +175,7 @@ class Worker:
         return attach(self.base, self.view, trial.params, trial.seed, steps, batches)
 
     def wrap(self, attached: Attached) -> Network:
-        """What was attached to a clone of the base, in the precision of the search, cut where its prefix is cached."""
+        """Puts an attached clone in the precision of the search, without the blocks that the prefix cache replaces."""
         as_trials_run(attached.model, self.view, self.precision)
         return Network(self, attached)
 
@@ -184,7 +184,7 @@ class Worker:
         setup, split = self.setup, self.data.splits["train"]
         optimizer = make_optimizer(network.attached, setup)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(learning_rate_factor, setup, total))
-        torch.manual_seed(seed)  # attaching consumed randomness, differently by method
+        torch.manual_seed(seed)  # each method draws another amount of randomness to attach
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         network.train()
         batches = endless(split.lengths, setup.train.batch_size, seed)
@@ -202,11 +202,11 @@ class Worker:
             yield step, loss
 
     def scores(self, network: Network, split: str) -> Scores:
-        """All metrics of the task on a split."""
+        """Computes all metrics of the task on a split."""
         return self.answers(network, split).scores(self.data.weights[split], self.data.about)
 
     def answers(self, network: Network, split: str) -> Answers:
-        """What the network says of a split. Leaves the network in training mode."""
+        """Runs the network over a split and collects its answers. Leaves the network in training mode."""
         data = self.data.splits[split]
         found = Answers(self.task, data)
         network.eval()
@@ -219,7 +219,7 @@ class Worker:
         return found
 
     def base_answers(self, split: str) -> Answers:
-        """What the untouched base says of a split."""
+        """Runs the unchanged base over a split and collects its answers."""
         model = clone_shared(self.base, ())
         self.precision.lower(model)
         data = self.data.splits[split]
@@ -230,7 +230,7 @@ class Worker:
         return found
 
     def sample(self, trial: Trial, tensors: Path, rows: int = 8) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
-        """The logits of a trained trial for some validation rows, and the model's inputs of these rows."""
+        """Returns the logits of a trained trial for some validation rows, and the model's inputs for these rows."""
         network = self.network(trial)
         load_trained(network.attached, load_file(tensors))
         network.eval()
@@ -241,23 +241,23 @@ class Worker:
         return logits, collate(split, chosen, self.device)
 
     def keep(self, trial: Trial, attached: Attached) -> None:
-        """Writes the trained tensors to the run's folder: to a temporary name, then renamed."""
+        """Writes the trained tensors to the run's folder, first under a temporary name."""
         folder = trial_folder(self.setup.folder, trial.number)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{trial.number:05d}.", dir=folder.parent))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained_state(attached).items()}
         save_file(tensors, temporary / "trained.safetensors")
         (temporary / "recipe.json").write_text(json.dumps(trial.to_json()))
-        to_disk(temporary)  # before the ledger says that they are there
-        shutil.rmtree(folder, ignore_errors=True)  # of a rerun
+        to_disk(temporary)  # before the ledger says that the tensors exist
+        shutil.rmtree(folder, ignore_errors=True)  # left by an earlier run of the trial
         os.replace(temporary, folder)
 
     def cached(self, splits: Sequence[str], depth: int) -> dict[str, Cached] | None:
-        """Activations of splits below `depth`, by name; None where together they are over the bound."""
+        """Returns the cached activations of splits below `depth`, by split; None if together they exceed the bound."""
         return self.prefix.get({name: self.data.splits[name] for name in splits}, depth, self.reach)
 
     def reach(self, depth: int, lower: int | None = None, below: Cached | None = None) -> Reach:
-        """Computes activations below `depth`, from the inputs or from a lower depth's cache."""
+        """Returns what computes the activations below `depth`, from the inputs or from the cache of a lower depth."""
         model = clone_shared(self.base, ())
         self.precision.lower(model)
         model.eval()

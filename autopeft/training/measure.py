@@ -29,24 +29,24 @@ from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import Trial
 
-# Largest difference of logits that a candidate may show against fp32 eager, of the largest logit: what bf16's 8 bits
-# of mantissa leave after a dozen layers.
+# Largest difference that a candidate's logits may have from those of fp32 eager, as a share of the largest logit. bf16
+# has 8 bits of mantissa; this is its rounding error after a dozen layers.
 TOLERANCE = 0.05
-STEPS = 4  # of a cost
-CHOICE_STEPS, ROUNDS = 3, 2  # of a choice: all candidates in each round, and each step counts as its fastest
-PRODUCT = 512  # rows, inner size and columns of the product that tells whether bf16 is fast here
+STEPS = 4  # measured for a cost
+CHOICE_STEPS, ROUNDS = 3, 2  # measured for a choice: each round runs all candidates; each step counts at its fastest
+PRODUCT = 512  # rows, inner size and columns of the product that shows whether bf16 is fast here
 SAMPLE = 512  # rows of a split that a cost is measured on
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was measured to choose. Stands in the ledger's first line; resume and confirm use it again.
+    """A measured choice. It is in the ledger's first line; resume and confirm use it again.
 
     Attributes:
-        precision, attention: The fastest that agrees with fp32 eager.
+        precision, attention: The fastest candidate that agrees with fp32 eager.
         micro_batch_size: Rows of one forward pass.
-        candidates: Of each: seconds a step (on a CPU those of the CPU; None where it does not agree), and the largest
-            difference of logits, of the largest logit. None in bf16 where products are no faster in it.
+        candidates: For each: seconds a step (CPU seconds on a CPU; None if the candidate does not agree), and the
+            largest difference of logits as a share of the largest logit. There is no bf16 candidate if bf16 is slow.
     """
 
     precision: str
@@ -59,19 +59,19 @@ class Choice:
 
 
 def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, Any], pack: int = 1) -> Choice:
-    """Measures a step of each candidate, where the config says `auto`; keeps what the user fixed.
+    """Measures a step of each candidate if the config says `auto`; keeps what the user fixed.
 
     Args:
-        setup: Its precision and attention are not read.
+        setup: Setup of the search; its precision and attention are not read.
         precision, attention: A name, or "auto".
-        params: A configuration that trains through all blocks: what most steps of the search cost.
-        pack: Trials of one pass; the step is that of so many, if `params` can be packed.
+        params: A configuration that trains through all blocks, as most steps of the search do.
+        pack: Number of trials in a measured step, if `params` can be packed.
 
     Raises:
         UsageError: The model does not take this data, or has no such attention.
         EnvironmentFault: Memory ran out.
     """
-    if attention not in ("auto", "eager"):  # said before anything is trained
+    if attention not in ("auto", "eager"):  # fail before anything is trained
         meta_model(setup.but(attention=attention).model, setup.task.make().auto_class, 0, with_attention=True)
     precisions = (
         (PRECISIONS if is_bf16_fast(setup.machine.device) else ("fp32",)) if precision == "auto" else (precision,)
@@ -83,7 +83,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
     differences: dict[tuple[str, str], float] = {}
     for name in itertools.product(dict.fromkeys(("fp32", *precisions)), attentions):
         if name[0] not in precisions and exact is not None:
-            continue  # fp32 runs once as the yardstick where it is no candidate
+            continue  # if fp32 is no candidate, it runs once, as the reference
         try:
             logits = _logits(_with(setup, name), params)
         except NoSuchAttention:
@@ -92,7 +92,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
         if name[0] in precisions:
             differences[name] = float(np.abs(logits - exact).max() / np.abs(exact).max())
     agree = [name for name, difference in differences.items() if difference <= TOLERANCE]
-    agree = agree or list(differences)  # the user fixed a precision that differs more: it is what was asked for
+    agree = agree or list(differences)  # a precision that the user fixed is kept, even if it differs more
     seconds = _fastest_steps(setup, params, agree, pack)
     best = min(agree, key=seconds.__getitem__)
     candidates = tuple(
@@ -105,13 +105,15 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
 def _fastest_steps(
     setup: Setup, params: Mapping[str, Any], names: Sequence[tuple[str, str]], pack: int
 ) -> dict[tuple[str, str], float]:
-    """Mean seconds of a step of each candidate, each step at its fastest. Candidates take turns, so that what slows the
-    machine for some seconds decides nothing: its speed was seen to change twofold within a minute."""
+    """Measures the mean seconds of a step of each candidate, each step at its fastest.
+
+    Candidates take turns, so that a slow phase of the machine does not decide: its speed can halve within a minute.
+    """
     found: dict[tuple[str, str], list[list[float]]] = {name: [] for name in names}
     for _ in range(ROUNDS):
         for name in names:
             worker = Worker(_with(setup, name).but(prefix_cache_bytes=0))
-            # CPU seconds on a CPU: what else runs on the machine must not choose.
+            # CPU seconds on a CPU, so that other processes of the machine do not change the choice.
             clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
             with taken(worker, "train"):
                 found[name].append(_timed(worker, _steps(worker, params, pack, CHOICE_STEPS + 1), clock)[1:])
@@ -119,7 +121,7 @@ def _fastest_steps(
 
 
 def _steps(worker: Worker, params: Mapping[str, Any], pack: int, steps: int) -> Iterator[Any]:
-    """Training steps of a configuration, or of a pack of it under several seeds."""
+    """Runs training steps of a configuration, or of a pack of it under several seeds."""
     trials = [Trial(number, params, worker.setup.seed + number) for number in range(pack)]
     members = [member for trial in trials if pack > 1 and (member := Member.of(worker, trial)) is not None]
     if not members:
@@ -131,7 +133,7 @@ def _steps(worker: Worker, params: Mapping[str, Any], pack: int, steps: int) -> 
 
 
 def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
-    """Of some validation rows, before any step."""
+    """Computes the logits of some validation rows, before any training step."""
     worker = Worker(setup.but(prefix_cache_bytes=0))
     rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
     with taken(worker, "validation"), torch.no_grad():
@@ -143,7 +145,7 @@ def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
 
 @contextlib.contextmanager
 def taken(worker: Worker, split: str) -> Iterator[None]:
-    """The first passes of a model over its data: an error in them speaks of both, and is the user's to mend.
+    """Guards the first passes of a model over its data. An error there means that the two do not fit together.
 
     Raises:
         UsageError: The model does not take these rows.
@@ -167,7 +169,7 @@ def taken(worker: Worker, split: str) -> Iterator[None]:
 
 
 def _shapes(split: Split) -> str:
-    """What a row is: `input_ids up to 600`, `pixel_values 3 × 64 × 64`."""
+    """Describes a row: `input_ids up to 600`, `pixel_values 3 × 64 × 64`."""
     parts = []
     for name, column in split.inputs.items():
         if isinstance(column, Ragged):
@@ -182,7 +184,7 @@ def _with(setup: Setup, name: tuple[str, str]) -> Setup:
 
 
 def is_bf16_fast(device: str) -> bool:
-    """Whether a product takes less time in bf16 than in fp32: CPUs without such instructions take three times as long."""
+    """Whether a product is faster in bf16 than in fp32. A CPU without bf16 instructions takes three times as long."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.ones(PRODUCT, PRODUCT, dtype=dtype, device=device) for _ in range(2))
@@ -197,18 +199,18 @@ def _seconds_of(call: Callable[[], Any]) -> float:
 
 
 def clock_of(worker: Worker) -> Callable[[], float]:
-    """CPU seconds on one thread of a CPU, so that what else runs there does not count; else the wall's."""
+    """Returns a worker's clock: CPU time on one CPU thread, so that other processes do not count; else wall time."""
     alone = worker.device.type == "cpu" and worker.setup.machine.threads == 1
     return time.process_time if alone else time.perf_counter
 
 
 def step_seconds(worker: Worker, network: Network, steps: int) -> list[float]:
-    """Seconds of each of some training steps; the first one warms up."""
+    """Measures the seconds of each of some training steps. The first step is a warm-up."""
     return _timed(worker, worker.train(network, worker.setup.seed, steps + 1), clock_of(worker))
 
 
 def _timed(worker: Worker, steps: Iterator[Any], clock: Callable[[], float] = time.perf_counter) -> list[float]:
-    """Seconds of each step, by a clock."""
+    """Measures the seconds of each step, by a clock."""
     seconds = []
     last = clock()
     for _ in steps:
@@ -222,14 +224,14 @@ def _timed(worker: Worker, steps: Iterator[Any], clock: Callable[[], float] = ti
 
 @dataclass(frozen=True)
 class Cost:
-    """What one trial of a configuration takes, from a few measured steps.
+    """Cost of one trial of a configuration, from a few measured steps.
 
     Attributes:
-        method: Its recipe.
-        seconds: Of attaching, training and scoring, without building caches.
-        cache_seconds: Of building what it is the first to need: spent once a search, not once a trial.
-        peak_memory_bytes: Of the device, the base included. None on a CPU, where a process only knows the most that it
-            ever took, for whatever.
+        method: The configuration's recipe.
+        seconds: Time for attaching, training and scoring, without building caches.
+        cache_seconds: Time for building caches that no earlier configuration built: once a search, not once a trial.
+        peak_memory_bytes: Peak on the device, the base included. None on a CPU, where only the peak of the whole
+            process is known.
     """
 
     method: str
@@ -239,11 +241,11 @@ class Cost:
 
 
 def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
-    """Measures a few steps of each configuration and the scoring of some rows; the rest is by proportion.
+    """Measures a few steps of each configuration and the scoring of some rows, and scales them up to a whole trial.
 
     Args:
-        setup: With a cache folder of its own: what lies there afterwards is of some rows only.
-        members: The configurations, in the order in which they would be asked for.
+        setup: Has a cache folder of its own, as the caches written there hold some rows only.
+        members: Configurations, in the order in which a search would ask for them.
     """
     worker = Worker(setup)
     whole = {name: int(split.lengths.sum()) for name, split in worker.data.splits.items()}
@@ -255,7 +257,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
     some = {name: some_rows(split, SAMPLE, setup.seed) for name, split in worker.data.splits.items() if name != "test"}
     worker.data = replace(worker.data, splits=some)
     parts = {name: int(split.lengths.sum()) / whole[name] for name, split in some.items()}
-    worker.prefix.parts = parts  # what is over the bound stays over it
+    worker.prefix.parts = parts  # so that the bound holds for the whole splits
     passes = 1 + (len(setup.train.rungs) if setup.train.score_rungs else 0)
     out = []
     for params in members:
@@ -263,18 +265,16 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
             torch.cuda.reset_peak_memory_stats(worker.device)
         try:
             attaching, building, network = _attach_seconds(worker, params)
-            # Each step at its fastest of some rounds, as where precision and attention are chosen.
+            # Each step counts at its fastest of some rounds, as in `choose`.
             rounds = [step_seconds(worker, network, STEPS)[1:] for _ in range(ROUNDS)]
             scoring = min(_score_seconds(worker, network) for _ in range(ROUNDS)) / parts["validation"]
-        except (
-            Exception
-        ) as fault:  # of one configuration: its trials will fail in the same way, and the plan is of others
+        except Exception as fault:  # trials of this configuration will fail in the same way; the plan goes on
             if not is_trials_own(fault):
                 raise
             print(f"{params['method']}: not measured: {explain(fault)}", file=sys.stderr)
             continue
         batches = list(islice(endless(some["train"].lengths, setup.train.batch_size, setup.seed), 1 + STEPS))[1:]
-        # Batches are sorted by length: a step counts by what it holds.
+        # Batches differ in length: a step's time is in proportion to its tokens.
         step = statistics.mean(map(min, zip(*rounds, strict=True))) * a_step / _units(some["train"].lengths, batches)
         memory = peak_memory_bytes(worker.device) if worker.device.type == "cuda" else None
         cached = max(building - attaching, 0.0) / min(parts.values())
@@ -283,7 +283,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
 
 
 def _attach_seconds(worker: Worker, params: Mapping[str, Any]) -> tuple[float, float, Network]:
-    """Seconds of attaching where the caches are there, and where they are built first; and what came of it."""
+    """Measures seconds of attaching, with the caches built and with building them first. Returns the network, too."""
     clock, seconds = clock_of(worker), []
     for _ in range(1 + ROUNDS):
         start = clock()
@@ -300,7 +300,7 @@ def _score_seconds(worker: Worker, network: Network) -> float:
 
 
 def some_rows(split: Split, most: int, seed: int) -> Split:
-    """At most so many rows of a split, by seed."""
+    """Returns at most `most` rows of a split, drawn by seed."""
     if len(split) <= most:
         return split
     rows = np.sort(np.random.default_rng(seed).choice(len(split), most, replace=False))
@@ -308,7 +308,7 @@ def some_rows(split: Split, most: int, seed: int) -> Split:
 
 
 def pick_rows(columns: Columns, rows: np.ndarray) -> Columns:
-    """Some rows of columns, in memory."""
+    """Copies some rows of columns into memory."""
     out: dict[str, Ragged | np.ndarray] = {}
     for name, column in columns.items():
         if isinstance(column, Ragged):
@@ -321,5 +321,5 @@ def pick_rows(columns: Columns, rows: np.ndarray) -> Columns:
 
 
 def _units(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
-    """Mean number of tokens of a batch, its padding included."""
+    """Returns the mean number of tokens of a batch, padding included."""
     return float(np.mean([lengths[rows].max() * len(rows) for rows in batches]))

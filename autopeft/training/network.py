@@ -1,4 +1,4 @@
-"""A trial's model, and how its batches reach it: through the cached prefix where there is one."""
+"""A trial's model, with the cached prefix in place of its lowest blocks if there is one."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from autopeft.training.loop import Worker
 
 
-SPLITS = ("train", "validation")  # that every trial reads
+SPLITS = ("train", "validation")  # the splits that every trial reads
 
 
 def as_trials_run(model: nn.Module, view: ModelView, precision: Precision) -> None:
-    """Prepares a clone of the base, its recipe attached, as each trial trains it: exact, and fast."""
+    """Puts a clone of the base with its recipe in the search's precision, and drops work that changes no result."""
     precision.lower(model)
     fuse(model)
     read_first_token(model, view)
 
 
 class Network:
-    """A trial's model, and how its batches reach it: through the cached prefix where there is one.
+    """Runs a trial's model on batches, with the cached prefix in place of its lowest blocks if there is one.
 
     Args:
-        worker: Whose base, data and caches it uses.
+        worker: Owner of the base, the data and the caches.
         attached: The clone with the recipe.
 
     Attributes:
-        depth: How many blocks the cache stands for; n_layers + 1 where it stands for all but the head; 0 for none.
+        depth: Number of blocks that the cache replaces; n_layers + 1 if it replaces all but the head; 0 for none.
         untrained: Trained parameters that no gradient has reached so far, by name.
     """
 
@@ -56,14 +56,14 @@ class Network:
             self.cut = Cut(self.model, worker.view.stem, worker.view.blocks, self.depth)
 
     def _depth(self) -> int:
-        """The deepest cache that holds nothing trained; 0 where it would be over the bound."""
+        """Returns the depth of the deepest cache with nothing trained below it; 0 if that cache exceeds the bound."""
         lowest, n_layers = self.attached.lowest, self.worker.view.n_layers
         if lowest == 0 or self.worker.task.calls_model or self.worker.setup.machine.prefix_cache_bytes == 0:
             return 0
         if lowest == n_layers and self._trains_one_head() and self._open(n_layers + 1):
             if all(isinstance(part.values, np.ndarray) and part.values.ndim == 2 for part in self._caches.values()):
                 return n_layers + 1
-            self._caches.clear()  # the head reads more than one vector a row: it is called by the model
+            self._caches.clear()  # the head reads more than one vector a row, so only the model can call it
         return lowest if self._open(lowest) else 0
 
     def _trains_one_head(self) -> bool:
@@ -71,13 +71,13 @@ class Network:
         return len(head) == 1 and all(name.startswith(f"{head[0]}.") for name in self.attached.trained)
 
     def _open(self, depth: int) -> bool:
-        """Opens the caches of the splits that every trial reads; whether they are within the bound."""
+        """Opens the caches of the splits that every trial reads. Returns whether they are within the bound."""
         cached = self.worker.cached(SPLITS, depth)
         self._caches = cached or {}
         return cached is not None
 
     def _below(self, split: str, rows: np.ndarray) -> torch.Tensor:
-        """What the cut stands for, of some rows: cached, or computed where a further split is over the bound."""
+        """Returns the activations at the cut for some rows: from the cache, or computed if the split has no cache."""
         if split not in self._caches and self._reach is None:
             cached = self.worker.cached((*SPLITS, split), self.depth)
             if cached is None:
@@ -90,7 +90,7 @@ class Network:
         return self._reach(self.worker.data.splits[split], rows)
 
     def train(self) -> None:
-        """What the recipe added trains with its dropout; the base stays in evaluation mode, inside what wraps it too."""
+        """Puts the modules that the recipe added in training mode. Modules of the base stay in evaluation mode."""
         self.model.eval()
         added = set(self.attached.added)
         for name, module in self.model.named_modules():
@@ -101,7 +101,7 @@ class Network:
         self.model.eval()
 
     def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
-        """(n_rows, n_labels) of some rows of a split."""
+        """Computes the logits (n_rows, n_labels) of some rows of a split."""
         worker, data = self.worker, self.worker.data.splits[split]
         with worker.precision.context():
             if self.depth == 0:
@@ -115,10 +115,12 @@ class Network:
             return _logits(self.model(**collate(data, rows, worker.device, without=unseen)))
 
     def backward(self, split: str, rows: np.ndarray) -> float:
-        """Gradients of a batch's mean loss, in micro-batches; halves them when memory runs out. Returns the loss.
+        """Computes the gradients of a batch's mean loss, micro-batch by micro-batch, and returns the loss.
+
+        If memory runs out, the micro-batches are halved.
 
         Raises:
-            RuntimeError: Out of memory with one row.
+            RuntimeError: Memory runs out with one row.
         """
         while True:
             try:
@@ -142,13 +144,13 @@ class Network:
             targets = collate_targets(split_of, part, worker.device)
             loss = worker.task.loss(outputs.float(), targets).sum() / weight
             total += float(loss.detach())
-            for penalty in penalties:  # by the part's share of the rows, so that they add up to the batch's
+            for penalty in penalties:  # weighted by the part's share of the batch's rows
                 loss = loss + penalty() * (len(part) / len(rows))
             loss.backward()
         return total
 
 
 def _logits(output: Any) -> torch.Tensor:
-    """Of what a transformers model returns."""
+    """Takes the logits from the output of a transformers model."""
     logits: torch.Tensor = output.logits
     return logits

@@ -1,6 +1,6 @@
-"""Trials side by side in one worker: those that a stack can hold as one pass over the base, others one at a time.
+"""Trials side by side in one worker: trials that a stack can hold share a pass over the base, others run one at a time.
 
-Kept for what it wins on a GPU, where the batch of one trial leaves most of the device idle (benchmarks/packed).
+This pays on a GPU, where the batch of one trial leaves most of the device idle (benchmarks/packed).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 
 
 class Pack:
-    """`autopeft.executors.Pack` on a worker.
+    """Implements `autopeft.executors.Pack` on a worker.
 
     Args:
-        worker: Whose base, data and caches the trials use.
-        split: Which split their final score is of.
+        worker: Owner of the base, the data and the caches.
+        split: Split of the final score.
     """
 
     def __init__(self, worker: Worker, split: str = "validation") -> None:
         self.worker, self.split = worker, split
         self.most_members = 1_000_000  # of one pass, until memory runs out
-        # By whether they act on the base: those of heads alone share passes over its last activations, which are cached.
+        # Key: whether the members act on the base. Members that train a head only share passes over cached activations.
         self._members: dict[bool, list[Member]] = {False: [], True: []}
         self._stacks: dict[bool, Stack] = {}
         self._alone: deque[Trial] = deque()
@@ -44,14 +44,14 @@ class Pack:
     def join(self, trial: Trial) -> None:
         start, waiting = time.monotonic(), self._courses()
         try:
-            # A trial that runs alone meanwhile draws on from the state as it is.
+            # Attaching must not change the random state of a trial that runs alone.
             with torch.random.fork_rng(devices=self._devices()):
                 member = Member.of(self.worker, trial)
         except Exception as fault:
             if not is_trials_own(fault):
                 raise
-            member = None  # alone, it fails in the same way, and says why
-        for course in waiting:  # attaching is the newcomer's time alone
+            member = None  # the trial runs alone, fails in the same way, and reports why
+        for course in waiting:  # only the new trial's clock counts the attaching
             course.wait(time.monotonic() - start)
         if member is None:
             self._alone.append(trial)
@@ -59,7 +59,7 @@ class Pack:
             self._gather(bool(member.updates), [*self._members[bool(member.updates)], member])
 
     def _courses(self) -> list[Course]:
-        """Of all trials that are on their way."""
+        """Returns the courses of all running trials."""
         members = [member.course for members in self._members.values() for member in members]
         return members if self._solo_course is None else [*members, self._solo_course]
 
@@ -77,7 +77,7 @@ class Pack:
 
     def advance(self) -> list[tuple[Trial, Report | Result]]:
         while not self.worker.should_end():
-            start, acts = time.monotonic(), not self._members[False]  # heads first: they take no time
+            start, acts = time.monotonic(), not self._members[False]  # trials of a head first: they are fast
             if self._solo is None and self._alone:
                 trial = self._alone.popleft()
                 self._solo_course = self.worker.course(trial)
@@ -99,7 +99,7 @@ class Pack:
     def _follow(
         self, trial: Trial, events: Generator[Report | Result, None, None]
     ) -> list[tuple[Trial, Report | Result]]:
-        """The next event of a trial that runs alone; none where it was told to end, or has reported that before."""
+        """Returns the next event of a trial that runs alone; none if it was told to end or has reported it before."""
         event = next(events, None)
         if event is None or isinstance(event, Result):
             self._solo = self._solo_course = None
@@ -108,10 +108,10 @@ class Pack:
         return [(trial, event)]
 
     def _step(self, acts: bool) -> list[tuple[Trial, Report | Result]]:
-        """One step of all members of a stack; what they have to say after it.
+        """Takes one step of all members of a stack. Returns their events.
 
-        What goes wrong in it is the fault of one of them, and nobody knows whose; or memory does not hold even one,
-        and only a trial alone divides its batch. So each begins again, alone.
+        If the step fails, one member may be the cause, but it is not known which. Or memory is too small even for one
+        member, and only a trial that runs alone divides its batch. So each member starts again, alone.
         """
         members = self._members[acts]
         try:
@@ -136,7 +136,7 @@ class Pack:
         return events
 
     def _events(self, stack: Stack, losses: list[float]) -> list[tuple[Trial, Report | Result]]:
-        """What the members say after a step."""
+        """Returns the members' events after a step."""
         setup = self.worker.setup
         events: list[tuple[Trial, Report | Result]] = []
         due, done = [], []
@@ -169,7 +169,7 @@ class Pack:
         return events
 
     def _gather(self, acts: bool, members: list[Member]) -> None:
-        """Other members than before: each gets back what is its own, and the next step stacks them anew."""
+        """Changes the members of a stack: each gets its tensors back, and the next step builds a new stack."""
         if acts in self._stacks:
             self._stacks.pop(acts).unload()
         self._members[acts] = members

@@ -1,8 +1,8 @@
-"""The arithmetic of a pass. Trained parameters are fp32 in all of it.
+"""The precision of a pass. Trained parameters are fp32 in each of them.
 
 fp32         everything in fp32
-bf16         products in bf16, by autocast; what goes from one to the next is as autocast leaves it, mostly fp32
-bf16_frozen  products in bf16, and what the stem and the norms hand on, too: no product casts what it reads
+bf16         products in bf16, by autocast; activations between them as autocast leaves them, mostly fp32
+bf16_frozen  products in bf16; outputs of the stem and the norms in bf16, too, so that no product casts its input
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ PRECISIONS = ("fp32", "bf16", "bf16_frozen")
 
 
 class Precision:
-    """One of `PRECISIONS` on a device, with the frozen weights in bf16 that all trials share.
+    """Applies one of `PRECISIONS` on a device. Holds the bf16 copies of frozen weights that all trials share.
 
     Args:
-        name: Which.
-        device: Of the model.
-        view: Of the model.
+        name: One of `PRECISIONS`.
+        device: The model's device.
+        view: The model's parts.
     """
 
     def __init__(self, name: str, device: torch.device, view: ModelView) -> None:
         if name not in PRECISIONS:
             raise ValueError(f"precision is one of {', '.join(PRECISIONS)}, not {name!r}")
         self.name, self.device, self.view = name, device, view
-        # By the tensor itself, for as long as it lives: a number (`id`) is given again after a trial's tensor died.
+        # Keyed by the tensor itself while it lives: its `id` can be reused for another tensor afterwards.
         self._halves: MutableMapping[torch.Tensor, nn.Parameter] = WeakIdKeyDictionary()
 
     def context(self) -> contextlib.AbstractContextManager[Any]:
-        """Of a forward pass."""
+        """Returns the context of a forward pass."""
         if self.name == "fp32":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def lower(self, model: nn.Module) -> None:
-        """Prepares a clone of the base, its recipe attached: its modules are its own, its frozen tensors the base's."""
+        """Prepares a clone of the base with its recipe. Changes the clone's modules, never the tensors of the base."""
         if self.name == "fp32":
             return
         self._halve_frozen(model)
         for module in model.modules():
             if hasattr(module, "active_adapters") and not _reads_weights(module):
                 layer: Any = module
-                layer.cast_input_dtype_enabled = False  # a peft layer: to fp32, only for autocast to cast it back
+                layer.cast_input_dtype_enabled = False  # peft casts to fp32, and autocast would cast back
         if self.name == "bf16_frozen":
             handing_on = {model.get_submodule(name) for name in self.view.stem}
             handing_on |= {module for module in model.modules() if "norm" in type(module).__name__.lower()}
@@ -58,9 +58,9 @@ class Precision:
                 module.register_forward_hook(_in_bf16)
 
     def _halve_frozen(self, model: nn.Module) -> None:
-        """Gives each frozen linear and convolution weight in bf16, one tensor for all trials.
+        """Replaces each frozen linear and convolution weight by its bf16 copy, one tensor for all trials.
 
-        Under autocast the products are the same to the bit, and no pass casts the weights again.
+        The products are bit for bit those of autocast, and no pass casts the weights again.
         """
         for module in model.modules():
             if _reads_weights(module):
@@ -76,7 +76,7 @@ class Precision:
 
 
 def _reads_weights(module: nn.Module) -> bool:
-    """Whether it is a DoRA layer, which takes the norms of its weights: in fp32, or they are off by a part in 256."""
+    """Whether a module is a DoRA layer. It needs fp32 weights: their norms in bf16 would be wrong by 1/256."""
     magnitudes = getattr(module, "lora_magnitude_vector", None)  # every LoRA layer has one, mostly empty
     return magnitudes is not None and len(magnitudes) > 0
 

@@ -1,9 +1,9 @@
 """The frozen prefix: below the lowest trained block nothing changes, so its activations are computed once.
 
 For each split and depth, the input of block `depth` (or of the head) is kept on disk as a memory map, shared by all
-trials and workers of a node. It is always computed in the same batches, so that a cache built on the next lower
-depth, from nothing, or again after it was dropped, holds the same bits. Built once, written to a temporary name and
-renamed; the least recently used goes when the bound on disk is passed.
+trials and workers of a node. The batches that compute a cache are always the same. So the bits of a cache do not depend
+on whether it was computed from the inputs, from a lower depth, or again after it was dropped. A cache is written under
+a temporary name and then renamed. If the bound on disk is passed, the least recently used cache is dropped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import by_length, collate, pad
 from autopeft.training.model import replace_module
 
-MOST_TRIES = 10  # to open what other workers drop meanwhile
+MOST_TRIES = 10  # to open caches that other workers drop meanwhile
 BATCH = 64  # rows of one forward pass while a cache is built: fixed, so that its bits are
 
 
@@ -41,14 +41,14 @@ class Cached:
 
     Attributes:
         values: Ragged (rows of tokens) or dense (n_rows, ...), fp32.
-        dtype: What the model computed them in; they are cast back to it.
+        dtype: Type in which the model computed the values; they are cast back to it.
     """
 
     values: Ragged | np.ndarray
     dtype: torch.dtype
 
     def __call__(self, rows: np.ndarray, device: Any) -> torch.Tensor:
-        """The rows as a padded batch."""
+        """Returns the rows as a padded batch."""
         if isinstance(self.values, Ragged):
             batch = pad(self.values, rows)[0]
         else:
@@ -59,15 +59,15 @@ class Cached:
 class PrefixCache:
     """Cached activations of one model, data set and precision.
 
-    Workers share the folder. One may drop what another is about to open: what has vanished is absent, and built again.
+    Workers share the folder. One worker may drop a cache that another is about to open: the other builds it again.
 
     Args:
-        folder: Of all caches of the run; a sub-folder each split and depth.
+        folder: Place of the run's caches, with a sub-folder for each split and depth.
         limit_bytes: Bound on the sum of all caches. Splits that together exceed it are not cached.
 
     Attributes:
-        parts: Share of its rows that each split has here, by name: the bound is that of whole splits. 1 where absent.
-        seconds: Spent on building, or on waiting for another worker that builds.
+        parts: Split name → share of the split's rows in use (1 if absent). The bound holds for whole splits.
+        seconds: Time spent on building, or on waiting for another worker that builds.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -77,15 +77,15 @@ class PrefixCache:
         self._sizes: dict[tuple[str, int], float] = {}
 
     def get(self, splits: Mapping[str, Split], depth: int, reach: MakeReach) -> dict[str, Cached] | None:
-        """What the blocks below `depth` give for every row of splits that are used together, by their names.
+        """Returns the activations below `depth` for every row of some splits, by split name.
 
         Args:
-            splits: By name.
+            splits: Name → split; they are used together.
             depth: 1 … n_layers: the output of block `depth - 1`; n_layers + 1: the input of the head.
-            reach: Makes what computes that, from the inputs or from a lower depth's cache.
+            reach: Makes the `Reach` that computes these activations, from the inputs or from a lower depth's cache.
 
         Returns:
-            None where together they are over the bound, or others drop them faster than they are built.
+            None if the splits together exceed the bound, or if others drop the caches faster than they are built.
         """
         for name, split in splits.items():
             if (name, depth) not in self._sizes:
@@ -100,7 +100,7 @@ class PrefixCache:
         return None
 
     def _open(self, name: str, split: Split, depth: int, reach: MakeReach) -> Cached:
-        """A cache, built where there is none.
+        """Opens a cache; builds it first if there is none.
 
         Raises:
             FileNotFoundError: Another worker dropped it meanwhile.
@@ -117,7 +117,7 @@ class PrefixCache:
         return self._load(folder)
 
     def _lower(self, name: str, depth: int) -> tuple[int | None, Cached | None]:
-        """The next lower depth that is there, and its cache."""
+        """Returns the nearest lower depth that is cached, and its cache; (None, None) if there is none."""
         for lower in range(depth - 1, 0, -1):
             if self._path(name, lower).exists():
                 with contextlib.suppress(FileNotFoundError):
@@ -128,7 +128,7 @@ class PrefixCache:
         return self.folder / f"{name}-{depth}"
 
     def _size(self, split: Split, reach: Reach) -> int:
-        """Bytes that the cache of a split will take, from a batch of one row."""
+        """Computes how many bytes the cache of a split takes, from a batch of one row."""
         rows = np.array([int(np.argmin(split.lengths))])
         sample = reach(split, rows)
         per_unit = sample.numel() // sample.shape[0] * 4
@@ -169,7 +169,7 @@ class PrefixCache:
         return Cached(values, getattr(torch, meta["dtype"]))
 
     def _drop_least_recently_used(self, keep: AbstractSet[Path]) -> None:
-        """Until the bound is kept. A worker that still maps a dropped file goes on reading it."""
+        """Drops caches until the bound is kept. A worker that still maps a dropped file can go on reading it."""
         folders = sorted(filter(None, map(_Folder.of, self.folder.glob("[!.]*"))), key=lambda folder: folder.used)
         size = sum(folder.size for folder in folders)
         for folder in folders:
@@ -190,7 +190,7 @@ class _Folder:
 
     @staticmethod
     def of(path: Path) -> _Folder | None:
-        """None where it is no cache, or no longer there."""
+        """Reads the size and the last use of a cache; None if the path is no cache or no longer exists."""
         try:
             if not (path / "meta.json").exists():
                 return None
@@ -200,7 +200,7 @@ class _Folder:
 
 
 def _remove(folder: Path) -> None:
-    """Whole or not at all, for who opens it at this moment."""
+    """Removes a folder. A worker that opens it at this moment finds all of it or nothing."""
     gone = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.gone")
     with contextlib.suppress(FileNotFoundError):
         os.replace(folder, gone)
@@ -208,9 +208,9 @@ def _remove(folder: Path) -> None:
 
 
 class Cut:
-    """A model whose blocks below `depth` are gone: what they would compute is given, batch by batch.
+    """Skips the blocks of a model below `depth`, and hands it their output, batch by batch.
 
-    The stem is skipped too where it is one module. Set `hidden` before each forward pass.
+    The stem is skipped, too, if it is one module. Set `hidden` to that output before each forward pass.
     """
 
     def __init__(self, model: nn.Module, stem: tuple[str, ...], blocks: tuple[str, ...], depth: int) -> None:
@@ -223,11 +223,11 @@ class Cut:
 
 
 class _Given(nn.Module):
-    """In place of a module: what the cut holds. Answers for the module's attributes, which model code inspects."""
+    """Stands for a module, and returns the hidden states of the cut. Has the attributes that model code reads."""
 
     def __init__(self, cut: Cut, original: nn.Module) -> None:
         super().__init__()
-        self.__dict__["cut"], self.__dict__["original"] = cut, original  # not registered: no parameters of ours
+        self.__dict__["cut"], self.__dict__["original"] = cut, original  # not registered as modules
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["original"], name)
@@ -239,22 +239,22 @@ class _Given(nn.Module):
 
 
 class _Passed(nn.Module):
-    """In place of a block whose work is cached."""
+    """Stands for a block whose output is cached, and returns its input."""
 
     def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return hidden_states
 
 
 class Reach:
-    """Computes what one module gives, or what it takes, and no further.
+    """Computes the output or the input of one module, and stops the forward pass there.
 
     Args:
-        model: All frozen, in evaluation mode.
+        model: The base, all frozen, in evaluation mode.
         target: Full name of the module.
-        takes: Whether its first input is wanted, rather than its output.
+        takes: Whether the first input of the module is wanted, rather than its output.
         precision: Makes the context of a forward pass.
-        device: Of the model.
-        cut, below: Where the model is cut, and the cached activations to begin with; None to begin with the inputs.
+        device: The model's device.
+        cut, below: The cut of the model, and the cached activations there; None to begin with the model's inputs.
     """
 
     def __init__(
@@ -294,7 +294,7 @@ class Reach:
 
     @staticmethod
     def is_ragged(split: Split, hidden: torch.Tensor) -> bool:
-        """Whether the activations are a row a token: (n_rows, n_tokens, width) of a split whose rows have lengths."""
+        """Whether there is one vector for each token: (n_rows, n_tokens, width), of a split whose rows have lengths."""
         return hidden.ndim == 3 and any(isinstance(column, Ragged) for column in split.inputs.values())
 
 
@@ -303,11 +303,11 @@ MakeReach = Callable[[int, int | None, Cached | None], Reach]
 
 
 class _Reached(Exception):
-    """Not an error: the forward pass has come far enough."""
+    """Ends a forward pass that has reached its target. Not an error."""
 
 
 def _reserve(path: Path) -> None:
-    """Gives a file of holes its room on the disk: a full one would kill the process at a write to the map (SIGBUS)."""
+    """Allocates the disk space of a sparse file. Without it, a full disk kills the process at a write (SIGBUS)."""
     if not hasattr(os, "posix_fallocate"):  # macOS
         return
     with open(path, "r+b") as file:

@@ -1,8 +1,8 @@
 """Several LoRA trials as one pass over their base: their batches side by side through the frozen modules.
 
-Each trial's update of a module is one of a batched product, padded with zeros to the largest rank; a module that a
-trial leaves alone has zeros for it, and zeros stay zeros. Rows of different trials never meet: a trial's gradient is
-that of a solo run but for rounding. Its dropout has a generator of its own, and is another draw than that of a solo run.
+Each trial's update of a module is one entry of a batched product, padded with zeros to the largest rank. If a trial
+does not act on a module, its entry there is zero and stays zero. Rows of different trials never mix. So a trial's
+gradient equals that of a solo run, up to rounding. Its dropout has its own generator: the masks differ from a solo run.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from autopeft.training.optimizer import MOMENTUM, learning_rate_factor
 from autopeft.training.recipe import Attached
 from autopeft.trial import Trial, derive_seed
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # as torch's AdamW has them
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # the defaults of torch's AdamW
 LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
 @dataclass(frozen=True)
 class Update:
-    """What one trial adds to one module: `scale` B A dropout(x)."""
+    """One trial's update of one module: `scale` B A dropout(x)."""
 
     scale: float
     dropout: float
@@ -44,17 +44,17 @@ class Update:
 
 @dataclass
 class Member:
-    """One trial of a stack. What it has trained so far lies in the stack until `Stack.unload`.
+    """One trial of a stack. Its trained tensors are in the stack until `Stack.unload`.
 
     Attributes:
         trial: The trial.
-        attached: Its own clone: where its tensors come from, and where they go.
-        course: Its steps.
+        attached: The trial's own clone: source of its tensors, and their destination at the end.
+        course: The trial's course.
         batches: Its rows, batch after batch.
-        updates: Full module name → its update there.
-        randomness: Of its dropout.
+        updates: Full module name → the trial's update there.
+        randomness: Generator of its dropout.
         step: Optimiser steps done.
-        moments: Parameter name → what the optimiser holds of it.
+        moments: Parameter name → the optimiser's state for it.
     """
 
     trial: Trial
@@ -68,7 +68,7 @@ class Member:
 
     @staticmethod
     def of(worker: Worker, trial: Trial) -> Member | None:
-        """The trial with its recipe attached; None for one that a stack cannot hold.
+        """Attaches a trial's recipe; None if a stack cannot hold the trial.
 
         Raises:
             Refused: The recipe is empty, or does not fit the model.
@@ -87,18 +87,18 @@ class Member:
 
 
 def lora_updates(attached: Attached, view: ModelView) -> dict[str, Update] | None:
-    """Where a trial acts on its base, by module; None where it trains anything but plain LoRA of linear layers and a
-    linear head.
+    """Finds a trial's LoRA updates, by module; None if a stack cannot hold the trial.
 
-    None, too, of models whose blocks are not known to run one after the other, row by row; and of a recipe that acts
-    during training, has other tensors of its own than those it trains, or two learning rates in one component.
+    A stack holds plain LoRA of linear layers and a linear head, nothing else. It does not hold a model whose blocks are
+    not known to run one after the other, row by row. It does not hold a recipe that acts during training, has tensors
+    of its own that are not trained, or has two learning rates in one component.
     """
     from peft.tuners.lora.layer import Linear
 
     if attached.during or set(attached.own) != set(attached.trained) or view.chain < view.n_layers:
         return None
     if sum(group.component != "head" for group in attached.groups) > 1:
-        return None  # each with its own learning rate
+        return None  # two learning rates in one component
     updates: dict[str, Update] = {}
     for name in attached.trained:
         owner = attached.model.get_submodule(name.rpartition(".")[0])
@@ -115,12 +115,12 @@ def lora_updates(attached: Attached, view: ModelView) -> dict[str, Update] | Non
 
 
 class Stack:
-    """Members side by side, with the tensors of all of them as one matrix: a row a member, a column a number.
+    """Trains members side by side. All their tensors are one matrix: a row for each member, a column for each number.
 
     Args:
-        worker: Whose base, data and caches they use.
-        members: At least one; they stay the same.
-        most_members: Of one pass; more go in several. Halved where memory runs out.
+        worker: Owner of the base, the data and the caches.
+        members: At least one; the stack never changes its members.
+        most_members: Most members of one pass; more need several passes. Halved if memory runs out.
     """
 
     def __init__(self, worker: Worker, members: Sequence[Member], most_members: int) -> None:
@@ -128,7 +128,7 @@ class Stack:
         self.shapes = _shapes(self.members)
         adapters = [name for name in self.shapes if name not in members[0].attached.head]
         heads = [name for name in self.shapes if name in members[0].attached.head]
-        self.names = [*adapters, *heads]  # the head last: it has a learning rate of its own
+        self.names = [*adapters, *heads]  # the head last, as it has another learning rate
         self.sizes = [math.prod(self.shapes[name]) for name in self.names]
         starts = itertools.accumulate(self.sizes, initial=0)
         self._starts = dict(zip(self.names, starts, strict=False))
@@ -144,10 +144,10 @@ class Stack:
         self.network = self._network(heads)
 
     def step(self) -> list[float]:
-        """One optimiser step of every member; the mean loss of each one's batch.
+        """Takes one optimiser step of every member. Returns the mean loss of each member's batch.
 
         Raises:
-            RuntimeError: Out of memory with one member.
+            RuntimeError: Memory runs out with one member.
         """
         rows = [next(member.batches) for member in self.members]
         losses: list[float] = self._halving(lambda: self._backward(rows))
@@ -157,7 +157,7 @@ class Stack:
         return losses
 
     def answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
-        """What each chosen member, by its index, says of a split."""
+        """Collects the answers of the chosen members (by index) for a split."""
         data = self.worker.data.splits[split]
 
         def score() -> list[Answers]:
@@ -177,7 +177,7 @@ class Stack:
         return found
 
     def unload(self) -> None:
-        """Gives each member what is its own: its tensors to its clone, and what the optimiser holds of them."""
+        """Copies each member's tensors to its clone, and the optimiser's state to the member."""
         for index, member in enumerate(self.members):
             for name, parameter in _tensors(member).items():
                 parameter.data.copy_(self._place(self.values.data, index, name, parameter.shape))
@@ -185,14 +185,14 @@ class Stack:
                 member.moments[name] = [place.clone() for place in places]
 
     def piece(self, name: str) -> torch.Tensor:
-        """(n_chosen, *shape) of a tensor, of the members of this pass."""
+        """Returns a tensor of the members of this pass: (n_chosen, *shape)."""
         return self._pieces[name].view(len(self.chosen), *self.shapes[name])
 
     def mask(self, module: str, inputs: torch.Tensor) -> torch.Tensor | None:
-        """What multiplies the (n_chosen, n, width) inputs of an update, each member's own dropout; None for none."""
+        """Draws the dropout mask of an update's inputs (n_chosen, n, width), by each member's generator, or None."""
         members = [self.members[index] for index in self.chosen]
         shares = [member.updates[module].dropout if module in member.updates else 0.0 for member in members]
-        if not torch.is_grad_enabled() or not any(shares):  # while it is scored, nothing is dropped
+        if not torch.is_grad_enabled() or not any(shares):  # no dropout while scoring
             return None
         masks = torch.ones_like(inputs)
         for mask, member, share in zip(masks, members, shares, strict=True):
@@ -203,7 +203,7 @@ class Stack:
     # ── one pass ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _backward(self, rows: Sequence[np.ndarray]) -> list[float]:
-        """Gradients of each member's mean loss over its rows."""
+        """Computes the gradients of each member's mean loss over its rows."""
         worker, self.values.grad = self.worker, None
         split, weights = worker.data.splits["train"], worker.data.weights["train"]
         micro = worker.setup.machine.micro_batch_size
@@ -222,14 +222,14 @@ class Stack:
         return losses.tolist()
 
     def _logits(self, split: str, parts: Sequence[np.ndarray], chosen: Sequence[int]) -> list[torch.Tensor]:
-        """(n_rows of its part, n_labels) of each chosen member; shorter parts are filled up, and cut again."""
+        """Computes each chosen member's logits (n_rows of its part, n_labels). Pads shorter parts for the pass."""
         self.chosen = tuple(chosen)
         values = self.values if len(chosen) == len(self.members) else self.values[list(chosen)]
         scale = self.scale if len(chosen) == len(self.members) else self.scale[list(chosen)]
         adapters, head = values.split([self.n_adapters, values.shape[1] - self.n_adapters], dim=1)
         adapters = adapters * scale
         if self.worker.setup.machine.precision != "fp32":
-            adapters = adapters.to(torch.bfloat16)  # all at once, where autocast would do one by one
+            adapters = adapters.to(torch.bfloat16)  # in one cast; autocast would cast tensor by tensor
         of_adapters, of_head = self.sizes[: self._n_names], self.sizes[self._n_names :]
         pieces = [*(adapters.split(of_adapters, dim=1) if of_adapters else ()), *head.split(of_head, dim=1)]
         self._pieces = dict(zip(self.names, pieces, strict=True))
@@ -239,7 +239,7 @@ class Stack:
         return [_of_part(own, data, part) for own, part in zip(logits.split(longest), parts, strict=True)]
 
     def _halving(self, call: Callable[[], Any]) -> Any:
-        """The call's value; where memory runs out, called again with half the members in one pass."""
+        """Returns the call's value. If memory runs out, calls again with half as many members in a pass."""
         while True:
             try:
                 return call()
@@ -254,7 +254,7 @@ class Stack:
     # ── one step ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _update(self) -> None:
-        """Clipping and the optimiser, each member by its own norm, learning rates and step."""
+        """Clips gradients and updates tensors, each member by its own norm, learning rates and step."""
         setup, grad = self.worker.setup, self.values.grad
         assert grad is not None, "a step follows its gradients"
         if setup.train.clip is not None:
@@ -278,7 +278,7 @@ class Stack:
         self.values.grad = None
 
     def _coefficients(self) -> torch.Tensor:
-        """(n_members, 6): learning rate and weight decay, of the adapter and of the head; AdamW's bias corrections."""
+        """Returns (n_members, 6): learning rate and weight decay of adapter and head, and AdamW's bias corrections."""
         setup, rows = self.worker.setup, []
         for member in self.members:
             factor = learning_rate_factor(setup, member.course.total, member.step)
@@ -301,13 +301,13 @@ class Stack:
                     self._place(moment, index, name, parameter.shape).copy_(held)
 
     def _place(self, matrix: torch.Tensor, index: int, name: str, shape: torch.Size) -> torch.Tensor:
-        """A member's own part of a tensor, as a view: of a padded one its corner."""
+        """Returns a member's part of a tensor as a view: without the padding."""
         at = self._starts[name]
         whole = matrix[index, at : at + math.prod(self.shapes[name])].view(self.shapes[name])
         return whole[tuple(slice(0, size) for size in shape)]
 
     def _scale(self) -> torch.Tensor:
-        """(n_members, n_adapters): what multiplies each number: B has its update's scale, A has 1."""
+        """Returns the factor of each number (n_members, n_adapters): the update's scale for B, 1 for A."""
         scale = torch.ones(len(self.members), self.values.shape[1], device=self.worker.device)
         for index, member in enumerate(self.members):
             for module, update in member.updates.items():
@@ -316,7 +316,7 @@ class Stack:
         return scale[:, : self.n_adapters]
 
     def _network(self, heads: Sequence[str]) -> Network:
-        """The base with stacked modules in place, cut where the prefix of the lowest member is cached."""
+        """Returns the base with stacked modules, without the blocks that the lowest member's prefix cache replaces."""
         model = clone_shared(self.worker.base, ())
         for name in sorted({module for member in self.members for module in member.updates}):
             replace_module(model, name, StackedLora(self, name, model.get_submodule(name)))
@@ -328,11 +328,11 @@ class Stack:
 
 
 class StackedLora(nn.Module):
-    """A frozen linear layer, and the update of it that each member of a pass has."""
+    """Applies a frozen linear layer, and adds each member's own update."""
 
     def __init__(self, stack: Stack, name: str, base: nn.Module) -> None:
         super().__init__()
-        self.__dict__["stack"] = stack  # not registered: no parameters of ours
+        self.__dict__["stack"] = stack  # not registered as a module
         self.name, self.base = name, base
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -344,7 +344,7 @@ class StackedLora(nn.Module):
 
 
 class StackedLinear(nn.Module):
-    """A linear layer of the head, each member's own."""
+    """Applies a linear layer of the head, with each member's own weights."""
 
     def __init__(self, stack: Stack, name: str) -> None:
         super().__init__()
@@ -366,7 +366,7 @@ def _tensors(member: Member) -> dict[str, nn.Parameter]:
 
 
 def _shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]]:
-    """Of every tensor that any member has, large enough for all of them."""
+    """Returns the shape of every tensor that any member has, large enough for all members."""
     shapes: dict[str, tuple[int, ...]] = {}
     for member in members:
         for name, parameter in _tensors(member).items():
