@@ -221,10 +221,33 @@ def _require_untouched(model: nn.Module, part: Component, trained: Collection[in
     for name in part.scope.names:
         layer = model.get_submodule(name)
         if any(parameter.requires_grad or id(parameter) in trained for parameter in layer.parameters()):
-            raise Refused(
-                f"unsupported: {part.name} computes with the weight of {name}, and would hide it from what the rest of "
-                f"the recipe trains there; named before another peft method, {part.name} may fit"
-            )
+            raise _hidden(part, name)
+
+
+def _require_apart(meta: nn.Module, parts: Sequence[Component]) -> None:
+    """Refuses before counting what `_require_untouched` refuses when it attaches: counted by a formula, it is not
+    attached."""
+    readers = [part for part in parts if part.method.reads_weights]
+    if not readers or len(parts) == 1:
+        return
+    touched = {
+        name.rpartition(".")[0]
+        for part in parts
+        for name in part.method.copies(meta, Site(part.scope, part.keys)).trained
+    }
+    for part in sorted(parts, key=lambda part: not part.method.is_peft):  # as `attach` goes
+        for name in part.scope.names if part in readers else ():
+            if name in touched:
+                raise _hidden(part, name)
+        if part.method.is_peft:
+            touched |= set(part.scope.names)
+
+
+def _hidden(part: Component, name: str) -> Refused:
+    return Refused(
+        f"unsupported: {part.name} computes with the weight of {name}, and would hide it from what the rest of the "
+        f"recipe trains there; named before another peft method, {part.name} may fit"
+    )
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -264,6 +287,7 @@ def count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[s
 def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[str, float]:
     """By attaching; a component that reads weights, and so may allocate even on meta, by its formula."""
     parts = resolve(view, params)
+    _require_apart(meta, parts)
     closed = {
         part.name: part.method.count(meta, Site(part.scope, part.keys)) for part in parts if part.method.reads_weights
     }

@@ -43,3 +43,18 @@ def test_linear_layers_are_counted_without_attaching(monkeypatch):
     for _ in range(200):
         outcome(counter, space.draw(rng))
     assert not whole
+
+
+@pytest.mark.parametrize(
+    "method", ["boft+bias", "lora+boft", "hra+last_layers", "full+shira", "boft+lora", "shira+head"]
+)
+def test_what_attaching_refuses_is_refused_when_counted(method):
+    """A layer that computes with the base's weight hides what else is trained in it: no trial is spent on that."""
+    from autopeft.training.recipe import attach
+
+    base = MAKE["bert"]()
+    parts, params = view(base), {"method": method}
+    attached = outcome(lambda given: attach(base, parts, given, 0), params)
+    meta = MAKE["bert"]().to("meta")
+    counted = outcome(Counter(meta, view(meta)), params)
+    assert (attached == "refused") == (counted == "refused")
