@@ -147,6 +147,32 @@ def test_a_word_is_where_it_has_most_context(model):
     ]  # fmt: skip
 
 
+def test_words_of_a_tokenizer_of_bytes(model):
+    """Where a word of some letters is some bytes, with a space before them; a control token in a text is text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import AutoConfig, PreTrainedTokenizerFast
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "<pad>", "</s>"]
+    made.train_from_iterator(
+        ["a day"] * 9, trainers.BpeTrainer(vocab_size=262, special_tokens=special, initial_alphabet=alphabet)
+    )
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+    given = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
+    tokens = PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=32, **given)
+    words = ["\u200b", "day", "</s>", "日本", "x", "a"]
+    for length in (32, 12):
+        found = list(windows(tokens, AutoConfig.from_pretrained(model), words, length))
+        own = {word: window.inputs["input_ids"][at] for window in found for at, word in enumerate(window.words)}
+        assert sorted(set(own) - {-1}) == list(range(len(words)))
+        pieces = [tokens.convert_ids_to_tokens(own[word]) for word in range(len(words))]
+        assert pieces[1].startswith("Ġd")
+        assert pieces[2] in ("Ġ", "<"), "not the end token"
+        assert all(window.inputs["input_ids"].count(2) == 1 for window in found)
+
+
 def test_answers_put_documents_together_again():
     task = TokenClassification()
     kept = {
