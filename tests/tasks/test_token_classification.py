@@ -230,6 +230,17 @@ def test_codes_with_the_names_beside_them(tmp_path):
     assert found.splits["train"].targets["tags"][0] == [1, 2]
 
 
+def test_wnut17_has_the_entities_that_its_source_counts(shared):
+    folder = shared / "data" / "wnut17"
+    files = {split: str(folder / f"{split}.parquet") for split in ("train", "validation", "test")}
+    found = TokenClassification().read({**files, "tags": "ner_tags"}, 0)
+    known, entities = Tags(found.about["label_names"]), {}
+    for split, raw in found.splits.items():
+        documents = np.repeat(raw.rows, [len(tags) for tags in raw.targets["tags"]])
+        entities[split] = len(spans(np.concatenate(raw.targets["tags"]), documents, known))
+    assert entities == {"train": 1975, "validation": 836, "test": 1079}
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
