@@ -1,4 +1,4 @@
-"""What a model says of the rows of a split, batch by batch: what its task keeps of each row, and each row's loss."""
+"""A model's answers for the rows of a split: what its task keeps of each row, and each row's loss."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from autopeft.tasks import Batch, Kept, Scores, Split, Task
 from autopeft.training.batches import by_length, collate, collate_targets
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
-SCORE_VALUES = 2**27  # logits of one such pass at most, where a model has some for each token: 0.5 GB in fp32
+SCORE_VALUES = 2**27  # most logits of one such pass, for a model with logits for each token: 0.5 GB in fp32
 NOT_FINITE = "the model's outputs are not finite: it diverged"
 
 
 class Answers:
-    """Collects answers in whatever order they come; holds them in the split's.
+    """Collects answers in any order, and returns them in the split's order.
 
     Args:
-        task: Says what is kept.
-        split: Whose rows are answered; without targets they have no loss.
+        task: Decides what is kept.
+        split: The split with the rows. Without targets there are no losses.
 
     Attributes:
-        losses: (n_rows,) sums of each row.
-        are_finite: Whether all outputs were. What is not has no score: an argmax would call it the first label.
+        losses: (n_rows,), summed loss of each row.
+        are_finite: Whether all outputs are finite. If not, there is no score: an argmax would return the first label.
     """
 
     def __init__(self, task: Task, split: Split) -> None:
@@ -35,12 +35,12 @@ class Answers:
         self._kept: dict[str, list[Any]] = {}
 
     def take(self, rows: np.ndarray, outputs: torch.Tensor, model: Any) -> None:
-        """The outputs of some rows."""
+        """Takes the outputs of some rows."""
         outputs = outputs.float()
         self.are_finite = self.are_finite and bool(torch.isfinite(outputs).all())
         device = outputs.device
         targets = collate_targets(self.split, rows, device)
-        # The inputs are for a task that calls the model itself; the others keep what the outputs say.
+        # Only a task that calls the model itself needs the inputs.
         inputs = collate(self.split, rows, device) if self.task.calls_model else {}
         for name, values in self.task.keep(outputs, Batch(rows, inputs, targets), model).items():
             found = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
@@ -52,15 +52,15 @@ class Answers:
 
     @property
     def kept(self) -> Kept:
-        """By name, in the split's order: an array if all rows have one shape, else a list."""
+        """Returns what was kept, by name, in the split's order: an array if all rows have one shape, else a list."""
         return {name: _stacked(values) for name, values in self._kept.items()}
 
     def scores(self, weights: np.ndarray, about: Mapping[str, Any]) -> Scores:
-        """All metrics of the task, and the mean loss.
+        """Computes all metrics of the task, and the mean loss.
 
         Args:
-            weights: (n_rows,) what each row counts in the loss.
-            about: Of the data.
+            weights: (n_rows,), weight of each row in the loss.
+            about: Description of the data (`tasks.Dataset.about`).
 
         Raises:
             FloatingPointError: Outputs are not finite.
@@ -73,11 +73,11 @@ class Answers:
 
 
 def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:
-    """The rows of a split by the passes in which they are scored.
+    """Returns the rows of a split in batches for scoring.
 
     Args:
-        lengths: (n_rows,) tokens of each.
-        model: Which scores them.
+        lengths: (n_rows,) tokens a row.
+        model: The model that scores the rows.
     """
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         return by_length(lengths, SCORE_BATCH)

@@ -1,4 +1,4 @@
-"""What an executor sends to its workers: builds `evaluate` there, from files that a node may have elsewhere."""
+"""Travels from an executor to its workers and builds `evaluate` there, from files that may have other paths there."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Makes `evaluate`, once a worker. Picklable; `autopeft.executors.Portable` says what its parts are for.
+    """Makes `evaluate`, once a worker. Picklable. `autopeft.executors.Portable` describes its methods.
 
     Attributes:
         setup: What all trials share, with the folder of the encoded data.
-        split: Which split the final score is of: "test" only to confirm.
+        split: Split of the final score; "test" only to confirm.
 
     Example:
         evaluate = Evaluator.of(setup)(should_end)
@@ -34,7 +34,7 @@ class Evaluator:
 
     @classmethod
     def of(cls, setup: Setup, split: str = "validation") -> Evaluator:
-        """With the data encoded, here, where that was not done before."""
+        """Makes an evaluator. Encodes the data here first, if that was not done before."""
         from autopeft.training.data import prepare
 
         return cls(setup.but(encoded=str(prepare(setup).folder)), split)
@@ -45,12 +45,12 @@ class Evaluator:
         from autopeft.training.loop import Worker
 
         worker = Worker(self.setup, should_end)
-        # Phases are for a watchdog; without a time limit there is none, and each event takes its way through Ray.
+        # Only a watchdog needs phases, and each event is a message through Ray. Without a time limit there is none.
         is_watched = self.setup.train.trial_seconds is not None
         return partial(worker.phases if is_watched else worker.evaluate, split=self.split)
 
     def pack(self, should_end: Callable[[], bool]) -> Pack:
-        """As `autopeft.executors.Packing` has it."""
+        """Makes a worker for trials side by side (`autopeft.executors.Packing`)."""
         from autopeft.training.loop import Worker
         from autopeft.training.pack import Pack
 
@@ -58,7 +58,7 @@ class Evaluator:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The encoded data, and the model where it is a folder."""
+        """Returns the folder of the encoded data, and that of the model unless it is a hub model."""
         assert self.setup.encoded is not None, "made by `of`"
         model = self.setup.model.path
         return (self.setup.encoded, model) if os.path.isabs(model) else (self.setup.encoded,)
@@ -68,11 +68,11 @@ class Evaluator:
         return self.setup.folder
 
     def kept(self, number: int) -> Path:
-        """Where the trained tensors of a trial go."""
+        """Returns the folder of a trial's trained tensors."""
         return trial_folder(self.setup.folder, number)
 
     def check(self) -> None:
-        """Raises EnvironmentFault where this node lacks the device or the model, ImportError where it lacks a package."""
+        """Raises EnvironmentFault if this node lacks the device or the model, ImportError if it lacks a package."""
         from peft import PeftModel  # noqa: F401  (methods import it when they attach)
 
         from autopeft.training.faults import require_device
@@ -80,10 +80,10 @@ class Evaluator:
 
         setup = self.setup
         require_device(setup.machine.device)
-        meta_model(setup.model, setup.task.make().auto_class, 0)  # a hub model comes to this node now, once for all
+        meta_model(setup.model, setup.task.make().auto_class, 0)  # downloads a hub model to this node, once
 
     def at(self, places: Mapping[str, str], folder: str | None) -> Evaluator:
-        """The same where some of what it reads lies elsewhere, and its folder too."""
+        """Returns the evaluator for a node on which some folders that it reads, or its own folder, have other paths."""
         setup = self.setup.but(
             path=places.get(self.setup.model.path, self.setup.model.path),
             encoded=places.get(str(self.setup.encoded), self.setup.encoded),

@@ -1,4 +1,4 @@
-"""Adapters for use: a folder that stock `peft` loads where peft can hold it, else tensors and a JSON of ours.
+"""Exported adapters: a folder for stock `peft` if peft can hold the adapter, else tensors and a JSON file of ours.
 
     exported = autopeft.load("my-adapter")
     exported.predict(rows)                      # {"text": [...]} → a frame of labels and probabilities
@@ -42,7 +42,7 @@ SCHEMA = 2  # 1: classifications only, `label_names` in place of `about`
 NAME = "autopeft.json"
 TENSORS = "trained.safetensors"
 PROCESSOR = ("tokenizer*", "vocab.*", "*.model", "preprocessor_config.json", "processor_config.json")  # of a base's
-TOLERANCE = 1e-5  # of the largest logit: what another batch shape alone may change
+TOLERANCE = 1e-5  # as a share of the largest logit; a different batch shape alone may change this much
 
 
 def export(
@@ -59,13 +59,13 @@ def export(
     """Writes a trial's adapter to a folder.
 
     Args:
-        setup: Of the search.
-        params, seed: Of the trial.
-        tensors: Its trained tensors, as the worker wrote them.
-        about: Of the data (`tasks.Dataset.about`).
-        to: The folder, which must not hold anything.
-        card: Writes the README.md, a model card, of what autopeft.json says.
-        facts: Goes into autopeft.json as it is.
+        setup: Setup of the search.
+        params, seed: Configuration and seed of the trial.
+        tensors: File of the trial's trained tensors, as the worker wrote them.
+        about: Description of the data (`tasks.Dataset.about`).
+        to: Destination folder; it must be empty or absent.
+        card: Writes the model card, README.md, from the content of autopeft.json.
+        facts: Further content of autopeft.json.
     """
     to.mkdir(parents=True, exist_ok=True)
     task = setup.task.make()
@@ -111,7 +111,7 @@ def is_peft(base: nn.Module, params: Mapping[str, Any]) -> bool:
 def _save_peft(
     base: nn.Module, params: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], setup: Setup, to: Path
 ) -> None:
-    """The tensors as a stock peft adapter, the head among `modules_to_save`."""
+    """Writes the tensors as a stock peft adapter, with the head in `modules_to_save`."""
     from peft import get_peft_model
 
     (part,) = resolve(view(base), params)
@@ -131,11 +131,11 @@ def _save_peft(
                 name = f"{head}.modules_to_save.default.{name.removeprefix(f'{head}.')}"
             held[f"base_model.model.{name}"].copy_(tensor)
     model.save_pretrained(to)
-    (to / "README.md").unlink(missing_ok=True)  # peft's own card, which says nothing
+    (to / "README.md").unlink(missing_ok=True)  # peft's own card is an empty template
 
 
 def _unsaid_padding(base: Any, setup: Setup) -> int | None:
-    """The padding token that the model was trained with, if the base's config names none: stock code must be told."""
+    """Returns the padding token used in training if the base's config names none, as stock code cannot know it."""
     from transformers import AutoConfig
 
     pad = getattr(base.config.get_text_config(), "pad_token_id", None)
@@ -145,7 +145,7 @@ def _unsaid_padding(base: Any, setup: Setup) -> int | None:
 
 
 def _save_processor(task: Task, setup: Setup, to: Path) -> None:
-    """The tokenizer or image processor as the task uses it, if the base has one."""
+    """Saves the tokenizer or image processor as the task uses it, if the base has one."""
     folder = Path(setup.model.path)
     if not folder.is_dir() or any(any(folder.glob(pattern)) for pattern in PROCESSOR):
         processor = task.processor(setup.source)
@@ -158,8 +158,8 @@ class Exported:
     """An exported adapter, loaded.
 
     Attributes:
-        folder: Where from.
-        about: Its autopeft.json.
+        folder: Folder of the adapter.
+        about: Content of its autopeft.json.
         model: The transformers model with the adapter, in evaluation mode.
     """
 
@@ -174,14 +174,14 @@ class Exported:
 
     @property
     def source(self) -> Source:
-        """What the task's encoder needs to know; `load` has asked whether code may run."""
+        """Settings of the task's encoder. `load` has already checked whether code may run."""
         about = self.about
         return Source(
             about["base"], about["revision"], about["trust_remote_code"], about["max_length"], about["data"]
         )  # fmt: skip
 
     def answers(self, split: Split) -> Answers:
-        """What the model says of an encoded split."""
+        """Runs the model over an encoded split and collects its answers."""
         device = next(self.model.parameters()).device
         found = Answers(self.task, split)
         with torch.no_grad():
@@ -190,14 +190,13 @@ class Exported:
         return found
 
     def predict(self, rows: Mapping[str, Any]) -> Any:
-        """A frame of answers, a row each: of a classification `label` and one probability column a label.
+        """Returns a frame with one answer a row. A classification gives `label` and a probability of each label.
 
         Args:
-            rows: Input column → values: the columns that it was trained on, by their names, in any order.
+            rows: Input column → values. The columns are those of the training data, by name, in any order.
 
         Raises:
-            UsageError: There are none, more of one column than of another, one that is missing or unknown, or an
-                empty cell.
+            UsageError: There are no rows, columns differ in length, a column is missing or unknown, or a cell is empty.
         """
         import pandas as pd
 
@@ -222,7 +221,7 @@ class Exported:
         return pd.DataFrame(self.task.answers(self.answers(split).kept, self.about["about"]))
 
     def predict_file(self, file: str | Path) -> Any:
-        """The same for the rows of a file, or the files of a folder, their names first."""
+        """Predicts the rows of a file, or the files of a folder; then the first column has the files' names."""
         rows = self.task.read_rows(Path(file), self.about["data"])
         frame = self.predict(rows)
         if Path(file).is_dir():
@@ -245,12 +244,12 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
 
     Args:
         folder: What `export` wrote.
-        base: Folder or hub name of the base model, where it has moved since.
-        trust_remote_code: Whether code that comes with the base may run. What the folder says does not decide it.
+        base: Folder or hub name of the base model, if the base has moved since the export.
+        trust_remote_code: Whether code that comes with the base may run. The folder's own setting is not used.
 
     Raises:
-        UsageError: The folder is no export, a newer autopeft wrote it, its base is not where it was, or wants to run
-            code of its own.
+        UsageError: The folder is no export, a newer autopeft wrote it, its base has moved, or the base needs code of
+            its own.
     """
     folder = Path(folder)
     if not (folder / NAME).is_file():
@@ -291,7 +290,7 @@ def _load(folder: Path, about: Mapping[str, Any], trust_remote_code: bool) -> Ex
 
 @contextlib.contextmanager
 def _without_peft_warning() -> Iterator[None]:
-    """transformers warns of a name that peft reads: nothing that a user could mend."""
+    """Hides transformers' warning about a name that peft reads: the user cannot change it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
         yield
@@ -326,14 +325,14 @@ def verify(folder: Path, expected: np.ndarray, inputs: Mapping[str, torch.Tensor
     """Loads the folder in a fresh process and compares its logits with those of the trained model.
 
     Args:
-        expected: (n_rows, n_labels) of the model that was trained, in fp32.
-        inputs: The model's inputs of those rows.
+        expected: (n_rows, n_labels), the trained model's logits in fp32.
+        inputs: The model's inputs for these rows.
 
     Returns:
-        The largest difference, of the largest logit.
+        The largest difference, as a share of the largest logit.
 
     Raises:
-        AutoPEFTError: It does not load, or gives other logits.
+        AutoPEFTError: The folder does not load, or its logits differ.
     """
     about = json.loads((folder / NAME).read_text())
     with tempfile.TemporaryDirectory(prefix="autopeft-verify-") as temporary:

@@ -1,4 +1,4 @@
-"""What goes wrong in a trial: which exceptions are its own, memory that ran out, a device that is not there."""
+"""Faults of a trial: which exceptions the trial itself causes, memory that ran out, a device that does not exist."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import torch
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 
 PACKAGE = Path(__file__).resolve().parent.parent
-# What the machine does wrong, not a trial.
+# Faults of the machine, not of a trial.
 MACHINE_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.EIO}
 )
 
 
 def is_trials_own(fault: Exception) -> bool:
-    """Whether an exception is how one trial ended, rather than what the user or the machine does wrong."""
+    """Whether a trial itself caused an exception, not the user or the machine."""
     if isinstance(fault, OSError):
         return fault.errno not in MACHINE_ERRORS
-    is_full = os.strerror(errno.ENOSPC) in str(fault)  # safetensors has an error of its own for a full disk
+    is_full = os.strerror(errno.ENOSPC) in str(fault)  # safetensors raises its own error type for a full disk
     return not isinstance(fault, (UsageError, EnvironmentFault)) and not is_full
 
 
 def explain(fault: Exception) -> str:
-    """An exception in one line: its type, its text, and where in autopeft it came from."""
+    """Describes an exception in one line: its type, its text, and the place in autopeft."""
     text = (str(fault).strip().splitlines() or [""])[0]
     told = f"{type(fault).__name__}: {text}" if text else type(fault).__name__
     if isinstance(fault, Refused) or is_out_of_memory(fault):
-        return told  # those say all there is to say
+        return told  # these messages are complete
     frames = [frame for frame in traceback.extract_tb(fault.__traceback__) if PACKAGE in Path(frame.filename).parents]
     if not frames:
         return told
@@ -41,7 +41,7 @@ def explain(fault: Exception) -> str:
 
 
 def require_device(device: str) -> None:
-    """Raises EnvironmentFault where torch has no such device here."""
+    """Raises EnvironmentFault if torch has no such device here."""
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise EnvironmentFault(f"training.device is {device}, but torch {torch.__version__} sees no GPU here")
 
@@ -55,7 +55,7 @@ def is_out_of_memory(fault: BaseException) -> bool:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Of the trial on a GPU; on a CPU of the whole worker so far, which is weather."""
+    """Returns the peak of the trial on a GPU. On a CPU: the peak of the worker process so far, a rough number."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes

@@ -1,7 +1,7 @@
-"""The last block, for the one token that the head reads.
+"""Computes the last block for the first token only, if the head reads no other token.
 
-The heads of these models look at the first token alone. Once the last block's attention has mixed the others into it,
-what they would become is nobody's business: of the block's products three quarters fall away, forward and backward.
+After the last block's attention, the other tokens no longer change the first one, so they are dropped there. This saves
+three quarters of the block's products, forward and backward.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import nn
 
 from autopeft.training.model import ModelView
 
-# Model type → the module of a block after whose inputs everything goes token by token. A test holds each to it.
+# Model type → a module of the block. From its inputs on, the block treats each token by itself. A test checks each row.
 TOKEN_BY_TOKEN = {
     "bert": "attention.output",
     "camembert": "attention.output",
@@ -24,7 +24,7 @@ TOKEN_BY_TOKEN = {
 
 
 def read_first_token(model: nn.Module, view: ModelView) -> None:
-    """Lets the last block of a clone go on with the first token alone, where its head reads no other."""
+    """Makes the last block of a clone drop all tokens but the first, if the head reads no other."""
     place = TOKEN_BY_TOKEN.get(view.model_type)
     if place is not None and type(model).__name__.endswith("ForSequenceClassification"):
         model.get_submodule(f"{view.blocks[-1]}.{place}").register_forward_pre_hook(_first)

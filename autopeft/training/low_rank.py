@@ -1,7 +1,7 @@
-"""A linear layer and its low-rank update as one node of the graph, for one trial or for several side by side.
+"""A linear layer and its low-rank update as one node of the autograd graph, for one trial or for several side by side.
 
-Autograd's own chain writes the gradient of the layer's input twice and adds the two, and casts under autocast what both
-halves read; here each is one product. LoRA: Hu et al., 2021, arXiv:2106.09685.
+As separate nodes, layer and update each write a gradient of the input, autograd adds the two, and autocast casts the
+input twice. One node saves this work. LoRA: Hu et al., 2021, arXiv:2106.09685.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from torch import nn
 def updated(
     x: torch.Tensor, base: nn.Module, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    """W x + B A (mask · x), in the type of x.
+    """Computes W x + B A (mask · x), in the type of x.
 
     Args:
         x: (k, n, in): rows of k trials.
-        base: The layer, with `weight` and `bias`: linear, or GPT-2's Conv1D. Where another component of the recipe
-            trains one of them, it gets its gradient.
-        a, b: (k, rank, in) and (k, out, rank), the scale of the update in one of them.
-        mask: (k, n, in) of dropout; None for none.
+        base: The layer, with `weight` and `bias`: linear, or GPT-2's Conv1D. If another component of the recipe trains
+            one of them, its gradient is computed, too.
+        a, b: (k, rank, in) and (k, out, rank); one of them contains the scale of the update.
+        mask: (k, n, in), dropout mask; None for no dropout.
 
     Returns:
         (k, n, out).
@@ -34,7 +34,7 @@ def updated(
 
 
 class _Updated(torch.autograd.Function):
-    """`updated`, with gradients of all five; those that nobody asks for are not computed."""
+    """Computes `updated`, with gradients of all five tensors. A gradient that is not needed is not computed."""
 
     @staticmethod
     def forward(
@@ -67,11 +67,11 @@ class _Updated(torch.autograd.Function):
 
 
 def fuse(model: nn.Module) -> None:
-    """Lets peft's plain LoRA layers of linear ones compute so; what an export loads has peft's own way."""
+    """Makes peft's plain LoRA layers on linear layers use `updated`. An exported adapter uses peft's own code."""
     from peft.tuners.lora.layer import Linear
 
     wrapped = {id(module.base_layer) for module in model.modules() if hasattr(module, "base_layer")}
-    for layer in model.modules():  # a wrapped one's output is changed in place, which a node of ours does not allow
+    for layer in model.modules():  # a wrapper changes the output in place, which our node does not allow
         if isinstance(layer, Linear) and is_plain(layer) and type(layer.base_layer) is nn.Linear:
             if id(layer) in wrapped:
                 continue
@@ -79,7 +79,7 @@ def fuse(model: nn.Module) -> None:
 
 
 def is_plain(layer: Any) -> bool:
-    """Whether a LoRA layer of peft adds B A x and nothing else: no DoRA, no bias."""
+    """Whether a LoRA layer of peft adds B A x only: no DoRA, no bias."""
     return not layer.lora_variant and layer.lora_B["default"].bias is None
 
 

@@ -22,8 +22,8 @@ from autopeft.model_folder import ADAPTER, refuse_adapter
 from autopeft.tasks._text import model_padding
 from autopeft.training.setup import ModelSpec
 
-# Kind → what the name of such a module looks like inside its block; the first row that fits decides. Linear layers that
-# no row names are told by their shapes (`_by_shape`).
+# Kind → pattern of the names of such modules inside a block; the first row that matches decides. If no row matches a
+# linear layer, its shape decides (`_by_shape`).
 _ATTENTION = (
     r"(.*\.)?(attn|attention|self_attn|cross_attn|encoder_attn|SelfAttention|EncDecAttention|crossattention"
     r"|self_attention|multi_head_attention)\.(.*\.)?"
@@ -45,15 +45,15 @@ KIND_RULES: tuple[tuple[str, str], ...] = (
     ),
 )
 
-# Model types whose blocks run once each, one on the output of the one before: what the frozen prefix relies on. A test
-# holds each to it. Not: T5 (block 0 hands its position bias on), ALBERT (one block runs many times), DeBERTa (a block
-# gives a pair).
+# Model types in which each block runs once, on the output of the block before, as the prefix cache needs. A test checks
+# each. Not in the list: T5 (block 0 passes its position bias on), ALBERT (one block runs many times), DeBERTa (a block
+# returns a pair).
 CHAINED = frozenset({
     "bert", "camembert", "deit", "distilbert", "electra", "gpt2", "llama", "mobilenet_v1", "mobilenet_v2",
     "roberta", "vit", "xlm-roberta",
 })  # fmt: skip
 
-# What runs after the blocks, by the first part of its name; everything else outside of them runs before.
+# Modules that run after the blocks, by the first part of their name; all others outside the blocks run before.
 ABOVE = re.compile(
     r"(pooler|norm|final_norm|ln_f|final_layer_norm|final_layernorm|layernorm|post_layernorm|fc_norm|conv_1x1)$"
 )
@@ -70,13 +70,13 @@ class ModelView:
         stem: Modules with parameters that run before block 0.
         kinds: Module kind → its modules in the blocks, in order. Convolutions: `convolution`, and `depthwise` where
             they are grouped; fused attention projections: `qkv`.
-        head: Modules that a trial draws anew and always trains: outside the pretrained model, or not in its checkpoint.
-        above: What runs after the blocks and is no head, such as the last norm.
-        unknown: Linear and convolution modules in the blocks whose kind neither config, name nor shape tells.
-        chain: So many leading blocks run once each, one on the output of the one before; 0 where that is not known.
-        model_type: As transformers calls it.
-        embeddings: The embedding of tokens; empty for a model that reads none.
-        output: A language model's output layer, if it is no head; its weight may be that of the embeddings.
+        head: Modules that each trial initialises and trains: outside the pretrained model, or not in its checkpoint.
+        above: Modules after the blocks that are not the head, such as the last norm.
+        unknown: Linear and convolution modules in the blocks whose kind is clear from neither config, name nor shape.
+        chain: Number of leading blocks that run once each, on the output of the block before; 0 if that is not known.
+        model_type: Model type in transformers' words.
+        embeddings: Token embedding; empty for a model that reads no tokens.
+        output: A language model's output layer, if it is not the head; it may share its weight with the embeddings.
     """
 
     blocks: tuple[str, ...]
@@ -92,7 +92,7 @@ class ModelView:
 
     @property
     def unknown_inside(self) -> tuple[str, ...]:
-        """The modules of unknown kind by their names inside of a block, each once."""
+        """Names of the modules of unknown kind inside their block, each once."""
         inside = {name: block for block in self.blocks for name in self.unknown if _within(name, block)}
         return tuple(dict.fromkeys(name.removeprefix(f"{block}.") for name, block in inside.items()))
 
@@ -101,7 +101,7 @@ class ModelView:
         return len(self.blocks)
 
     def block_of(self, name: str) -> int:
-        """The block of a module or parameter: -1 below the blocks, `n_layers` above them and in the head."""
+        """Returns the block of a module or parameter: -1 below the blocks, `n_layers` above them and in the head."""
         for index, block in enumerate(self.blocks):
             if _within(name, block):
                 return index
@@ -118,7 +118,7 @@ class ModelView:
 
 
 def commit(path: str, revision: str | None) -> str | None:
-    """The commit that a revision of a hub model stands for today; None for a folder.
+    """Returns today's commit of a revision of a hub model; None for a folder.
 
     Raises:
         EnvironmentFault: The model cannot be had.
@@ -143,18 +143,18 @@ def commit(path: str, revision: str | None) -> str | None:
 
 
 def load_model(spec: ModelSpec, auto_class: str, n_outputs: int, *, seed: int = 0) -> nn.Module:
-    """A pretrained model in fp32, in evaluation mode, all frozen, on the CPU.
+    """Loads a pretrained model on the CPU: fp32, in evaluation mode, all frozen.
 
     Args:
-        spec: Which one.
+        spec: Which model.
         auto_class: "AutoModelForSequenceClassification".
-        n_outputs: Size of its head, 0 for that of the checkpoint; a checkpoint's head of another size is replaced.
-        seed: Of weights that are not in the checkpoint: those of the head, which each trial draws anew.
+        n_outputs: Size of the head; 0 to keep that of the checkpoint. A checkpoint's head of another size is replaced.
+        seed: Seed of weights that the checkpoint lacks. They are the head's, which each trial initialises anyway.
 
     Raises:
         EnvironmentFault: The model cannot be had.
         UsageError: The checkpoint lacks weights below the head.
-        NoSuchAttention: transformers has no such attention for it.
+        NoSuchAttention: transformers has no such attention for this model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -167,13 +167,13 @@ class NoSuchAttention(UsageError):
 
 
 def meta_model(spec: ModelSpec, auto_class: str, n_outputs: int, *, with_attention: bool = False) -> nn.Module:
-    """The same model on the meta device: names and shapes, no weights read, no memory taken.
+    """Builds the same model on the meta device: names and shapes only, no weights, no memory.
 
     Args:
-        with_attention: Whether to look if the model has the attention that `spec` names.
+        with_attention: Whether to check that the model has the attention that `spec` names.
 
     Raises:
-        NoSuchAttention: It has not.
+        NoSuchAttention: The model does not have that attention.
     """
     options = {"attn_implementation": spec.attention} if with_attention else {}
     return _from_pretrained(spec, auto_class, n_outputs, device_map="meta", **options).eval()
@@ -189,9 +189,9 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
         with quiet():
             config = transformers.AutoConfig.from_pretrained(path, **common)
             if n_outputs and config.num_labels != n_outputs:
-                config.num_labels = n_outputs  # with label names of its own, else those of the checkpoint stay
+                config.num_labels = n_outputs  # also replaces the checkpoint's label names
             pad = model_padding(config, path, common)
-            if pad is not None:  # the classifiers of GPT-2, Llama look for the last token that is no padding
+            if pad is not None:  # the classifiers of GPT-2 and Llama read the last token that is no padding
                 config.pad_token_id = config.get_text_config().pad_token_id = pad
             model: Any
             model, info = getattr(transformers, auto_class).from_pretrained(
@@ -212,7 +212,7 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
         raise UsageError(
             f"the model {path!r} is none that transformers {transformers.__version__} knows: {why}"
         ) from fault
-    model.autopeft_source = spec  # where its tokenizer is, for a task that calls it
+    model.autopeft_source = spec  # source of the tokenizer, for a task that calls the model
     model.requires_grad_(False)
     fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     model.autopeft_kinds = dict(spec.kinds)
@@ -230,7 +230,7 @@ def _not_had(path: str, fault: OSError) -> EnvironmentFault:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' load report and progress bars."""
+    """Hides transformers' load report and progress bars."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -251,7 +251,7 @@ def view(model: nn.Module) -> ModelView:
     """Names the parts of a model, on any device.
 
     Raises:
-        UsageError: It has no repeated blocks.
+        UsageError: The model has no repeated blocks.
     """
     lists = _block_lists(model)
     blocks = tuple(f"{name}.{index}" for name, entries in lists for index in range(len(entries)))
@@ -274,7 +274,7 @@ def view(model: nn.Module) -> ModelView:
 
 
 def _inputs(model: nn.Module) -> nn.Module | None:
-    """What reads a model's inputs, as transformers has it; None for a model that does not say."""
+    """Returns the input embedding that transformers names; None if the model names none."""
     try:
         found: nn.Module | None = cast(Any, model).get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -283,7 +283,7 @@ def _inputs(model: nn.Module) -> nn.Module | None:
 
 
 def _outputs(model: nn.Module) -> nn.Module | None:
-    """A language model's output layer; None for other models."""
+    """Returns a language model's output layer; None for other models."""
     try:
         found: nn.Module | None = cast(Any, model).get_output_embeddings()
     except (AttributeError, NotImplementedError):
@@ -292,12 +292,12 @@ def _outputs(model: nn.Module) -> nn.Module | None:
 
 
 def _names(model: nn.Module, modules: list[nn.Module]) -> tuple[str, ...]:
-    """The names of some modules; one that has several is named once."""
+    """Returns the names of some modules. A module with several names is listed once."""
     return tuple(name for name, module in model.named_modules() if any(module is one for one in modules))
 
 
 def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    """The lists of same-class modules that hold the most parameters: one, or an encoder's and a decoder's."""
+    """Finds the lists of same-class modules with the most parameters: one list, or an encoder's and a decoder's."""
     lists = [
         (name, module)
         for name, module in model.named_modules()
@@ -312,7 +312,7 @@ def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
 
 
 def _head(model: nn.Module, blocks: tuple[str, ...]) -> tuple[str, ...]:
-    """Children outside the pretrained model, and modules above the blocks that its checkpoint has no weights for.
+    """Finds the head: children outside the pretrained model, and modules above the blocks that the checkpoint lacks.
 
     A language model's output layer is pretrained: such a model has no head.
     """
@@ -332,7 +332,7 @@ def _head(model: nn.Module, blocks: tuple[str, ...]) -> tuple[str, ...]:
 def _outside(
     model: Any, lists: list[tuple[str, nn.ModuleList]], head: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The modules with parameters beside the blocks: (above them, below them), the head left out."""
+    """Finds the modules with parameters outside the blocks and the head: (above the blocks, below them)."""
     paths = {part for name, _ in lists for part in _ancestors(name)}
     above: list[str] = []
     below: list[str] = []
@@ -346,7 +346,7 @@ def _outside(
             if name in paths:
                 seen_blocks = True
             elif child is output:
-                if not any(id(parameter) in inputs for parameter in child.parameters()):  # tied: named below already
+                if not any(id(parameter) in inputs for parameter in child.parameters()):  # tied: already below
                     above.append(name)
             elif name not in head and any(True for _ in child.parameters()):
                 (above if seen_blocks and ABOVE.match(leaf) else below).append(name)
@@ -354,12 +354,12 @@ def _outside(
 
 
 def _kinds(model: nn.Module, blocks: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """The adaptable modules of the blocks by their kinds, and those of unknown kind.
+    """Sorts the adaptable modules of the blocks by kind. Returns them, and the modules of unknown kind.
 
-    What the config names goes before names, and names before shapes.
+    The config decides first, then the module's name, then its shape.
 
     Raises:
-        UsageError: The config names modules that are not there.
+        UsageError: The config names modules that do not exist.
     """
     said: Mapping[str, tuple[str, ...]] = getattr(model, "autopeft_kinds", {})
     kinds: dict[str, list[str]] = {}
@@ -388,17 +388,17 @@ def _kinds(model: nn.Module, blocks: tuple[str, ...]) -> tuple[dict[str, tuple[s
 
 
 def _by_name(name: str, module: nn.Module) -> str | None:
-    """The kind of a module by its name inside its block."""
+    """Tells the kind of a module from its name inside its block."""
     if isinstance(module, nn.Conv2d):
         return "depthwise" if module.groups > 1 else "convolution"
     return next((kind for kind, pattern in KIND_RULES if re.fullmatch(pattern, name)), None)
 
 
 def _by_shape(layers: Mapping[str, nn.Module]) -> dict[str, str]:
-    """The kinds of linear layers whose names say nothing, by what stands beside what.
+    """Tells the kinds of linear layers from their shapes, if the names say nothing.
 
-    One that widens, and after it in the same module one that leads back to the first one's width: a feed-forward
-    (`up`, `down`), also where the first gives the halves of a gated one. Inside of an attention, one that triples: `qkv`.
+    A layer that widens, followed in the same module by one that returns to the first width, is a feed-forward (`up`,
+    `down`). The first layer may also hold both halves of a gated one. A layer that triples in an attention is `qkv`.
     """
     beside: dict[str, list[tuple[str, int, int]]] = {}
     for name, module in layers.items():
@@ -430,9 +430,9 @@ def _ancestors(name: str) -> list[str]:
 
 
 def clone_shared(model: nn.Module, own: Iterable[str]) -> nn.Module:
-    """New modules, hooks and buffers around the same parameters; those named in `own` are copied.
+    """Clones modules, hooks and buffers, but shares the parameters. Parameters named in `own` are copied.
 
-    Tied parameters stay tied, also where they are copied.
+    Tied parameters stay tied, also if they are copied.
     """
     names = set(own)
     owned = {id(p) for n, p in model.named_parameters(remove_duplicate=False) if n in names}

@@ -1,4 +1,4 @@
-"""What lies in a folder or in the hub's cache is read without the network: a hub that is down costs minutes of retries."""
+"""Reads files on disk or in the hub's cache without the network, as a hub that is down costs minutes of retries."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def from_disk_first(model: str, revision: str | None, call: Callable[[], T]) -> T:
-    """The result of a call that reads a model: without the network if all of it is here, else with it.
+    """Returns the result of a call that reads a model: without the network if all files are here, else with it.
 
     Args:
         model: A folder, or a name on the hub.
-        revision: Of a hub model. What a commit stands for never changes; without one, the hub is asked.
-        call: What reads.
+        revision: Commit of a hub model. A commit never changes. Without one, the hub is asked.
+        call: Reads the model.
     """
     if Path(model).is_dir() or revision is not None:
         with contextlib.suppress(EnvironmentFault, OSError), without_network():
@@ -29,7 +29,7 @@ def from_disk_first(model: str, revision: str | None, call: Callable[[], T]) -> 
 
 @contextlib.contextmanager
 def without_network() -> Iterator[None]:
-    """The hub's clients see only what is on the disk. transformers asks the first of these switches, peft the other."""
+    """Makes the hub's clients use the disk only. transformers reads the first of these switches, peft the other."""
     from huggingface_hub import constants
 
     before, environment = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")

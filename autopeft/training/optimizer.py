@@ -1,4 +1,4 @@
-"""The optimiser of a trial: a group a component, and the learning rate over its steps."""
+"""The optimiser of a trial: a group for each component, and the learning rate over the steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOMENTUM = 0.9  # of SGD
 
 
 def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
-    """AdamW or SGDW (Loshchilov and Hutter, 2019, arXiv:1711.05101) with a group a component and one for the head."""
+    """Makes AdamW or SGDW (Loshchilov and Hutter, 2019, arXiv:1711.05101), with a group for each component and head."""
     parameters = dict(attached.model.named_parameters())
     groups: list[dict[str, Any]] = [
         {
@@ -26,14 +26,14 @@ def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
     ]
     if setup.train.optimizer == "sgd":
         return SGDW([{**group, "weight_decay": 0.0, "decay": group["weight_decay"]} for group in groups], MOMENTUM)
-    return torch.optim.AdamW(groups, fused=True)  # one pass over each tensor: of full fine-tuning a fifth of the time
+    return torch.optim.AdamW(groups, fused=True)  # fused: full fine-tuning takes a fifth less time
 
 
 class SGDW(torch.optim.SGD):
-    """SGD with momentum, its weight decay decoupled as AdamW's is: no part of the gradient, nor of the momentum.
+    """SGD with momentum and decoupled weight decay, as in AdamW: the decay is not part of the gradient or the momentum.
 
     Args:
-        groups: Each with `decay`, of which a step takes the share of its learning rate.
+        groups: Parameter groups, each with `decay`. A step shrinks the weights by learning rate times `decay`.
     """
 
     def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
@@ -49,7 +49,7 @@ class SGDW(torch.optim.SGD):
 
 
 def learning_rate_factor(setup: Setup, total: int, step: int) -> float:
-    """What multiplies each group's learning rate at a step from 0: a linear warm-up, then the schedule."""
+    """Returns the factor of each group's learning rate at a step (from 0): a linear warm-up, then the schedule."""
     warm = round(setup.train.warmup * total)
     if step < warm:
         return (step + 1) / (warm + 1)

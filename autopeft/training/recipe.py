@@ -17,7 +17,7 @@ from autopeft.space import ALWAYS
 from autopeft.training.model import ModelView, clone_shared
 from autopeft.trial import derive_seed
 
-# What stands for a method's own module kinds where the model lacks them; for all others the convolutions.
+# Substitutes for a method's own module kinds if the model lacks them; for all other kinds the convolutions.
 STAND_INS = {"query": "qkv", "key": "qkv", "value": "qkv"}
 
 
@@ -33,12 +33,12 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What one component trains: its group in the optimiser.
+    """A group of the optimiser: parameters that one component trains.
 
     Attributes:
-        component: Its name; `head` for the head.
-        lr: Its learning rate.
-        weight_decay: Its own, or None for the config's.
+        component: Name of the component; `head` for the head.
+        lr: Learning rate.
+        weight_decay: The component's own weight decay; None for the config's.
         names: Full parameter names.
     """
 
@@ -54,15 +54,15 @@ class Attached:
 
     Attributes:
         model: Shares every frozen tensor with the base.
-        groups: What trains, by component and learning rate, the head last.
-        lowest: The lowest block with something trained; n_layers where only what is above the blocks trains. Never
-            above the chain of blocks that is known to run one after the other: 0 where there is none.
+        groups: Trained parameters by component and learning rate, the head last.
+        lowest: The lowest block with a trained parameter; n_layers if only modules above the blocks train. At most
+            `ModelView.chain`, so 0 if the blocks are not known to run one after the other.
         trained: Full names of all trained parameters.
-        own: Full names of all that tells this model from its base: what is trained, what was added and is frozen, what
-            was changed, and added buffers.
-        added: Full names of the modules that the components added: they alone are in training mode, for their dropout.
-        head: Those of the trained that are the head's.
-        during: What the components do while the trial trains.
+        own: Full names of all tensors in which this model differs from its base: trained, added and frozen, or changed
+            parameters, and added buffers.
+        added: Full names of the modules that components added. Only these are in training mode, for their dropout.
+        head: Full names of the head's trained parameters.
+        during: Actions of the components while the trial trains.
     """
 
     model: nn.Module
@@ -157,12 +157,12 @@ def attach(
     steps: int | None = None,
     batches: Callable[[], Iterator[Mapping[str, Any]]] | None = None,
 ) -> Attached:
-    """A clone of the base with the recipe attached and a head drawn from the seed.
+    """Attaches a recipe to a clone of the base, and draws the head from the seed.
 
-    The head of a seed is the same whatever the recipe. Consumes and leaves the global random state seeded.
+    The head depends on the seed only, not on the recipe. Seeds the global random state, and draws from it.
 
     Args:
-        steps, batches: As `Site` has them.
+        steps, batches: See `Site`.
 
     Raises:
         Refused: The recipe is empty, or does not fit the model.
@@ -175,13 +175,13 @@ def attach(
     model = clone_shared(base, {*heads, *copied})
     draw_head(model, view, derive_seed(seed, "head"))
     original = {id(module) for module in model.modules()}
-    # What a component trains is told by object, not by name: a peft layer renames what it wraps.
+    # A component's parameters are compared as objects, not by name, as a peft layer renames the layer that it wraps.
     by_name = dict(model.named_parameters(remove_duplicate=False))
     of_base = {id(tensor) for tensor in _tensors(model).values()} - {id(by_name[name]) for name in copied}
     trained = {"head": [by_name[name] for name in heads]}
     taken = {id(parameter) for parameter in trained["head"]}
     during = []
-    for part in sorted(parts, key=lambda part: not part.method.is_peft):  # hooks go around a layer's peft layer
+    for part in sorted(parts, key=lambda part: not part.method.is_peft):  # peft first, so that hooks wrap its layers
         torch.manual_seed(derive_seed(seed, "attach", part.name))
         before = {id(parameter) for parameter in model.parameters()}
         if part.method.reads_weights:
@@ -196,7 +196,7 @@ def attach(
         taken |= {id(parameter) for parameter in trained[part.name]}
         if not trained[part.name]:
             raise Refused(f"empty: {part.name} trains nothing here that the rest of the recipe does not")
-    for parameter in model.parameters():  # a peft tuner freezes what came before it
+    for parameter in model.parameters():  # a peft tuner freezes the parameters of earlier components
         parameter.requires_grad_(id(parameter) in taken)
     torch.manual_seed(seed)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -217,7 +217,7 @@ def attach(
 
 
 def _require_untouched(model: nn.Module, part: Component, trained: Collection[int]) -> None:
-    """Raises Refused where another component trains a layer whose weight this one reads, or acts inside it."""
+    """Raises Refused if another component trains, or acts inside, a layer whose weight this component reads."""
     for name in part.scope.names:
         layer = model.get_submodule(name)
         if any(parameter.requires_grad or id(parameter) in trained for parameter in layer.parameters()):
@@ -251,7 +251,7 @@ def _hidden(part: Component, name: str) -> Refused:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and saved buffers, each under its first name."""
+    """Returns parameters and saved buffers, each under its first name."""
     first: dict[int, str] = {}
     tensors = {**dict(model.named_parameters()), **model.state_dict(keep_vars=True)}
     return {name: tensor for name, tensor in tensors.items() if first.setdefault(id(tensor), name) == name}
@@ -272,7 +272,7 @@ def _groups(
 
 
 def count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[str, float]:
-    """Exact numbers of trained parameters, from the model on the meta device: nothing is allocated.
+    """Counts the trained parameters exactly, from the model on the meta device: nothing is allocated.
 
     Raises:
         Refused: The recipe is empty, or does not fit the model.
@@ -300,7 +300,7 @@ def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[
 
 
 def counts(attached: Attached) -> dict[str, float]:
-    """Exact numbers of trained parameters, with and without the head."""
+    """Counts the trained parameters exactly, with and without the head."""
     sizes = {name: parameter.numel() for name, parameter in attached.model.named_parameters()}
     head = sum(sizes[name] for name in attached.head)
     total = sum(sizes[name] for name in attached.trained)
@@ -312,7 +312,7 @@ def counts(attached: Attached) -> dict[str, float]:
 
 
 def trained_state(attached: Attached) -> dict[str, torch.Tensor]:
-    """By name, all that tells this model from its base: what is trained, and what else is its own."""
+    """Returns all tensors in which this model differs from its base, by name: the trained ones and `own`."""
     tensors = _tensors(attached.model)
     return {name: tensors[name].detach() for name in attached.own}
 
@@ -321,7 +321,7 @@ def load_trained(attached: Attached, tensors: Mapping[str, torch.Tensor]) -> Non
     """Puts saved tensors into a model with the same recipe attached.
 
     Raises:
-        ValueError: Their names or shapes are not those of the recipe.
+        ValueError: The names or shapes do not fit the recipe.
     """
     own = trained_state(attached)
     if set(tensors) != set(own):
@@ -336,7 +336,7 @@ def load_trained(attached: Attached, tensors: Mapping[str, torch.Tensor]) -> Non
 
 
 def draw_head(model: nn.Module, view: ModelView, seed: int) -> None:
-    """A fresh head: weights from N(0, initializer_range²), biases 0, norms 1."""
+    """Initialises the head: weights from N(0, initializer_range²), biases 0, norms 1."""
     generator = torch.Generator().manual_seed(seed)
     deviation = float(getattr(model.config, "initializer_range", 0.02))
     for head in view.head:

@@ -1,4 +1,4 @@
-"""What every trial of a search shares: all that a worker needs to build `evaluate`, as plain data, in small values."""
+"""Settings that all trials of a search share: everything that a worker needs to build `evaluate`, as plain data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ModelSpec:
 
     Attributes:
         path: Local folder or hub name.
-        revision: Of the hub; None for a folder.
+        revision: Revision on the hub; None for a folder.
         trust_remote_code: Whether code that came with the model may run.
-        attention: As chosen: "eager" or "sdpa", never "auto" here.
-        kinds: Module kind → names inside a block, of what the model's names and shapes do not tell.
+        attention: "eager" or "sdpa", never "auto" here.
+        kinds: Module kind → names inside a block, for modules whose names and shapes do not show their kind.
     """
 
     path: str
@@ -34,7 +34,7 @@ class TaskSpec:
     """What is learned from which data.
 
     Attributes:
-        name: Of the task's plugin.
+        name: Name of the task's plugin.
         options: The task's own options, as the config gives them.
         data: The config's data section, paths absolute.
         max_length: Longest input in tokens; None for the model's own.
@@ -46,7 +46,7 @@ class TaskSpec:
     max_length: int | None = None
 
     def make(self) -> Task:
-        """The task, with its options."""
+        """Makes the task with its options."""
         task: Task = plugins.make("tasks", self.name, self.options)
         return task
 
@@ -62,7 +62,7 @@ class TrainSpec:
         optimizer: "adamw" or "sgd".
         schedule: "linear", "cosine" or "constant".
         warmup: Share of the steps.
-        weight_decay: Of each component that has none of its own.
+        weight_decay: Weight decay of each component that has none of its own.
         clip: Largest gradient norm; None for no clipping.
         rungs: Shares of the steps after which a trial reports, ascending, below 1.
         score_rungs: Whether validation is scored at rungs, beside the training loss.
@@ -84,13 +84,13 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a trial computes, and in which arithmetic.
+    """Where a trial computes, and in which precision.
 
     Attributes:
         device: "cpu", "cuda", "cuda:0".
-        threads: Of torch, in every executor.
-        precision: As chosen, one of `precision.PRECISIONS`.
-        micro_batch_size: Rows of one forward pass at most.
+        threads: Number of torch threads, in every executor.
+        precision: One of `precision.PRECISIONS`, never "auto" here.
+        micro_batch_size: Most rows of one forward pass.
         prefix_cache_bytes: Bound on cached activations on disk; 0 turns the cache off.
     """
 
@@ -106,12 +106,12 @@ class Setup:
     """The part of the config that training reads. Picklable.
 
     Attributes:
-        model, task, train, machine: Each by itself.
+        model, task, train, machine: The four parts.
         folder: The run's folder, absolute: trained tensors go to `<folder>/trials/<number>/`.
         cache: Folder of encoded data and cached activations, shared by the node's workers.
-        encoded: Folder of the encoded data; None if it is looked for in `cache`, and made.
+        encoded: Folder of the encoded data; None to look for it in `cache`, and to make it there if needed.
         seed: The search's seed: splits depend on it.
-        keep: Whose trained tensors stay: "front", "all" or "none".
+        keep: Trials whose trained tensors are kept: "front", "all" or "none".
     """
 
     model: ModelSpec
@@ -126,17 +126,17 @@ class Setup:
 
     @property
     def source(self) -> Source:
-        """What the task's encoder needs to know."""
+        """Settings of the task's encoder."""
         model, task = self.model, self.task
         return Source(model.path, model.revision, model.trust_remote_code, task.max_length, task.data)
 
     @staticmethod
     def of(*, model: str, task: str, **values: Any) -> Setup:
-        """A setup from single values, each put into the part that has a field of that name."""
+        """Makes a setup from single values. Each goes into the part that has a field of that name."""
         return Setup(ModelSpec(model), TaskSpec(task)).but(**values)
 
     def but(self, **values: Any) -> Setup:
-        """The same with other values, each put into the part that has a field of that name.
+        """Returns a copy with other values. Each goes into the part that has a field of that name.
 
         Raises:
             TypeError: No part has such a field.
