@@ -11,9 +11,9 @@ from typing import Protocol, runtime_checkable
 
 from autopeft.trial import Evaluate, Report, Result, Trial
 
-# Builds what trains trials, once a worker: loads the model and the data. Called as
-# `make_evaluate(should_end)`; `should_end()` turns true when the user wants the search to end: `evaluate` looks at it
-# between steps and then returns without a Result. Picklable, so that it travels to workers.
+# Builds `evaluate`, once a worker: loads the model and the data. Called as `make_evaluate(should_end)`.
+# `should_end()` turns true when the user wants the search to end. `evaluate` calls it between steps, and if it is true
+# returns without a Result. Picklable, so that it can be sent to workers.
 MakeEvaluate = Callable[[Callable[[], bool]], Evaluate]
 
 
@@ -23,43 +23,43 @@ class Portable(Protocol):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Folders, by absolute path."""
+        """Returns the absolute paths of the folders that trials read."""
 
     @property
     def folder(self) -> str:
-        """What it writes goes there."""
+        """Returns the folder into which trials write."""
 
     def kept(self, number: int) -> Path:
-        """The folder, below `folder`, of what it keeps of a trial that has ended; it need not be there."""
+        """Returns the folder, below `folder`, with the files that an ended trial keeps. It may not exist."""
 
     def check(self) -> None:
-        """Looks, in seconds, whether trials can run on this node.
+        """Checks, within seconds, that trials can run on this node.
 
         Raises:
-            EnvironmentFault: They cannot.
-            ImportError: A package is not there.
+            EnvironmentFault: Trials cannot run here.
+            ImportError: A package is missing.
         """
 
     def at(self, places: Mapping[str, str], folder: str | None) -> Portable:
-        """The same where folders that it reads lie elsewhere (old path → new), and `folder` too, if given."""
+        """Returns a copy that reads other folders (old path → new), and writes to another `folder` if one is given."""
 
     def __call__(self, should_end: Callable[[], bool]) -> Evaluate:
-        """As every MakeEvaluate."""
+        """Builds `evaluate`, as every MakeEvaluate does."""
 
 
 class Pack(Protocol):
     """Trials side by side in one worker."""
 
     def join(self, trial: Trial) -> None:
-        """Takes a trial, which begins at the next `advance`."""
+        """Adds a trial. It begins at the next `advance`."""
 
     def leave(self, trial: Trial) -> None:
         """Ends a trial that has reported, without a result."""
 
     def advance(self) -> list[tuple[Trial, Report | Result]]:
-        """Trains until some of the trials have something to say; after its Result a trial is gone.
+        """Trains until some trials have an event, and returns these events. After its Result a trial has left.
 
-        Empty where the user wants the search to end.
+        Returns nothing if the user wants the search to end.
         """
 
 
@@ -68,50 +68,50 @@ class Packing(Protocol):
     """A `make_evaluate` whose worker can train trials side by side."""
 
     def pack(self, should_end: Callable[[], bool]) -> Pack:
-        """Once a worker, as `make_evaluate` itself is called."""
+        """Builds the pack, once a worker, in place of a call of `make_evaluate` itself."""
 
 
 class Conversation(Protocol):
-    """What an executor runs: a `Search`, or a confirmation, which asks for trials in the same three verbs."""
+    """What an executor runs: a `Search`, or a confirmation, which has the same verbs."""
 
     def ask(self) -> Trial | None:
-        """The next trial; None when there are no more."""
+        """Returns the next trial; None if there are no more."""
 
     def prepare(self, slots: int) -> None:
-        """Thinks ahead; called while all slots are busy, where there are several."""
+        """Computes proposals ahead. Called while all slots are busy, if there are several."""
 
     def is_out_of_time(self) -> bool:
-        """Whether the running trials are to end now, untold."""
+        """Whether the running trials must end now, without a result."""
 
     def report(self, trial: Trial, report: Report) -> bool:
         """Takes a rung of a running trial. Returns whether the trial should stop here."""
 
     def tell(self, result: Result) -> None:
-        """Takes how a trial ended."""
+        """Takes the result of a trial."""
 
 
 class Executor(Protocol):
     """Asks, evaluates, reports and tells until `search.ask()` returns None or the user interrupts.
 
     Attributes:
-        processes: That train side by side; None where only the run will tell, 0 where no trial fits.
-        pack: Trials that share a pass over the base, at most.
+        processes: Number of processes that train side by side; None if only the run will show it, 0 if no trial fits.
+        pack: Most trials that share a pass over the base.
     """
 
     processes: int | None
     pack: int
 
     def check(self) -> None:
-        """Looks, in seconds, whether it can run, before model and data are loaded.
+        """Checks, within seconds, that the executor can run, before model and data are loaded.
 
         Raises:
-            EnvironmentFault: It cannot.
+            EnvironmentFault: The executor cannot run.
         """
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         """Runs the search to its end.
 
         Raises:
-            KeyboardInterrupt: The user interrupted; the trials that were running are not told, and will run again.
-            Exception: Whatever flies out of the conversation, of `make_evaluate` or of `evaluate`, as it is.
+            KeyboardInterrupt: The user interrupted. Running trials are not told, and will run again.
+            Exception: Any exception of the conversation, of `make_evaluate` or of `evaluate`, unchanged.
         """

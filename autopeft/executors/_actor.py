@@ -1,13 +1,13 @@
 """What runs in a Ray worker: a Tune trainable that loads model and data once and serves trial after trial.
 
-What a step gives travels as one JSON string under `event`; Tune flattens anything else. A result brings `files` along,
-name → bytes, where its node does not share the driver's disk. Kinds of events:
+A step returns its event as one JSON string under `event`, as Tune flattens anything else. If the node does not share
+the driver's disk, a result also has `files`, name → bytes. Kinds of events:
 
 started   the worker holds model and data, and begins with this trial
 phase     what the trial does now: `phase`
 report    a rung: `report`
 result    the end: `result`
-fault     an exception that is none of the trial's: `fault`, pickled. It ends the run, as it does in `serial`
+fault     an exception that the trial did not cause: `fault`, pickled. It ends the run, as it does in `serial`
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from autopeft.trial import Phase, Report, Result, Trial
 
 
 class LateNode(Exception):
-    """The worker's node joined while trials ran, and cannot take any."""
+    """The worker's node joined while trials ran, and cannot run trials."""
 
 
 def actor_class() -> Any:
-    """The trainable; made here, as Ray is imported where it is used."""
+    """Makes the trainable class in a function, so that Ray is imported only if it is used."""
     from ray.tune import Trainable
 
     class Actor(Trainable):  # type: ignore[misc]
-        """Its `setup` is given `make_evaluate`; each config holds one trial, as JSON."""
+        """Serves trials. `setup` receives `make_evaluate`; each config holds one trial, as JSON."""
 
         def setup(self, config: Mapping[str, Any], make_evaluate: MakeEvaluate) -> None:
             self.fault, self.late = "", ""
             self.events: Iterator[Report | Result | Phase] = iter(())
             self.luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
             try:
-                self.evaluate = make_evaluate(lambda: False)  # to end a trial, its worker is ended
+                self.evaluate = make_evaluate(lambda: False)  # a trial is ended by ending its worker
             except Exception as fault:
                 if self.luggage is not None and self.luggage.is_late():
                     self.late = f"{type(fault).__name__}: {fault}".splitlines()[0]
                 else:
-                    self.fault = pack(fault)  # this node lacks something: the run ends with it, at the first step
+                    self.fault = pack(fault)  # this node lacks something: the first step reports it, and the run ends
             self.begin(config)
 
         def reset_config(self, config: Mapping[str, Any]) -> bool:
@@ -56,7 +56,7 @@ def actor_class() -> Any:
 
         def begin(self, config: Mapping[str, Any]) -> None:
             self.trial, self.is_started = Trial.from_json(json.loads(config["trial"])), False
-            self.close()  # of a stopped trial: frees its memory before the next one takes its own
+            self.close()  # frees the memory of a stopped trial before the next one begins
 
         def close(self) -> None:
             if hasattr(self.events, "close"):
@@ -86,34 +86,34 @@ def actor_class() -> Any:
                 return _event("fault", fault=pack(fault))
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
-            """Nothing: trained tensors go to the run's folder."""
+            """Does nothing: trained tensors go to the run's folder."""
 
         def load_checkpoint(self, checkpoint: Any) -> None:
-            """Nothing to load."""
+            """Does nothing: there is nothing to load."""
 
     return Actor
 
 
 @dataclass(frozen=True)
 class Files:
-    """What a node sends beside a result, by file name; a class, so that Tune does not take it apart."""
+    """Files that a node sends with a result, by name. Not a plain dict, as Tune would flatten it."""
 
     contents: Mapping[str, bytes]
 
 
 def pack(fault: Exception) -> str:
-    """An exception as text, with the worker's traceback as its note."""
+    """Encodes an exception as text, with the worker's traceback as its note."""
     fault.add_note("In the worker:\n" + "".join(traceback.format_exception(fault)))
     try:
         data = pickle.dumps(fault)
-        pickle.loads(data)  # noqa: S301  (some pickle, and then cannot be built again)
+        pickle.loads(data)  # noqa: S301  (some exceptions can be pickled but not unpickled)
     except Exception:
         data = pickle.dumps(AutoPEFTError(f"in a worker: {type(fault).__name__}: {fault}"))
     return base64.b64encode(data).decode()
 
 
 def unpack(text: str) -> Exception:
-    """The exception. It comes from a worker of ours, over Ray's own authenticated connection."""
+    """Decodes the exception. The text comes from our own worker, over Ray's authenticated connection."""
     fault: Exception = pickle.loads(base64.b64decode(text))  # noqa: S301
     return fault
 

@@ -11,10 +11,10 @@ from types import FrameType
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """The first Ctrl-C is noted in the list that this yields; the second one interrupts at once.
+    """Yields a list that records the first Ctrl-C. The second one interrupts at once.
 
-    The handlers that were there before come back at the end. Outside of the main thread, where Python allows no
-    handlers, the list stays empty and Ctrl-C does what it did before.
+    The earlier handlers are restored at the end. Python allows no handlers outside the main thread. There the list
+    stays empty, and Ctrl-C works as before.
     """
     interrupts: list[int] = []
     if threading.current_thread() is not threading.main_thread():

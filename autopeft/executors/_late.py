@@ -1,7 +1,7 @@
-"""Nodes that join while a search runs: each is asked and given what it lacks, then its slots count.
+"""Nodes that join while a search runs: each one is checked and gets the files that it lacks, then its slots count.
 
-A node that cannot take trials is said once, and plugged: an actor of ours holds its resources, so that Tune puts
-nothing there. Whatever a newcomer lacks, the search goes on.
+If a node cannot run trials, this is said once. Then an actor of ours holds all its resources, so that Tune places
+nothing there. A fault of a new node never ends the search.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from autopeft.errors import AutoPEFTError
 from autopeft.executors import _nodes
 from autopeft.executors._nodes import Luggage
 
-LOOK_SECONDS = 5.0  # between two looks at who is there
+LOOK_SECONDS = 5.0  # between two looks at the list of nodes
 
 
 class Newcomers:
-    """Who may take trials, while nodes come and go.
+    """Knows which nodes can run trials, while nodes come and go.
 
     Args:
-        nodes: That are in it from the start, as `ray.nodes()` gives them; grows.
-        room: How many trials a node holds.
-        luggage: What trials need; None where `make_evaluate` asks nothing of a node.
-        list_nodes: As `ray.nodes`.
+        nodes: Nodes at the start, as `ray.nodes()` returns them. New nodes are appended.
+        room: Returns how many trials fit on a node.
+        luggage: Files that trials need; None if `make_evaluate` needs nothing on a node.
+        list_nodes: Returns all nodes, like `ray.nodes`.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class Newcomers:
         self._next_look = time.monotonic() + LOOK_SECONDS
 
     def slots(self) -> int | None:
-        """Trials that the nodes of now hold; None between two looks."""
+        """Returns how many trials fit on the present nodes; None between two looks."""
         if time.monotonic() < self._next_look:
             return None
         self._next_look = time.monotonic() + LOOK_SECONDS
         return self.look()
 
     def look(self) -> int:
-        """Welcomes who is new, in a thread of its own: that takes its time. Returns what `slots` does."""
+        """Starts a thread that prepares new nodes, as this is slow. Returns the present slots."""
         alive = [node for node in self.list_nodes() if node["Alive"]]
         for node in alive:
             if node["NodeID"] not in self._known and self.room(node) > 0:
@@ -61,11 +61,11 @@ class Newcomers:
         return sum(self.room(node) for node in alive if node["NodeID"] in self._usable)
 
     def welcome(self, node: Mapping[str, Any]) -> None:
-        """Gives a node what it lacks; from then on its slots count."""
+        """Gives a node the files that it lacks. Afterwards its slots count."""
         try:
             if self.luggage is not None:
                 self._supply(node, self.luggage)
-        except Exception as fault:  # of a node that nobody needs: the search goes on without it
+        except Exception as fault:  # the search goes on without this node
             text = str(fault) if isinstance(fault, AutoPEFTError) else f"{type(fault).__name__}: {fault}"
             print(f"a node joined that takes no trials: {text.splitlines()[0]}", file=sys.stderr, flush=True)
             with contextlib.suppress(Exception):
@@ -82,7 +82,7 @@ class Newcomers:
 
 
 def plug(node: Mapping[str, Any]) -> Any:
-    """An actor that holds all CPUs and GPUs of a node while it is referred to."""
+    """Starts an actor that holds all CPUs and GPUs of a node as long as the returned handle lives."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

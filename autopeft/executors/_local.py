@@ -1,7 +1,7 @@
-"""A Ray of our own on this machine: started, tried again where it does not come up, ended; with a token of its own.
+"""A local Ray: started, tried again if the start fails, and ended. It has an authentication token of its own.
 
-On a busy machine Ray gives its own processes too little time: it waits 30 s for them, whatever is asked for. The second
-try finds their files in memory.
+Ray waits 30 s for its own processes, whatever the settings say. On a busy machine this is too short. The second try is
+faster, as the files are in memory then.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import Any
 from autopeft.errors import EnvironmentFault
 
 TRIES = 3
-SILENT_SECONDS = 15.0  # until a start that takes its time is said
+SILENT_SECONDS = 15.0  # until a message says that the start is slow
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 INSTEAD = "`--set executor=serial` runs one trial after another, without Ray"
 
 
 @contextlib.contextmanager
 def local_ray(ray: Any, interrupts: Sequence[int] = (), **options: Any) -> Iterator[None]:
-    """Ray, up while the context lasts.
+    """Runs a local Ray as long as the context lasts.
 
     Args:
         ray: The module.
-        interrupts: Grows with each Ctrl-C: looked at between two tries.
-        options: Of `ray.init`.
+        interrupts: Grows with each Ctrl-C; read between two tries.
+        options: Options of `ray.init`.
 
     Raises:
-        EnvironmentFault: It does not come up.
-        KeyboardInterrupt: The user did not wait for it.
+        EnvironmentFault: Ray does not start.
+        KeyboardInterrupt: The user interrupted the start.
     """
     with own_token():
         _start(ray, interrupts, options)
@@ -48,10 +48,10 @@ def _start(ray: Any, interrupts: Sequence[int], options: dict[str, Any]) -> None
     for attempt in range(1, TRIES + 1):
         try:
             with said_when_slow(f"Ray is slow to start on this machine: still waiting (try {attempt} of {TRIES})"):
-                # "local", as without an address Ray joins what an earlier `ray start`, or RAY_ADDRESS, left here.
+                # "local", as without an address Ray joins a Ray from an earlier `ray start` or from RAY_ADDRESS.
                 ray.init(address="local", **options)
             return
-        except Exception as fault:  # Ray raises plain ones
+        except Exception as fault:  # Ray raises plain Exceptions
             ray.shutdown()
             why = (str(fault).strip().splitlines() or [type(fault).__name__])[0].rstrip(".")
         except BaseException:
@@ -69,7 +69,7 @@ def _start(ray: Any, interrupts: Sequence[int], options: dict[str, Any]) -> None
 
 @contextlib.contextmanager
 def said_when_slow(text: str, after: float | None = None) -> Iterator[None]:
-    """Writes a line to stderr where what is done here takes longer than that."""
+    """Writes a line to stderr if the body of the context takes longer than `after` seconds."""
     timer = threading.Timer(
         SILENT_SECONDS if after is None else after, lambda: print(text, file=sys.stderr, flush=True)
     )
@@ -83,10 +83,10 @@ def said_when_slow(text: str, after: float | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_token() -> Iterator[None]:
-    """A random token that Ray's processes inherit: other users of the machine cannot talk to it.
+    """Gives Ray's processes a random token, so that other users of the machine cannot talk to Ray.
 
-    Ray's own default is one token for all, in a file of the home folder that others may read. What the user has set
-    stays. Afterwards the environment is as it was.
+    Ray's own default is one token for all its runs, in a file of the home folder that others may be able to read. A
+    token that the user has set is kept. Afterwards the environment is restored.
     """
     before = {name: os.environ.get(name) for name in TOKEN_VARIABLES}
     if all(value is None for value in before.values()):
@@ -104,7 +104,7 @@ def own_token() -> Iterator[None]:
 
 
 def _forget_token() -> None:
-    """Ray keeps the first token that it reads in this process."""
+    """Makes Ray read the token again. By itself Ray keeps the first token that it reads in this process."""
     with contextlib.suppress(ImportError):  # an older Ray has none
         from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled
 

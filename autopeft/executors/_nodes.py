@@ -1,8 +1,8 @@
-"""Nodes that do not share the driver's disk: what trials read is shipped to them, and what they keep is sent back.
+"""Nodes that do not share the driver's disk: they receive the files that trials read, and send back those they keep.
 
-Before the first trial every node is asked what of it it does not see; that goes there once, through Ray's object
-store, into a folder of the node's own that is removed in the end. A node that lacks what cannot be shipped, a package
-or a device, says so then.
+Before the first trial, each node says which of these folders it does not see. Ray's object store brings them there
+once, into a folder of the node's own, which is removed at the end. A missing package or device cannot be shipped: the
+node reports it at this point.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from autopeft.executors import Portable
 from autopeft.files import build_once
 from autopeft.trial import Evaluate
 
-MARK = ".shared"  # in the driver's folder while it runs: a node that reads the same there shares its disk
+MARK = ".shared"  # file in the driver's folder; a node that reads the same content shares the disk
 EDGE_BYTES = 2**20
-PATIENCE_SECONDS = 120.0  # of the driver, for a node to start a worker and import
+PATIENCE_SECONDS = 120.0  # for a node to start a worker and import packages
 
 
 @dataclass(frozen=True)
 class Luggage:
-    """A Portable `make_evaluate` on its way: what each node needs to have it, whatever the node sees of our disk.
+    """Brings a Portable `make_evaluate` to nodes, with or without access to the driver's disk.
 
     Attributes:
-        portable: As it is on the driver.
-        token: Names this journey; what stands in the driver's mark.
+        portable: The Portable with the paths of the driver.
+        token: Name of this transfer; content of the driver's mark file.
         prints: Fingerprint of each folder that trials read.
-        nodes: Ids of those that had all of it before the first trial; others join while trials run (`_late`).
-        parcels: Of folders that some node lacks: each file's bytes, as an object of Ray's.
+        nodes: Ids of the nodes that were complete before the first trial; others join while trials run (`_late`).
+        parcels: Folders that some node lacks → each file's bytes, as an object in Ray's store.
     """
 
     portable: Portable
@@ -48,7 +48,7 @@ class Luggage:
     parcels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def lacks(self) -> list[str]:
-        """The folders that this node does not see as the driver does."""
+        """Returns the folders whose content on this node differs from the driver's."""
         return [path for path, mark in self.prints.items() if fingerprint(path) != mark]
 
     def is_home(self) -> bool:
@@ -58,10 +58,10 @@ class Luggage:
         return False
 
     def unpack(self) -> Portable:
-        """The Portable as it is on this node; what was shipped is laid down once a node.
+        """Returns the Portable with the paths of this node. Writes shipped files, once a node.
 
         Raises:
-            EnvironmentFault: The node came late, lacks what the others had, and was not given it in time.
+            EnvironmentFault: The node joined late, lacks files, and did not receive them in time.
         """
         places = {}
         for path in self.lacks():
@@ -77,7 +77,7 @@ class Luggage:
         return self.unpack()(should_end)
 
     def send(self, number: int) -> dict[str, bytes]:
-        """What this node kept of a trial, by file name, to go to the driver; nothing where it lies there already."""
+        """Returns the files that a trial kept on this node, by name; none if the node shares the driver's disk."""
         if self.is_home():
             return {}
         kept = self.portable.at({}, str(self._own() / "run")).kept(number)
@@ -86,13 +86,13 @@ class Luggage:
         return files
 
     def receive(self, number: int, files: Mapping[str, bytes]) -> None:
-        """On the driver: writes what a node sent to where the trial would have kept it."""
+        """On the driver: writes a node's files to the trial's folder."""
         to = self.portable.kept(number)
         to.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
         for name, data in files.items():
             (temporary / Path(name).name).write_bytes(data)
-        shutil.rmtree(to, ignore_errors=True)  # of a rerun
+        shutil.rmtree(to, ignore_errors=True)  # left by an earlier run of the trial
         os.replace(temporary, to)
 
     def clean(self) -> None:
@@ -100,7 +100,7 @@ class Luggage:
         shutil.rmtree(self._path(), ignore_errors=True)
 
     def _own(self) -> Path:
-        """A folder that this node's workers share, and nobody else reads."""
+        """Returns a private folder that this node's workers share."""
         path = self._path()
         path.mkdir(mode=0o700, exist_ok=True)
         return path
@@ -118,7 +118,7 @@ class Luggage:
 
 
 def _wait_for(place: Path, path: str) -> None:
-    """On a node that joined while trials ran: the driver sees it, and lays down what it lacks."""
+    """Waits, on a node that joined while trials ran, until the driver has put the missing folder there."""
     end = time.monotonic() + PATIENCE_SECONDS
     while not place.exists():
         if time.monotonic() > end:
@@ -128,14 +128,14 @@ def _wait_for(place: Path, path: str) -> None:
 
 @contextlib.contextmanager
 def shipped(portable: Portable, nodes: Sequence[Mapping[str, Any]]) -> Iterator[Luggage]:
-    """A Portable as all these nodes can have it; each was asked, and what it lacked is there.
+    """Checks all nodes, ships the folders that they lack, and yields the Portable's luggage. Cleans up at the end.
 
     Args:
-        portable: What makes `evaluate`.
-        nodes: As `ray.nodes()` gives them; those that are added meanwhile are cleaned up as well.
+        portable: Makes `evaluate`.
+        nodes: Nodes, as `ray.nodes()` returns them. Nodes that are added meanwhile are cleaned up, too.
 
     Raises:
-        EnvironmentFault: A node lacks what cannot be shipped; names each such node, and what.
+        EnvironmentFault: A node lacks something that cannot be shipped. Each such node is named with its reason.
     """
     mark = Path(portable.folder) / MARK
     luggage = Luggage(portable, secrets.token_hex(16), {path: fingerprint(path) for path in portable.reads})
@@ -153,7 +153,7 @@ def shipped(portable: Portable, nodes: Sequence[Mapping[str, Any]]) -> Iterator[
 
 
 def fingerprint(folder: str) -> str:
-    """Of a folder: names and sizes of its files, and the first and last MiB of each; empty where it is not there."""
+    """Hashes names and sizes of a folder's files, and the first and last MiB of each; empty if there is no folder."""
     digest = hashlib.sha256()
     try:
         files = _files(folder)
@@ -171,13 +171,13 @@ def fingerprint(folder: str) -> str:
 
 
 def _files(folder: str) -> list[str]:
-    """The files of a folder and its sub-folders, as relative paths, sorted."""
+    """Lists the files of a folder and its sub-folders, as sorted relative paths."""
     root = Path(folder)
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
 
 
 def parcel(folder: str) -> dict[str, Any]:
-    """A folder's files, each an object of Ray's."""
+    """Puts each file of a folder into Ray's object store."""
     import numpy as np
     import ray
 
@@ -193,7 +193,7 @@ def _lay_down(files: Mapping[str, Any], to: Path) -> None:
 
 
 def settle(luggage: Luggage) -> None:
-    """On a node: lays down what it lacks, and looks whether that is all."""
+    """Writes the folders that this node lacks, and checks that trials can run here."""
     try:
         luggage.unpack().check()
     except ImportError as fault:
@@ -206,10 +206,10 @@ def ask(
     luggage: Luggage,
     patience: float = PATIENCE_SECONDS,
 ) -> list[Any]:
-    """The answers of all nodes, each from a worker on it.
+    """Runs a question on all nodes, and returns their answers.
 
     Raises:
-        EnvironmentFault: Some did not answer, or with an error: each is named, with its reason.
+        EnvironmentFault: Some nodes did not answer, or answered with an error. Each is named with its reason.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -238,7 +238,7 @@ def ask(
 
 
 def _answer(question: Callable[..., Any], luggage: Luggage) -> tuple[str, Any]:
-    """On a node: why there is no answer, else empty; and the answer."""
+    """Answers a question on a node. Returns the reason if there is no answer (else ""), and the answer."""
     try:
         return "", question(luggage)
     except Exception as fault:

@@ -19,28 +19,28 @@ from autopeft.executors._local import INSTEAD
 from autopeft.executors._nodes import Luggage
 from autopeft.trial import MACHINE, Phase, Report, Result, Status, Trial
 
-# Beyond its time limit, which `evaluate` keeps between steps, a step may take so long before its worker is ended.
+# `evaluate` checks a trial's time limit between steps. If a step goes on for so long after it, its worker is ended.
 GRACE_SECONDS = 5.0
-# So many workers in a row that die before they hold model and data: then it is the set-up, not the trials.
+# If so many workers in a row die before they hold model and data, the set-up is wrong, not the trials.
 MOST_SILENT_DEATHS = 3
-MOST_TRIES = 3  # of a trial whose workers end before they begin with it
-SILENT_SECONDS = 15.0  # until it is said that no worker has begun yet
+MOST_TRIES = 3  # for a trial whose workers end before they begin with it
+SILENT_SECONDS = 15.0  # until a message says that no worker has begun yet
 
 
 class Ended(Exception):
-    """Flies through Tune when the run ends before the search is over; the bridge knows why."""
+    """Ends Tune's run before the search is over. The bridge knows the reason."""
 
 
 @dataclass
 class Running:
-    """A trial that was asked for and not told.
+    """A trial that was asked for and has no result yet.
 
     Attributes:
         trial: The trial.
-        since: When its worker began with it; None before.
-        clock: From when its time limit counts; None while it does not train.
-        tries: Workers that it was given.
-        why_killed: Why we ended its worker; else empty.
+        since: Time at which its worker began with it; None before.
+        clock: Start of its time limit; None while it does not train.
+        tries: Number of workers that it was given.
+        why_killed: Reason why we ended its worker; empty if we did not.
     """
 
     trial: Trial
@@ -51,19 +51,19 @@ class Running:
 
 
 class Bridge:
-    """Which trial of Tune's is which of ours, and why the run has to end.
+    """Maps Tune's trials to ours, and decides if the run has to end.
 
     Args:
-        search: Asked, reported to and told.
+        search: The conversation that the run serves.
         slots: Trials at once.
-        trial_seconds: Time limit of a trial, None for none.
+        trial_seconds: Time limit of a trial; None for none.
         interrupts: Grows with each Ctrl-C, and with SIGTERM.
-        luggage: Takes what nodes send that do not share the driver's disk; None where all is on one.
-        newcomers: Tells the slots of nodes that come and go; None on one machine.
-        most_slots: That newcomers may make of it.
+        luggage: Receives files from nodes that do not share the driver's disk; None if all share it.
+        newcomers: Knows the slots of nodes that come and go; None on one machine.
+        most_slots: Most slots, with new nodes.
 
     Attributes:
-        fault: Why the run ends before the search is over; None while it does not.
+        fault: Reason why the run ends before the search is over; None if there is none.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class Bridge:
         self.running: dict[str, Running] = {}
         self.fault: BaseException | None = None
         self._silent_deaths = 0
-        self._again: deque[Running] = deque()  # whose worker ended before it began
+        self._again: deque[Running] = deque()  # trials whose worker ended before it began with them
         self._is_asked_out = False
-        self._has_begun = False  # some worker, or it was said that none has
+        self._has_begun = False  # whether some worker has begun, or a message said that none has
         self._first_ask: float | None = None
 
     def guarded(self, call: Callable[[], Any], instead: Any) -> Any:
-        """Tune takes an exception of ours for a trial's, and goes on: it is kept, and ends the run."""
+        """Keeps an exception of ours, and ends the run. Tune would take it for a trial's fault, and go on."""
         if self.fault is not None:
             return instead
         try:
@@ -97,9 +97,9 @@ class Bridge:
             return instead
 
     def ask(self, tune_id: str) -> Trial | None:
-        """The next trial; None while all slots are busy, or while a trial may still need another worker."""
+        """Returns the next trial; None while all slots are busy, or while a trial may still need another worker."""
         if len(self.running) >= self.slots:
-            return None  # Tune asks ahead, which would change what the sampler knows
+            return None  # Tune asks too early: the sampler would not know the latest results
         if self._again:
             self.running[tune_id] = self._again.popleft()
             return self.running[tune_id].trial
@@ -113,7 +113,7 @@ class Bridge:
         return trial
 
     def is_over(self) -> bool:
-        """Whether no trial is to come: all were asked for, and each has begun with its worker."""
+        """Whether there are no more trials: all were asked for, and each has begun with its worker."""
         begun = all(running.since is not None for running in self.running.values())
         return self._is_asked_out and not self._again and begun
 
@@ -130,12 +130,12 @@ class Bridge:
         return self.search.report(running.trial, Report.from_json(data["report"]))
 
     def receive(self, tune_id: str, files: Files) -> None:
-        """Takes what a node kept of a trial, before its result is told."""
+        """Takes the files that a node kept of a trial, before the trial's result is told."""
         assert self.luggage is not None, "only a worker with luggage sends files"
         self.luggage.receive(self.running[tune_id].trial.number, files.contents)
 
     def tell(self, tune_id: str, event: str) -> None:
-        """How a trial ended: by a result, or stopped after a report."""
+        """Tells the search how a trial ended: by a result, or stopped after a report."""
         data, running = json.loads(event), self.running.pop(tune_id)
         if data["kind"] == "fault":
             raise unpack(data["fault"])
@@ -145,17 +145,17 @@ class Bridge:
             self.search.tell(Result(running.trial, Status.STOPPED, data["report"]["metrics"]))
 
     def lose(self, tune_id: str, fault: BaseException | None) -> None:
-        """A trial whose worker is gone. One that had begun is told as failed, and the search goes on with another worker.
+        """Handles a trial whose worker has died. If the trial had begun, it is told as failed, and the search goes on.
 
-        One that had not begun is no worse than others: it gets another worker, so many times. Where the user
-        interrupts, nothing is told: a signal that went to all processes of a job ended the worker, too.
+        If the trial had not begun, it gets another worker, up to `MOST_TRIES`. If the user interrupts, nothing is told:
+        a signal to all processes of a job ends the workers, too.
         """
         running = self.running.pop(tune_id)
         if self.interrupts:
             return
         why = running.why_killed or f"its worker died: {_why_died(fault)}"
         if running.since is None:
-            self._silent_deaths += LateNode.__name__ not in str(fault)  # that is no sign of how others fare
+            self._silent_deaths += LateNode.__name__ not in str(fault)  # a late node says nothing about other workers
             why = f"its worker died while it loaded model and data: {_why_died(fault)}"
         if self._silent_deaths >= MOST_SILENT_DEATHS:
             raise EnvironmentFault(
@@ -166,11 +166,11 @@ class Bridge:
         if running.since is None and running.tries < MOST_TRIES:
             self._again.append(Running(running.trial, tries=running.tries + 1))
         else:
-            blame = "" if running.why_killed else MACHINE  # a step that hangs is the trial's own
+            blame = "" if running.why_killed else MACHINE  # a step that hangs is the trial's fault
             self.search.tell(Result(running.trial, Status.FAILED, error=why, fault=blame))
 
     def watch(self, tune_trials: Sequence[Any]) -> None:
-        """Ends workers whose step hangs, and the run where it has to end."""
+        """Ends workers whose step hangs. Ends the run if it has to end."""
         if self.interrupts and self.fault is None:
             self.fault = KeyboardInterrupt()
         if self.fault is not None or self.search.is_out_of_time():
@@ -192,7 +192,7 @@ class Bridge:
                 _kill(next(trial for trial in reversed(tune_trials) if trial.trial_id == tune_id))
 
     def _look_around(self) -> None:
-        """Takes the slots of nodes that came or went, and says where workers are slow to begin."""
+        """Updates the slots as nodes come and go. Writes a message if workers are slow to begin."""
         slots = self.newcomers.slots() if self.newcomers is not None else None
         if slots is not None:
             self.slots = max(1, slots if self.most_slots is None else min(slots, self.most_slots))
@@ -202,12 +202,12 @@ class Bridge:
 
 
 def searcher(bridge: Bridge) -> Any:
-    """Tune's view of ask and tell."""
+    """Makes Tune's searcher, which asks and tells."""
     from ray.tune.search import Searcher
 
     class _Searcher(Searcher):  # type: ignore[misc]
         def __init__(self) -> None:
-            super().__init__(metric="training_iteration", mode="max")  # Tune wants one; the search has its own
+            super().__init__(metric="training_iteration", mode="max")  # Tune requires a metric; the search has its own
 
         def suggest(self, trial_id: str) -> Any:
             trial = bridge.guarded(lambda: bridge.ask(trial_id), None)
@@ -216,23 +216,23 @@ def searcher(bridge: Bridge) -> Any:
             return Searcher.FINISHED if bridge.fault is not None or bridge.is_over() else None
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            if trial_id in bridge.running:  # else the scheduler heard that its worker died
+            if trial_id in bridge.running:  # if not, the scheduler has handled its worker's death
                 bridge.guarded(lambda: bridge.tell(trial_id, result["event"]), None)
 
         def set_search_properties(self, metric: Any, mode: Any, config: Any, **spec: Any) -> bool:
             return True
 
         def save(self, checkpoint_path: str) -> None:
-            """Nothing: the ledger has it."""
+            """Does nothing: the ledger holds the state."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """Nothing: the ledger has it."""
+            """Does nothing: the ledger holds the state."""
 
     return _Searcher()
 
 
 def scheduler(bridge: Bridge) -> Any:
-    """Tune's view of report, and of workers that die."""
+    """Makes Tune's scheduler, which reports, and handles workers that die."""
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class _Scheduler(FIFOScheduler):  # type: ignore[misc]
@@ -247,7 +247,7 @@ def scheduler(bridge: Bridge) -> Any:
 
 
 def watch(bridge: Bridge) -> Any:
-    """Looks around ten times a second or more, and takes files before Tune has them."""
+    """Makes Tune's callback. It watches the run ten times a second or more, and takes files before Tune stores them."""
     from ray.tune import Callback
 
     class _Watch(Callback):  # type: ignore[misc]
@@ -255,7 +255,7 @@ def watch(bridge: Bridge) -> Any:
             bridge.watch(trials)
 
         def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: Any, **info: Any) -> None:
-            files = result.pop("files", None)  # else Tune would hold them to the end
+            files = result.pop("files", None)  # otherwise Tune would hold them to the end
             if files is not None:
                 bridge.guarded(lambda: bridge.receive(trial.trial_id, files), None)
 
@@ -271,7 +271,7 @@ def _kill(tune_trial: Any) -> None:
 
 
 def _fault_of(tune_trial: Any) -> BaseException | None:
-    """What Tune noted when the trial's worker was gone."""
+    """Reads the exception that Tune noted when the trial's worker died."""
     if not tune_trial.pickled_error_file:
         return None
     with open(tune_trial.pickled_error_file, "rb") as file:
@@ -280,7 +280,7 @@ def _fault_of(tune_trial: Any) -> BaseException | None:
 
 
 def _why_died(fault: BaseException | None) -> str:
-    """In a few words of ours: Ray's own text runs over ten lines, with addresses and process numbers."""
+    """Says in a few words why a worker died. Ray's own text has ten lines, with addresses and process numbers."""
     text = f"{type(fault).__name__}: {fault}"
     if "low on memory" in text or "OutOfMemory" in text:
         return "Ray ended it, as its node ran low on memory"

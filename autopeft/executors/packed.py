@@ -1,7 +1,7 @@
-"""Several trials as one pass over their base, in this process: for one GPU, which the batch of one trial leaves idle.
+"""Several trials in one pass over their base, in this process: for one GPU that the batch of one trial leaves idle.
 
-Trials of LoRA are packed, and those of the head alone; others of the search run one at a time between them. Scores are
-those of `serial` but for rounding, which depends on what shares a pass.
+Trials of LoRA are packed, and trials that train the head only. Other trials run one at a time between them. Scores
+equal those of `serial` up to rounding, which depends on the trials that share a pass.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Packed:
     """Runs trials side by side here.
 
     Args:
-        slots: Trials at once. With one, it is `serial`, to the bit.
-        trial_seconds: Kept by `evaluate` itself, between steps. A pass counts whole for each trial in it.
+        slots: Trials at once. With one slot, results are those of `serial`, bit for bit.
+        trial_seconds: Time limit of a trial, checked between steps. Each trial of a pass counts the whole pass.
     """
 
     processes = 1
@@ -29,7 +29,7 @@ class Packed:
         self.slots = self.pack = slots
 
     def check(self) -> None:
-        """It can."""
+        """Does nothing: this executor can always run."""
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         if self.slots == 1:

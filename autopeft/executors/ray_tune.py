@@ -1,7 +1,7 @@
 """Ray Tune schedules trials over CPUs, GPUs and nodes. Each worker loads the model once and serves trial after trial.
 
 Tune asks a searcher whose `suggest` is `search.ask`; its scheduler's `on_trial_result` is `search.report`; and
-`on_trial_complete` is `search.tell`. Nothing of Tune's own state is kept: the ledger is the truth.
+`on_trial_complete` is `search.tell`. Tune's own state is not kept: the ledger is the truth.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from autopeft.executors import Conversation, MakeEvaluate, Portable
 from autopeft.executors._interrupt import interruptible
 from autopeft.executors._local import local_ray
 
-# Read by Ray when it is imported, or when a run begins; what the user has set stays.
+# Ray reads these when it is imported, or when a run begins. A value that the user has set is kept.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we handle Ctrl-C
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and TensorBoard files of its own
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the ledger is the state; this would be a second one
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # the ledger holds the state; no second one
     "TUNE_FORCE_TRIAL_CLEANUP_S": "1",
-    # Else Tune asks for one trial at a time and starts workers one by one; a trial that waits for its own worker then
-    # takes another one's, and its own is ended while it loads: with short trials a slot never comes to life.
+    # By default Tune asks for one trial at a time and starts workers one by one. A trial that waits for its own worker
+    # may then take another trial's worker, and its own is ended while it loads. With short trials a slot stays unused.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "RAY_worker_register_timeout_seconds": "300",  # by default 60: on a busy machine, importing takes longer
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
-# How often Ray asks a cluster to let it in, by its default 20 times: a second each where the token is wrong, and 40 s
-# each where something listens that is no Ray.
+# How often Ray tries to join a cluster. Its default is 20 times. A try takes a second if the token is wrong, and 40 s
+# if the server at the address is not Ray.
 CLUSTER_ENVIRONMENT = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
 ANSWER_SECONDS = 5.0
-OBJECT_STORE_BYTES = 256 * 2**20  # of a local Ray: events are small, models and data are files
+OBJECT_STORE_BYTES = 256 * 2**20  # for a local Ray; enough, as events are small, and models and data are files
 
 
 class RayTune:
     """Runs trials side by side.
 
-    Where Ray is up in this process already, its resources are used, and it stays up.
+    If Ray already runs in this process, its resources are used, and it goes on running.
 
     Args:
-        slots: Trials at once, at most; as many as the resources allow where None.
+        slots: Most trials at once; None for as many as the resources allow.
         cpus_per_trial, gpus_per_trial: Resources of one trial. Trials share a GPU by fractions: 0.5.
-        address: Of a cluster that is up ("auto", "10.0.0.1:6379"), started with RAY_AUTH_MODE=token; None starts a
-            local Ray and ends it after. autopeft travels to nodes that lack it; what it depends on does not. Model
-            and data are shipped to nodes that do not see them, and trained tensors sent back.
-        trial_seconds: Time limit of a trial. A step that hangs beyond it costs the worker, not the search.
+        address: Address of a running cluster ("auto", "10.0.0.1:6379"), started with RAY_AUTH_MODE=token. None starts a
+            local Ray and ends it afterwards. Nodes that lack autopeft receive it, but not its dependencies. Nodes that
+            do not see the model and the data receive them, and send trained tensors back.
+        trial_seconds: Time limit of a trial. If a step hangs beyond it, the worker is ended, and the search goes on.
     """
 
     pack = 1
@@ -82,12 +82,12 @@ class RayTune:
             raise UsageError(f"executor.address is host:port or auto, not {address!r}")
         self.slots, self.cpus_per_trial, self.gpus_per_trial = slots, cpus_per_trial, gpus_per_trial
         self.address, self.trial_seconds = address, trial_seconds
-        # Of a cluster, and of GPUs, Ray knows more than we do before it runs.
+        # Before Ray runs, we do not know the resources of a cluster, or the GPUs.
         is_known = address is None and not gpus_per_trial
         self.processes = (slots or _room({"CPU": os.cpu_count() or 1}, cpus_per_trial, 0)) if is_known else None
 
     def check(self) -> None:
-        """Whether there is a token for a cluster, and anything that listens at its address."""
+        """Checks that there is a token for a cluster, and that a server listens at its address."""
         if self.address is not None and os.environ.get("RAY_AUTH_MODE") != "token":
             raise EnvironmentFault(
                 "a Ray cluster runs any code that reaches it, so autopeft talks to one by token only: start it, and "
@@ -151,7 +151,7 @@ class RayTune:
 
     @contextlib.contextmanager
     def _ray(self, interrupts: Sequence[int]) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
-        """Ray, started or joined where it is not up; yields the number of slots, and the nodes that have some."""
+        """Starts or joins Ray if it does not run. Yields the number of slots, and the nodes that have some."""
         self.check()
         if self.address is not None:
             os.environ.update({name: v for name, v in CLUSTER_ENVIRONMENT.items() if name not in os.environ})
@@ -159,7 +159,7 @@ class RayTune:
 
         with contextlib.ExitStack() as stack:
             if not ray.is_initialized():
-                with _handlers_kept():  # Ray takes SIGTERM, which is ours
+                with _handlers_kept():  # Ray would replace our SIGTERM handler
                     if self.address is not None:
                         self._join(ray)
                         stack.callback(ray.shutdown)
@@ -168,7 +168,7 @@ class RayTune:
             yield self._slots(ray)
 
     def _options(self) -> dict[str, Any]:
-        """Of a local Ray."""
+        """Returns the options of a local Ray."""
         paths = [str(_package().parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         return {
             "num_cpus": None if self.slots is None else math.ceil(self.slots * self.cpus_per_trial - 1e-9),
@@ -213,7 +213,7 @@ class RayTune:
 
 
 def _room(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """How many trials a node holds. One that takes less than a GPU shares one, and never lies on two."""
+    """Returns how many trials fit on a node. A trial with a fraction of a GPU is never split over two GPUs."""
     room = math.floor(resources.get("CPU", 0.0) / cpus + 1e-9)
     if gpus:
         have = resources.get("GPU", 0.0)
@@ -222,7 +222,7 @@ def _room(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
 
 
 def _knock(address: str) -> None:
-    """Whether anything listens there: Ray itself tries for minutes."""
+    """Checks that a server listens at an address, as Ray itself tries for minutes."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
@@ -231,7 +231,7 @@ def _knock(address: str) -> None:
 
 
 def _package() -> Path:
-    """The folder of autopeft itself."""
+    """Returns the folder of autopeft itself."""
     import autopeft
 
     return Path(autopeft.__file__).resolve().parent
@@ -239,7 +239,7 @@ def _package() -> Path:
 
 @contextlib.contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Ray and Tune put handlers on these signals and leave them there."""
+    """Restores the signal handlers that Ray and Tune replace."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -253,7 +253,7 @@ def _handlers_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Tune's notices: what happens is in the ledger, and trackers show it."""
+    """Hides Tune's messages: the ledger holds the events, and trackers show them."""
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.air")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -15,7 +15,7 @@ class Serial:
     """Runs trials here.
 
     Args:
-        trial_seconds: Kept by `evaluate` itself, between steps: nothing in this process could end a step that hangs.
+        trial_seconds: Time limit of a trial, checked between steps. A step that hangs cannot be ended in this process.
     """
 
     processes = pack = 1
@@ -24,7 +24,7 @@ class Serial:
         pass
 
     def check(self) -> None:
-        """It can."""
+        """Does nothing: this executor can always run."""
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         with interruptible() as interrupts:
@@ -41,7 +41,7 @@ class Serial:
 
 
 def _follow(search: Conversation, trial: Trial, events: Iterable[Report | Result | Phase]) -> Result | None:
-    """How a trial ends: by its result, or stopped at a report; None where it was told to end between two steps."""
+    """Returns how a trial ends: by its result, or stopped at a report; None if it was told to end between two steps."""
     for event in events:
         if isinstance(event, Result):
             return event
