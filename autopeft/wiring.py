@@ -225,7 +225,7 @@ def as_it_began(setup: Setup, header: Mapping[str, Any]) -> tuple[Setup, Data]:
         setup = setup.but(encoded=str(kept))
     data = prepare_data(setup)
     found = data.origin["digest"]
-    if found != origin["digest"]:
+    if origin["digest"] not in (found, data.origin.get("digest_1")):
         raise UsageError(
             f"the data of {origin['source']} has changed since this search began ({origin['digest']} → {found}): put "
             "back what it was, or start a new search"

@@ -80,7 +80,7 @@ def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
         raise ConfigError(
             [Fault("data.train", f"{data['train']} has {len(names)} class folders; expected two or more")]
         )
-    digest = hashlib.sha256()
+    digest, older = hashlib.sha256(), hashlib.sha256()
     for split in ("train", "validation", "test"):
         if not data.get(split):
             continue
@@ -96,14 +96,17 @@ def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
         if not files:
             faults.append(Fault(f"data.{split}", f"{data[split]} has no pictures ({', '.join(PICTURES)})"))
         for file in files:
-            digest.update(Path(file).name.encode() + Path(file).stat().st_size.to_bytes(8, "big"))
+            older.update(Path(file).name.encode() + Path(file).stat().st_size.to_bytes(8, "big"))
+            digest.update(Path(file).parent.name.encode() + b"/" + hashlib.sha256(Path(file).read_bytes()).digest())
         indices = np.array(labels, dtype=np.int64)
         splits[split] = Raw({"image": files}, {"label": indices}, np.arange(len(files)), indices)
     if faults:
         raise ConfigError(faults, "data")
     parts, made = complete(splits, data, seed)
     about = {"label_names": names, "n_outputs": len(names)}
-    return Dataset(parts, about, describe_origin(data["train"], f"sha256:{digest.hexdigest()[:16]}", parts, made))
+    origin = describe_origin(data["train"], f"sha256:{digest.hexdigest()[:16]}", parts, made)
+    # Runs that an older autopeft began hold the digest of names and sizes.
+    return Dataset(parts, about, {**origin, "digest_1": f"sha256:{older.hexdigest()[:16]}"})
 
 
 def image_processor(source: Source) -> Any:

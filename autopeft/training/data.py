@@ -78,14 +78,22 @@ def encoded(setup: Setup, digest: str) -> Path | None:
 
 
 def _key(setup: Setup) -> str:
-    """Returns a key of everything that the encoded arrays depend on. A file counts by its size and time of change."""
-    stamps = {}
+    """Returns a key of everything that the encoded arrays depend on. A file, also one of a folder, counts by its size and
+    time of change."""
+    stamps: dict[str, list[Any]] = {}
     for name, value in setup.task.data.items():
         if isinstance(value, str) and Path(value).is_file():
-            stat = Path(value).stat()
-            stamps[name] = [stat.st_size, stat.st_mtime_ns]
+            stamps[name] = _stamp(Path(value))
+        elif isinstance(value, str) and Path(value).is_absolute() and Path(value).is_dir():
+            files = sorted(path for path in Path(value).rglob("*") if path.is_file())
+            stamps[name] = [[str(path.relative_to(value)), *_stamp(path)] for path in files]
     parts = [FORMAT, asdict(setup.task), stamps, setup.model.path, setup.model.revision, setup.seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _stamp(file: Path) -> list[Any]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _encode(task: Task, setup: Setup, folder: Path) -> None:

@@ -418,3 +418,19 @@ def test_true_is_no_1(tmp_path):
     )
     found = TextClassification().read({**DATA, "train": str(tmp_path / "rows.jsonl")}, seed=0)
     assert found.about["label_names"] == ["1", "True", "x"]
+
+
+def test_a_picture_that_changes_and_keeps_name_and_size_is_another_digest(tmp_path):
+    for index in range(20):
+        folder = tmp_path / "ab"[index % 2]
+        folder.mkdir(exist_ok=True)
+        (folder / f"{index}.png").write_bytes(png(np.full((4, 4, 3), index, dtype=np.uint8)))
+    data = {"train": str(tmp_path)}
+    first = ImageClassification().read(data, seed=0).origin
+    content = (tmp_path / "a" / "0.png").read_bytes()
+    (tmp_path / "a" / "0.png").write_bytes(content[:-1] + b"x")
+    second = ImageClassification().read(data, seed=0).origin
+    assert second["digest"] != first["digest"]
+    assert second["digest_1"] == first["digest_1"], "what runs of an older autopeft hold"
+    (tmp_path / "a" / "0.png").rename(tmp_path / "b" / "0.png")
+    assert ImageClassification().read(data, seed=0).origin["digest"] != second["digest"]

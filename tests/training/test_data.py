@@ -72,3 +72,17 @@ def test_rows_of_all_splits_that_cannot_be_encoded_are_said_at_once(setup, tmp_p
         prepare(setup)
     assert [fault.message.split(",")[0] for fault in caught.value.faults] == ["train", "validation"]
     assert not list((tmp_path / "cache" / "data").glob("*/"))  # nothing half encoded is left
+
+
+def test_a_data_set_on_disk_whose_content_changes_is_encoded_anew(setup, tmp_path):
+    import datasets
+
+    def save(last):
+        rows = {"text": [*(f"good {index}" for index in range(19)), last], "label": ["a", "b"] * 10}
+        datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "set")
+
+    save("film")
+    data = {"hub": str(tmp_path / "set"), "text": "text", "label": "label"}
+    first = prepare(setup.but(data=data))
+    save("song")
+    assert prepare(setup.but(data=data)).origin["digest"] != first.origin["digest"]
