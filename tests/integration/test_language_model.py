@@ -1,0 +1,104 @@
+"""A language model through the whole product: searched, killed, resumed, confirmed, exported, asked."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from autopeft import app, ledger
+from autopeft.config import load
+from autopeft.ledger import NAME
+from tests import commands
+from tests.executors.conversations import events
+from tests.models import write_completions, writer
+
+STOCK = """
+import sys, peft, torch, transformers
+folder, *prompts = sys.argv[1:]
+config = peft.PeftConfig.from_pretrained(folder)
+base = transformers.AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path)
+model = peft.PeftModel.from_pretrained(base, folder).eval()
+tokens = transformers.AutoTokenizer.from_pretrained(folder)
+for prompt in prompts:
+    ids = tokens([prompt], return_tensors="pt")["input_ids"]
+    written = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6)
+    print(tokens.decode(written[0, ids.shape[1]:], skip_special_tokens=True))
+"""
+
+
+def config(folder, **options):
+    (folder / "model").mkdir()
+    return {
+        "model": writer(folder / "model"),
+        "task": {"name": "causal_language_modelling", "generate_rows": 8, "new_tokens": 6},
+        "data": {"train": str(write_completions(folder / "train.csv", 160)), "validation_share": 0.2, "test_share": 0.2},
+        "space": {
+            "method": ["lora", "bias", "full"],
+            "lora": {
+                "rank": {"int": [2, 8], "default": 8}, "modules": "all", "alpha": 64,
+                "lr": {"float": [1e-3, 1e-1], "log": True, "default": 3e-2},
+            },
+        },
+        "objectives": [{"metric": "perplexity", "scale": "log10"}, "trainable_parameters"],
+        "training": {"steps": 60, "batch_size": 16, "precision": "fp32", "attention": "eager"},
+        "sampler": "random", "stopper": "never", "budget": {"trials": 6}, "trackers": ["mlflow"], "executor": "serial",
+        "keep": "all", **options,
+    }  # fmt: skip
+
+
+def test_from_search_to_prediction_with_a_kill(tmp_path):
+    (tmp_path / "lm.yaml").write_text(yaml.safe_dump(config(tmp_path, name="lm", runs="runs")))
+    run = tmp_path / "runs" / "lm"
+    process = commands.start_autopeft("search", "lm.yaml", cwd=tmp_path, output=tmp_path / "said")
+
+    def count(event):
+        return (run / NAME).read_text().count(f'"event": "{event}"') if (run / NAME).exists() else 0
+
+    while not count("tell") and process.is_alive():
+        time.sleep(0.01)
+    while count("ask") <= count("tell") and process.is_alive():
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    before = count("tell")
+    assert 0 < before < 6
+    commands.autopeft("resume", str(run), cwd=tmp_path)
+    told = [event for event in ledger.read(run / NAME) if event["event"] == "tell"]
+    assert len(told) == len({event["number"] for event in told}) == 6
+    assert all({"perplexity", "token_accuracy", "exact_match", "loss"} <= set(event["metrics"]) for event in told)
+    assert told[0]["detail"]["completions"]["generated"] == 8
+    commands.autopeft("confirm", str(run), "--seeds", "2", cwd=tmp_path)
+    report = (run / "report.md").read_text()
+    assert "untouched base" in report and "majority" not in report
+    # LoRA: stock peft writes the same in a fresh process
+    lora = next(e["number"] for e in ledger.read(run / NAME) if e["event"] == "ask" and e["params"]["method"] == "lora")
+    commands.autopeft("export", str(run), "--pick", f"trial={lora}", "--to", "adapter", cwd=tmp_path)
+    prompts = ["good fine day", "awful song bad night", "nice good film film song"]
+    (tmp_path / "new.csv").write_text("\n".join(["prompt", *prompts]) + "\n")
+    said = commands.autopeft("predict", "adapter", "new.csv", cwd=tmp_path).stdout.splitlines()
+    said = [cell for (cell,) in csv.reader(said)]
+    assert said[0] == "completion" and len(said) == 4
+    done = subprocess.run(
+        [sys.executable, "-c", STOCK, "adapter", *prompts], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == said[1:]
+    assert json.loads((tmp_path / "adapter" / "autopeft.json").read_text())["form"] == "peft"
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    assert "generate" in code and "head" not in code
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "adapter", check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("executor", ["packed"])
+def test_executors_agree(tmp_path, executor):
+    """A pack takes trials of it alone; with one slot each writes the ledger that serial writes."""
+    given = config(tmp_path, budget={"trials": 4}, trackers=[])
+    for name, options in {"serial": {}, executor: {"slots": 1}}.items():
+        app.search(load({**given, "executor": {"name": name, **options}}), tmp_path / name, quiet=True)
+    assert events(tmp_path / executor)[1:] == events(tmp_path / "serial")[1:]
