@@ -18,23 +18,23 @@ import numpy as np
 
 from autopeft.objectives import Goal
 
-# What a key of the config's `data` names: one column of texts, one or two of them, a column of pictures; or a column
-# of targets, of whatever kind.
+# Kind of column that a key of the config's `data` names: one column of texts, one or two of them, a column of pictures,
+# or a column of targets of any type.
 Kind = Literal["text", "texts", "picture", "target"]
 
-# What scoring needs of each row, by name: (n_rows, ...) arrays, or lists of what differs in shape from row to row.
+# Values that scoring needs for each row, by name: (n_rows, ...) arrays, or lists if the shape differs between rows.
 Kept = Mapping[str, "np.ndarray | list[Any]"]
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """One split as read, or some rows of it: what the task's encoder understands.
+    """One split as read, or some rows of it: the input of the task's encoder.
 
     Attributes:
         inputs: Column → one value a row: texts, PIL images or their bytes, arrays.
         targets: Name → one value a row. Empty for rows to be predicted.
         rows: (n_rows,) int64: each row's index in the file it came from.
-        strata: (n_rows,) int64: carved splits have a share of each; None if rows are all alike.
+        strata: (n_rows,) int64: carved splits take the same share of each stratum; None if rows are all alike.
     """
 
     inputs: Mapping[str, Sequence[Any]]
@@ -48,14 +48,14 @@ class Raw:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Raw splits, and how they came about.
+    """Raw splits, and their origin.
 
     Attributes:
         splits: "train", "validation", and "test" if there is one.
         about: JSON data that scoring, answers and reports need: `n_outputs`, the size of the model's output layer;
             `label_names` by label index, of a classification.
-        origin: What a report says: `source`; `digest`, a revision or content hash; `rows` and how it was `made`, both by
-            split.
+        origin: Facts for reports: `source`; `digest`, a revision or content hash; by split, its `rows` and how it was
+            `made`.
     """
 
     splits: Mapping[str, Raw]
@@ -70,8 +70,8 @@ class Ragged:
     Attributes:
         values: (n_values,) or (n_values, width).
         offsets: (n_rows + 1,) int64.
-        pad: Fills a batch's shorter rows.
-        is_left: Whether it stands before a row, not behind it.
+        pad: Value that fills a batch's shorter rows.
+        is_left: Whether padding is before a row, not behind it.
     """
 
     values: np.ndarray
@@ -87,7 +87,7 @@ class Ragged:
 
     @staticmethod
     def of(rows: Sequence[Sequence[Any]], dtype: Any, pad: float, is_left: bool = False) -> Ragged:
-        """Rows end to end."""
+        """Puts rows end to end."""
         lengths = [len(row) for row in rows]
         values = np.fromiter((value for row in rows for value in row), dtype, sum(lengths))
         return Ragged(values, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), pad, is_left)
@@ -102,10 +102,10 @@ class Split:
 
     Attributes:
         inputs: Name of the model's input (`input_ids`, `pixel_values`) → Ragged, or a dense array (n_rows, ...).
-        targets: Name → what the loss and the scores compare with: Ragged or dense. A row of the data may have become
-            several here; what tells which ones is a target, too.
-        scale: Dense input → (multiply, add) that turn its stored integers into what the model takes, channel by
-            channel; absent for an input that is stored as the model takes it.
+        targets: Name → true values for the loss and the scores: Ragged or dense. If a row of the data becomes several
+            rows here, a target holds their origin, too.
+        scale: Dense input → (multiply, add) that turn its stored integers into the model's values, channel by channel.
+            Absent for an input that is stored as the model takes it.
     """
 
     inputs: Columns
@@ -129,9 +129,9 @@ class Batch:
     """Some rows of a split as tensors on the device.
 
     Attributes:
-        rows: (n_rows,) their indices in the split.
-        inputs: The model's, padded.
-        targets: The task's, padded; empty for rows to be predicted.
+        rows: (n_rows,), indices of the rows in the split.
+        inputs: Inputs of the model, padded.
+        targets: Targets of the task, padded; empty for rows to be predicted.
     """
 
     rows: np.ndarray
@@ -141,7 +141,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a split's predictions are worth.
+    """Scores of the predictions for a split.
 
     Attributes:
         metrics: Numbers by name.
@@ -154,11 +154,11 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Whose inputs an encoder makes.
+    """Settings of an encoder: the model and the data.
 
     Attributes:
         model: Local folder or hub name of the model; holds the tokenizer or image processor.
-        revision: Of the hub; None for a folder.
+        revision: Revision on the hub; None for a folder.
         trust_remote_code: Whether code that came with the model may run.
         max_length: Longest input in tokens; None for the model's own.
         data: The config's data section.
@@ -172,7 +172,7 @@ class Source:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What transformers' `from_pretrained` takes beside the name."""
+        """Returns the arguments of transformers' `from_pretrained` after the name."""
         return {"revision": self.revision or "main", "trust_remote_code": self.trust_remote_code}
 
 
@@ -181,13 +181,13 @@ class Task(Protocol):
 
     Attributes:
         auto_class: Name of the transformers class to load: "AutoModelForSequenceClassification".
-        metrics: Names of the metrics that it computes and whether more or less is better; the first one is its default.
-            `loss`, the mean loss of validation, is among those of every task, and the engine computes it.
-        columns: Keys of the config's `data` → what they name. The name of a column is its key's unless `data` says
-            otherwise.
+        metrics: Name of each metric → whether more or less is better. The first one is the default. Every task lists
+            `loss`, the mean validation loss; the engine computes it.
+        columns: Keys of the config's `data` → the kind of column that they name. By default a column has the name of
+            its key.
         reads_folders: Whether `data.train` may be a folder.
-        trivial_title: What its baseline without learning is called: "majority class".
-        calls_model: Whether `keep` calls the model: then its whole forward pass is there, and no activations are cached.
+        trivial_title: Title of its baseline without learning: "majority class".
+        calls_model: Whether `keep` calls the model. If so, no activations are cached, as the whole model is needed.
     """
 
     auto_class: str
@@ -201,57 +201,57 @@ class Task(Protocol):
         """Reads all splits. `data` is the config's section, paths resolved.
 
         Raises:
-            autopeft.errors.ConfigError: Columns, files or labels that are not as they should be; all at once.
+            autopeft.errors.ConfigError: Columns, files or labels are wrong. Names all faults at once.
         """
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        """The input columns of rows without targets, for prediction: a file, or a folder of pictures."""
+        """Reads the input columns of rows without targets, for prediction: from a file, or a folder of pictures."""
 
     def processor(self, source: Source) -> Any:
-        """The model's tokenizer or image processor as the encoder uses it; None for a task that needs none.
+        """Loads the model's tokenizer or image processor as the encoder uses it; None if the task needs none.
 
         Raises:
-            autopeft.errors.UsageError: The model has none.
+            autopeft.errors.UsageError: The model has no tokenizer or image processor.
         """
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
-        """Makes what encodes the rows of a chunk, offline. A row's encoding does not depend on the others."""
+        """Makes a function that encodes a chunk of rows, offline. A row's encoding does not depend on other rows."""
 
     def weights(self, targets: Columns) -> np.ndarray:
-        """(n_rows,): what a row counts in a mean loss: 1, or its scored tokens."""
+        """Returns the weight of each row in a mean loss (n_rows,): 1, or its number of scored tokens."""
 
     def loss(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
-        """(n_rows,) sums of the loss over what is scored of a row; the engine divides by the batch's weights.
+        """Computes the summed loss of each row (n_rows,). The engine divides by the batch's weights.
 
         Args:
             outputs: The model's logits, (n_rows, ...), fp32.
-            targets: Of the same rows.
+            targets: Targets of the same rows.
         """
 
     def keep(self, outputs: Any, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
-        """What `score` and `answers` need of some rows, one entry a row: tensors, arrays or plain values.
+        """Returns the values that `score` and `answers` need, one entry a row: tensors, arrays or plain values.
 
         Args:
             outputs: The model's logits, fp32.
             batch: The rows.
-            model: In evaluation mode, without gradient; only for a task that `calls_model`. Its `autopeft_source`
-                (`path`, `revision`, `trust_remote_code`) says where its tokenizer is.
+            model: The model in evaluation mode, without gradient; only for a task that `calls_model`. Its
+                `autopeft_source` (`path`, `revision`, `trust_remote_code`) is the source of its tokenizer.
         """
 
     def score(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Scores:
-        """All its metrics but `loss`, whatever the order of the rows."""
+        """Computes all metrics but `loss`. The order of the rows does not matter."""
 
     def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
-        """The baseline without learning, `loss` included: the most frequent label, the mean, the untouched base.
+        """Scores the baseline without learning, `loss` included: the most frequent label, the mean, the unchanged base.
 
         Args:
             train: Targets of the training split.
-            targets: Of the split that is scored.
-            base: Gives what `keep` has of that split under the untouched base; costs a pass over it.
+            targets: Targets of the split that is scored.
+            base: Returns the values of `keep` for that split under the unchanged base. Costs a pass over the split.
         """
 
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        """Columns of predictions, one entry a row of the data."""
+        """Returns columns of predictions, one entry a row of the data."""
 
 
 @runtime_checkable
@@ -265,24 +265,24 @@ class OwnBase(Protocol):
     bases: tuple[str, ...]
 
     def base(self, name: str) -> Path:
-        """The folder of that base: from the cache, or made now."""
+        """Returns the folder of that base, and makes the base if it is not in the cache."""
 
 
 def column_names(columns: Mapping[str, Kind], data: Mapping[str, Any], *, inputs_only: bool = False) -> dict[str, str]:
-    """Column of the data → the key of the config's `data` that names it."""
+    """Returns column of the data → the key of the config's `data` that names it."""
     return {
         name: key for key, kind in columns.items() if kind != "target" or not inputs_only for name in named(data, key)
     }
 
 
 def named(data: Mapping[str, Any], key: str) -> list[str]:
-    """The columns that a key names: one, or the two of a pair."""
+    """Returns the columns that a key names: one, or the two of a pair."""
     value = data.get(key) or key
     return [value] if isinstance(value, str) else list(value)
 
 
 def chunks(raw: Raw, size: int) -> Iterator[Raw]:
-    """The rows of a split in order, some at a time."""
+    """Yields the rows of a split in order, `size` at a time."""
     for at in range(0, len(raw), size):
         yield Raw(
             {name: column[at : at + size] for name, column in raw.inputs.items()},

@@ -43,7 +43,7 @@ class Classification:
         return of_predictions(np.asarray(kept["logits"]).argmax(axis=1), _labels(targets), about["n_outputs"])
 
     def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
-        """Always the most frequent training label; its loss is that of answering with the labels' frequencies."""
+        """Scores the most frequent training label. Its loss is that of the labels' frequencies as probabilities."""
         n_labels, labels = about["n_outputs"], _labels(targets)
         counts = np.bincount(_labels(train), minlength=n_labels)
         found = of_predictions(np.full(len(labels), counts.argmax()), labels, n_labels)
@@ -61,7 +61,7 @@ class Classification:
 
 
 def of_predictions(predicted: np.ndarray, labels: np.ndarray, n_labels: int) -> Scores:
-    """The scores of predicted labels; in detail, by label: its rows, those given it, and those of both."""
+    """Scores predicted labels. Detail, by label: its rows, the rows predicted as it, and the rows that are both."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     metrics = {

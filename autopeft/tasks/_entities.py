@@ -1,7 +1,7 @@
-"""Entities in BIO tags, found and counted as seqeval does by default, which is as conlleval does.
+"""Entities in BIO tags, found and counted as seqeval does by default, and conlleval.
 
-`B-person I-person` is one entity. An `I-person` that follows no tag of its type begins an entity, too: it is as strict
-as that, and no stricter. An entity is right if its first word, its last word and its type are.
+`B-person I-person` is one entity. An `I-person` after a tag of another type, or after `O`, begins an entity, too. An
+entity is right if its first word, its last word and its type are right.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Tags:
 
 
 def spans(tags: np.ndarray, documents: np.ndarray, known: Tags) -> np.ndarray:
-    """(n_entities, 3): the place of the first word, that of the last, and the type.
+    """Finds entities. Returns (n_entities, 3): place of the first word, place of the last word, type.
 
     Args:
         tags: (n_words,) of all documents, end to end.
@@ -62,7 +62,7 @@ def spans(tags: np.ndarray, documents: np.ndarray, known: Tags) -> np.ndarray:
 
 
 def counts(found: np.ndarray, true: np.ndarray, documents: np.ndarray, known: Tags) -> dict[str, list[int]]:
-    """By type: entities that there are (`rows`), those that were found (`predicted`), and those of both (`correct`)."""
+    """Counts entities by type: true ones (`rows`), found ones (`predicted`), and those that are both (`correct`)."""
     theirs, ours = (spans(tags, documents, known) for tags in (found, true))
     both = {tuple(span) for span in theirs.tolist()} & {tuple(span) for span in ours.tolist()}
     counted = {

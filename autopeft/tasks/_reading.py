@@ -1,4 +1,4 @@
-"""Splits from files and from Hugging Face data sets, with all that is wrong with them said at once."""
+"""Reads splits from files and from Hugging Face data sets, and names all their faults at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from autopeft.tasks._tables import Table, read_file
 from autopeft.tasks._targets import Target, nothing_wrong, text_faults
 
 SPLITS = ("train", "validation", "test")
-# What hubs call their validation split.
+# Names of validation splits on the hub.
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 
 
@@ -34,12 +34,12 @@ def read_table(
     Args:
         data: The config's data section.
         columns: Input column → the key of `data` that names it (for messages).
-        target: What the rows are mapped to.
-        seed: Of carved splits.
-        input_faults: What is wrong with the input columns of a split; None for texts, `text_faults`.
+        target: Reads the targets.
+        seed: Seed of carved splits.
+        input_faults: Finds faults in the input columns of a split; None for texts (`text_faults`).
 
     Raises:
-        ConfigError: Columns, targets or rows that are not as they should be; all at once.
+        ConfigError: Columns, targets or rows are wrong. Names all faults at once.
     """
     if data.get("hub"):
         tables, names, source = _from_hub(data, target)
@@ -78,7 +78,7 @@ def describe_origin(source: str, digest: str, parts: Mapping[str, Raw], made: Ma
 
 
 def lacks(what: str, model_path: str, fault: Exception) -> AutoPEFTError:
-    """Why there is no tokenizer or image processor: a model that has none, or a hub that is not reached."""
+    """Makes the error for a missing tokenizer or image processor: the model has none, or the hub is not reached."""
     why = str(fault).splitlines()[0]
     if Path(model_path).is_dir() or isinstance(fault, ValueError):
         return UsageError(f"model: {model_path} has no {what} that can be loaded: is it a model for this task? ({why})")
@@ -91,7 +91,7 @@ def _from_files(data: Mapping[str, Any], target: Target) -> tuple[dict[str, Tabl
     names = _names_beside(info) if info.is_file() else None
     labels = next((tables["train"][column] for column in target.columns if column in tables["train"]), [])
     if names is not None and not all(map(_is_code, labels)):
-        names = None  # they name integer labels
+        names = None  # `names` only apply to integer labels
     return tables, names, str(Path(data["train"]).parent)
 
 
@@ -103,7 +103,7 @@ def _is_code(label: Any) -> bool:
 
 
 def _names_beside(info: Path) -> Sequence[str] | None:
-    """`label_names` of a dataset_info.json; None where it has none, as those of `datasets` have not."""
+    """Reads `label_names` of a dataset_info.json; None if there are none, as in files that `datasets` writes."""
     try:
         content = json.loads(info.read_text(encoding="utf-8"))
     except ValueError as fault:
@@ -132,10 +132,10 @@ def _from_hub(data: Mapping[str, Any], target: Target) -> tuple[dict[str, Table]
 
 
 def _load(hub: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The splits of a data set: a folder as `save_to_disk` writes it, with splits or of one; what `load_dataset` takes.
+    """Loads the splits of a data set: a folder from `save_to_disk`, or any name that `load_dataset` takes.
 
     Raises:
-        UsageError: It is not to be read as it is, or as it is asked for.
+        UsageError: The data set cannot be read, or not with these options.
         EnvironmentFault: The hub is not reached, or has no such data set.
     """
     import datasets
@@ -157,7 +157,7 @@ def _load(hub: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _undecoded(table: Any) -> Any:
-    """With pictures as their bytes: decoded they would all lie in memory at once."""
+    """Keeps pictures as bytes, as decoded pictures would all be in memory at once."""
     import datasets
 
     for name, feature in table.features.items():
@@ -175,12 +175,12 @@ def _column_faults(table: Table, columns: Mapping[str, str], split: str) -> list
 
 
 def _once(faults: Sequence[Fault]) -> list[Fault]:
-    """The first fault of each path: the same column is missing in each split."""
+    """Keeps the first fault of each path, as the same column is often missing in each split."""
     return list({fault.path: fault for fault in reversed(faults)}.values())
 
 
 def _digest(splits: Mapping[str, Raw]) -> str:
-    """SHA-256 over all rows as they are used: the data's revision."""
+    """Computes SHA-256 over all rows as they are used: the data's revision."""
     digest = hashlib.sha256()
     for name, raw in splits.items():
         digest.update(name.encode())
@@ -195,6 +195,6 @@ def _digest(splits: Mapping[str, Raw]) -> str:
 def _bytes(value: Any) -> bytes:
     if isinstance(value, np.ndarray):
         return repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
-    if isinstance(value, Mapping):  # a picture: its bytes, or where it lies, whatever the folder above
+    if isinstance(value, Mapping):  # a picture: its bytes, or its path without the folder of the data set
         return value.get("bytes") or Path(value["path"]).name.encode() + Path(value["path"]).stat().st_size.to_bytes(8)
     return value if isinstance(value, bytes) else str(value).encode()

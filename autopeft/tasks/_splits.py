@@ -1,4 +1,4 @@
-"""How train, validation and test come about: official where they exist, else carved by seed and stratified."""
+"""Makes train, validation and test: the official splits if they exist, else carved by seed and stratified."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ REST = "what is left of train"
 
 
 def complete(splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int) -> tuple[dict[str, Raw], dict[str, str]]:
-    """Train, validation and test from the splits that were read.
+    """Makes train, validation and test from the splits that were read.
 
-    A test split without labels is no test split: leave it out. Where there is no test, `test_share` carves one from
-    train; else the official validation becomes the test. Validation that is missing then is carved from train.
-    `train_rows` draws a stratified part of what train is left with.
+    The caller leaves out a test split without labels. If there is no test split, `test_share` carves one from train;
+    without `test_share`, the official validation becomes the test. If there is no validation then, it is carved from
+    train. `train_rows` keeps a stratified part of the rest of train.
 
     Returns:
-        The splits, and a line on each: how it was made.
+        The splits, and for each a line that says how it was made.
     """
     out = dict(splits)
     made = dict.fromkeys(out, "as given")
@@ -56,9 +56,9 @@ def complete(splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int) -> t
 
 
 def carve(raw: Raw, share: float, seed: int) -> tuple[Raw, Raw]:
-    """(the rest, the part): a share of each stratum's rows, chosen by seed, both in the rows' order.
+    """Takes a share of each stratum's rows, chosen by seed. Returns (the rest, the part), both in the rows' order.
 
-    Exactly `round(share · n_rows)` rows: what rounding leaves goes to the strata with the largest remainders.
+    The part has exactly `round(share · n_rows)` rows. The strata with the largest remainders are rounded up.
     """
     rng = np.random.default_rng(seed)
     strata = np.zeros(len(raw), dtype=np.int64) if raw.strata is None else raw.strata
@@ -76,7 +76,7 @@ def carve(raw: Raw, share: float, seed: int) -> tuple[Raw, Raw]:
 
 
 def rows_of(raw: Raw, index: np.ndarray) -> Raw:
-    """Some rows of a split."""
+    """Returns some rows of a split."""
     inputs = {name: _some(column, index) for name, column in raw.inputs.items()}
     targets = {name: _some(column, index) for name, column in raw.targets.items()}
     return Raw(inputs, targets, raw.rows[index], None if raw.strata is None else raw.strata[index])

@@ -1,4 +1,4 @@
-"""A table from a file, its columns by name. What is written there is what is read: `007` stays text."""
+"""Reads a table from a file, with its columns by name. Values stay as they are written: `007` stays text."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Table = Mapping[str, Sequence[Any]]
 
 
 def read_file(path: str | Path) -> Table:
-    """The columns of a CSV, TSV, JSON, JSON Lines or Parquet file. What is missing is None.
+    """Reads the columns of a CSV, TSV, JSON, JSON Lines or Parquet file. A missing value is None.
 
     Raises:
-        ConfigError: Another kind of file, or a damaged one.
+        ConfigError: The file is of another kind, or damaged.
     """
     path = Path(path)
     if path.is_dir():
@@ -48,10 +48,10 @@ def read_file(path: str | Path) -> Table:
 
 
 def read_columns(file: Path, columns: Sequence[str]) -> Table:
-    """Some columns of a file of rows without labels.
+    """Reads some columns of a file of rows without labels.
 
     Raises:
-        ConfigError: One is not there, or the file cannot be read.
+        ConfigError: A column is missing, or the file cannot be read.
     """
     try:
         table = read_file(file)
@@ -72,8 +72,8 @@ def _separated(path: Path, separator: str) -> Table:
     from pandas.errors import ParserError
 
     try:
-        # Without a header of pandas' own: with one, a comma too many in each row would make the first column its index.
-        # In a file of one column an empty line is a row.
+        # We parse the header ourselves. With pandas' header, an extra comma in each row would make the first column the
+        # index. In a file of one column an empty line is a row.
         frame = pd.read_csv(
             path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""],
             skip_blank_lines=not _has_one_column(path, separator),
@@ -95,7 +95,7 @@ def _has_one_column(path: Path, separator: str) -> bool:
 
 
 def _typed(column: list[Any]) -> list[Any]:
-    """A column of text, as whole numbers where each entry is one."""
+    """Turns a column of text into whole numbers if each entry is one."""
     entries: list[str | None] = [value if isinstance(value, str) else None for value in column]
     if all(entry is None or WHOLE.fullmatch(entry) for entry in entries):
         return [None if entry is None else int(entry) for entry in entries]
@@ -115,7 +115,7 @@ def _json_lines(path: Path) -> list[Any]:
 
 
 def _json(path: Path) -> Table:
-    """A list of objects, or a mapping of columns, as pandas writes them."""
+    """Reads a list of objects, or a mapping of columns, as pandas writes them."""
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if isinstance(content, list):
         return _of_rows(content, path)

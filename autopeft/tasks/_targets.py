@@ -1,4 +1,4 @@
-"""Targets in a table: labels by name, or numbers. Each knows its column, and all that can be wrong with it."""
+"""Targets in a table: labels by name, numbers, or texts. Each knows its column, and finds all faults in it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from autopeft.errors import ConfigError, Fault
 from autopeft.tasks import named
 
 MOST_REALS = 20  # labels such as 2.5 stars; more of them are measurements
-# What a cell may hold that is neither a text nor a label.
+# Types of cells that are neither a text nor a label.
 NESTED = (list, tuple, dict, bytes, np.ndarray)
 
 
 class Target(Protocol):
-    """What the rows of a table are to be mapped to.
+    """The true value of each row of a table.
 
     Attributes:
         columns: Column → the key of the config's `data` that names it.
@@ -25,15 +25,15 @@ class Target(Protocol):
     columns: Mapping[str, str]
 
     def shape_faults(self, table: Mapping[str, Sequence[Any]], split: str) -> list[Fault]:
-        """Cells that can be no target at all."""
+        """Finds cells that cannot be a target."""
 
     def is_unlabelled(self, table: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether a test split came without targets."""
+        """Whether a test split has no targets."""
 
     def about(
         self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
     ) -> tuple[dict[str, Any], list[Fault]]:
-        """`Dataset.about` of the training rows, and what is wrong with them.
+        """Returns `Dataset.about` of the training rows, and their faults.
 
         Args:
             given: Names of labels that came with the data; None if there are none.
@@ -42,7 +42,7 @@ class Target(Protocol):
     def encode(
         self, table: Mapping[str, Sequence[Any]], split: str, about: Mapping[str, Any]
     ) -> tuple[dict[str, Any], np.ndarray | None, list[Fault]]:
-        """(`Raw.targets`, `Raw.strata`, faults) of a split."""
+        """Returns (`Raw.targets`, `Raw.strata`, faults) of a split."""
 
 
 class Labels:
@@ -59,20 +59,20 @@ class Labels:
         self._known, self._are_codes = "train", False
 
     def shape_faults(self, table: Mapping[str, Sequence[Any]], split: str) -> list[Fault]:
-        """Several labels a row."""
+        """Finds rows with several labels."""
         for row, value in enumerate(table[self.column]):
             if isinstance(value, NESTED):
                 return [Fault("data.label", f"{split} has {value!r:.60} in row {row}; expected one label a row")]
         return []
 
     def is_unlabelled(self, table: Mapping[str, Sequence[Any]]) -> bool:
-        """All missing, or all -1 as on the GLUE hub."""
+        """Whether all labels are missing, or all are -1 as in GLUE on the hub."""
         return all(is_missing(value) or value == -1 for value in table[self.column])
 
     def about(
         self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
     ) -> tuple[dict[str, Any], list[Fault]]:
-        """The labels by name: of the config, of the data's own table of them, else those of train in order."""
+        """Names the labels: from the config, else from the data's own table of names, else those of train in order."""
         column = train[self.column]
         names = self.label_names or given
         self._known = "label_names" if names else "train"
@@ -106,12 +106,12 @@ class Labels:
     def encode(
         self, table: Mapping[str, Sequence[Any]], split: str, about: Mapping[str, Any]
     ) -> tuple[dict[str, Any], np.ndarray | None, list[Fault]]:
-        """Label indices, which are the strata, too."""
+        """Returns label indices, as targets and as strata."""
         names = about["label_names"]
         values = [None if is_missing(value) else _whole(value) for value in table[self.column]]
         index = {name: number for number, name in enumerate(names)}
         are_whole = all(isinstance(value, (int, np.integer)) for value in values if value is not None)
-        # Integers that are no names are indices. Those of a table of names always are, whatever the names look like.
+        # An integer that is not a name is an index. If the data has a table of names, every integer is an index.
         are_indices = are_whole and (self._are_codes or not any(str(value) in index for value in values))
         labels = np.zeros(len(values), dtype=np.int64)
         missing: list[int] = []
@@ -155,10 +155,10 @@ class Numbers:
     def about(
         self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
     ) -> tuple[dict[str, Any], list[Fault]]:
-        """Mean and deviation of the training rows: the model learns the number in units of them."""
+        """Returns mean and standard deviation of the training rows. The model learns the number in these units."""
         values, faults = self._values(train, "train")
         if faults:
-            return {"n_outputs": 1}, []  # `encode` says them
+            return {"n_outputs": 1}, []  # `encode` reports the faults
         deviation = float(values.std())
         if not deviation > 0:
             return {"n_outputs": 1}, [Fault("data.label", f"{self.column!r} is {values[0]:g} in each row of train")]
@@ -197,12 +197,12 @@ class Numbers:
 
 
 class Texts:
-    """A text a row: what a language model is to write.
+    """A text a row, which a language model learns to write.
 
     Args:
         data: The config's data section.
-        key: Of it, that names the column; also the name of the target.
-        n_outputs: Of the model; 0 for the output layer of its checkpoint.
+        key: Key of `data` that names the column; also the name of the target.
+        n_outputs: Size of the model's output layer; 0 to keep that of the checkpoint.
     """
 
     def __init__(self, data: Mapping[str, Any], key: str, n_outputs: int) -> None:
@@ -230,7 +230,7 @@ class Texts:
 
 
 def text_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], split: str) -> list[Fault]:
-    """What is no text, or empty, by column → the key of `data` that names it."""
+    """Finds cells that are not a text, or empty. `columns` is column → the key of `data` that names it."""
     faults = []
     for name, key in columns.items():
         nested: tuple[int, str] | None = None
@@ -266,7 +266,7 @@ def some_rows(rows: Sequence[int]) -> str:
 
 
 def _names_of(column: Sequence[Any]) -> list[Any]:
-    """Labels in order: integers by value, else by name."""
+    """Returns the labels of a column in order: integers by value, others by name."""
     values = {_whole(value) for value in column if not is_missing(value)}
     return sorted(
         values,
@@ -279,7 +279,7 @@ def _names_of(column: Sequence[Any]) -> list[Any]:
 
 
 def _whole(value: Any) -> Any:
-    """`1.0` is the label 1: integers beside a missing one become floats. `true` is no 1: it is the label True."""
+    """Turns `1.0` into the label 1, as integers beside a missing value become floats. `true` stays the label True."""
     if isinstance(value, (bool, np.bool_)):
         return str(bool(value))
     return int(value) if isinstance(value, float) and value.is_integer() else value

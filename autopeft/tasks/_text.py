@@ -1,7 +1,7 @@
 """Texts as token ids: which tokenizer, which padding, how long.
 
-The padding token is decided here, for rows, models, exports and predictions alike: a decoder's classifier reads the last
-token that is no padding, so that two opinions on what padding is give it another token to read.
+The padding token is decided here, for rows, models, exports and predictions alike. A decoder's classifier reads the
+last token that is no padding. With two different padding tokens it would read the wrong token.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from autopeft.tasks._targets import NESTED
 
 NO_LIMIT = 10**9
 
-# The names that configurations have for the number of their position embeddings.
+# Names of the number of position embeddings in models' configs.
 POSITIONS = (
     "max_position_embeddings", "max_encoder_position_embeddings", "max_decoder_position_embeddings", "max_seq_len",
 )  # fmt: skip
 
-# Model types whose first position stands behind the padding's: `max_position_embeddings` counts those before it, too.
+# Model types whose positions begin after the padding token's id. `max_position_embeddings` counts the unused ones, too.
 POSITIONS_BEHIND_PADDING = frozenset({
     "camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet",
     "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
 })  # fmt: skip
 
-# Model types whose classifier reads the last end token, and wants as many of them in each row.
+# Model types whose classifier reads the last end token, and needs the same number of end tokens in each row.
 READS_END = frozenset({
     "bart", "bigbird_pegasus", "led", "mbart", "mt5", "mvp", "plbart", "t5", "umt5",
 })  # fmt: skip
 
-# Model types whose classifier reads the last place of a batch, whatever stands there: their rows are padded on the left.
+# Model types whose classifier reads the last position of a batch, even if it is padding. Rows are padded on the left.
 READS_LAST = frozenset({"xlnet"})
 
 
 def source(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Which revision of the model, and whether code that came with it may run."""
+    """Returns the model's revision, and whether code that comes with the model may run."""
     return {
         "revision": options.get("revision") or "main",
         "trust_remote_code": bool(options.get("trust_remote_code")),
@@ -47,7 +47,7 @@ def source(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_config(model_path: str, options: Mapping[str, Any]) -> Any:
-    """The model's config.
+    """Loads the model's config.
 
     Raises:
         autopeft.errors.ConfigError: The model has none.
@@ -61,7 +61,7 @@ def model_config(model_path: str, options: Mapping[str, Any]) -> Any:
 
 
 def tokenizer(model_path: str, options: Mapping[str, Any]) -> Any:
-    """The model's tokenizer. It pads as the model has it, and adds the end token that the model reads.
+    """Loads the model's tokenizer. It pads as the model expects, and adds the end token that the model reads.
 
     Raises:
         autopeft.errors.ConfigError: The model has none.
@@ -84,13 +84,13 @@ def tokenizer(model_path: str, options: Mapping[str, Any]) -> Any:
 
 
 def padding(tokenizer: Any, config: Any, model_path: str = "") -> int:
-    """The id of the padding token: the model's own, else its tokenizer's, else the end token's.
+    """Returns the id of the padding token: the model's own, else its tokenizer's, else the end token's.
 
     Args:
-        tokenizer: None for a model that has none.
+        tokenizer: The model's tokenizer; None if it has none.
 
     Raises:
-        UsageError: There is none of these.
+        UsageError: None of the three exists.
     """
     text = config.get_text_config()
     size = getattr(text, "vocab_size", None) or NO_LIMIT
@@ -106,10 +106,10 @@ def padding(tokenizer: Any, config: Any, model_path: str = "") -> int:
 
 
 def model_padding(config: Any, model_path: str, options: Mapping[str, Any]) -> int | None:
-    """The padding token of the model at a path, by its config; None for a model that reads no tokens.
+    """Returns the padding token of the model at a path, from its config; None for a model that reads no tokens.
 
     Raises:
-        UsageError: It names none, and its tokenizer neither.
+        UsageError: Neither the model nor its tokenizer names one.
     """
     if getattr(config.get_text_config(), "vocab_size", None) is None:
         return None
@@ -117,7 +117,7 @@ def model_padding(config: Any, model_path: str, options: Mapping[str, Any]) -> i
 
     size, own = config.get_text_config().vocab_size, config.get_text_config().pad_token_id
     if own is not None and 0 <= own < size:
-        return int(own)  # without a look at the tokenizer: most models say it
+        return int(own)  # most models name it: the tokenizer is not needed
     try:
         found = AutoTokenizer.from_pretrained(model_path, **source(options))
     except (OSError, ValueError):
@@ -128,15 +128,15 @@ def model_padding(config: Any, model_path: str, options: Mapping[str, Any]) -> i
 def encode_rows(
     tokenizer: Any, config: Any, columns: Sequence[Sequence[Any]], max_length: int | None = None
 ) -> dict[str, Ragged]:
-    """The model's inputs for rows of one text or of two: token ids end to end, and token types where it has them.
+    """Encodes rows of one text or of two: token ids end to end, and token types if the model has them.
 
-    A row that is longer than `max_length`, or than the model takes, is cut; its special tokens stay. A control token
-    that is written out in a text (`</s>`) is text: it ends nothing.
+    A row is cut if it is longer than `max_length`, or longer than the model takes. Its special tokens stay. A control
+    token that is written in a text (`</s>`) is read as plain text.
 
     Args:
-        tokenizer, config: Of the model, as `tokenizer` and `model_config` give them.
+        tokenizer, config: The model's, as `tokenizer` and `model_config` return them.
         columns: One text a row, or the two of a pair.
-        max_length: Tokens a row at most; None for what the model takes.
+        max_length: Most tokens of a row; None for as many as the model takes.
 
     Raises:
         UsageError: `max_length` leaves no room for a text.
@@ -155,7 +155,7 @@ def encode_rows(
 
 
 def _tokens(tokenizer: Any, texts: list[list[str]], longest: int) -> dict[str, list[list[int]]]:
-    """`input_ids` and, where the tokenizer gives them, `token_type_ids`; a row has one token at least."""
+    """Returns `input_ids`, and `token_type_ids` if the tokenizer gives them. Each row has at least one token."""
     words = {
         getattr(tokenizer, f"{name}_token_id"): token
         for name in ("bos", "eos", "sep", "cls", "pad")
@@ -178,10 +178,10 @@ def _tokens(tokenizer: Any, texts: list[list[str]], longest: int) -> dict[str, l
 
 
 def longest_row(tokenizer: Any, config: Any, max_length: int | None, n_texts: int = 1) -> int:
-    """Tokens that a row of one text or of two may have.
+    """Returns how many tokens a row of one text or of two may have.
 
     Raises:
-        UsageError: They leave no room for a text.
+        UsageError: So few tokens leave no room for a text.
     """
     longest = min(max_length or NO_LIMIT, longest_input(tokenizer, config))
     special = tokenizer.num_special_tokens_to_add(pair=n_texts == 2)
@@ -193,7 +193,7 @@ def longest_row(tokenizer: Any, config: Any, max_length: int | None, n_texts: in
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """What the tokenizer puts before a text, and behind it."""
+    """Returns the special tokens that the tokenizer puts before a text, and those behind it."""
     found = tokenizer("a", return_special_tokens_mask=True)
     ids, added = found["input_ids"], found["special_tokens_mask"]
     first, last = added.index(0), len(added) - added[::-1].index(0)
@@ -201,14 +201,14 @@ def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[Any]) -> list[list[int]]:
-    """The token ids of each text, whole, without what the tokenizer puts around it; at least one each."""
+    """Returns the token ids of each text, uncut and without special tokens; at least one a text."""
     before, behind = map(len, special_tokens(tokenizer))
     rows = _tokens(tokenizer, [[str(text) for text in texts]], NO_LIMIT)["input_ids"]
     return [row[before : len(row) - behind] or [tokenizer.pad_token_id] for row in rows]
 
 
 def longest_input(tokenizer: Any, config: Any) -> int:
-    """Tokens that the model takes at most, by its tokenizer and its position embeddings; `NO_LIMIT` for no bound."""
+    """Returns the most tokens that the tokenizer and the position embeddings allow; `NO_LIMIT` for no bound."""
     text = config.get_text_config()
     limits = [value for name in POSITIONS if isinstance(value := getattr(text, name, None), int) and value > 0]
     positions = min(limits, default=NO_LIMIT)
@@ -218,7 +218,7 @@ def longest_input(tokenizer: Any, config: Any) -> int:
 
 
 def _end_rows(tokenizer: Any, end_id: int) -> None:
-    """Lets a tokenizer end each row with the model's end token, where it does not do so already."""
+    """Makes a tokenizer end each row with the model's end token, if it does not do so already."""
     end = tokenizer.convert_ids_to_tokens(end_id)
     if end is None or not tokenizer.is_fast:
         raise UsageError(

@@ -1,7 +1,7 @@
 """Words as tokens, and long documents as overlapping windows, so that no entity is lost at a cut.
 
-Each word belongs to one window: the one in which its first token has most context. There it is trained, scored and
-answered, and nowhere else.
+Each word belongs to one window: the one in which its first token has most context. The word is trained, scored and
+answered in this window only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from autopeft.errors import UsageError
 from autopeft.tasks._text import longest_row
 
-OVERLAP = 4  # a quarter of a window is the next one's, too
+OVERLAP = 4  # a quarter of a window overlaps with the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Window:
 
     Attributes:
         inputs: `input_ids` and, where the tokenizer gives them, `token_type_ids`.
-        words: A token each: the index of the word that it is the first token of, if the word belongs here; else -1.
+        words: One entry a token. For the first token of a word that belongs here: the word's index. Else -1.
     """
 
     inputs: dict[str, list[int]]
@@ -32,15 +32,15 @@ class Window:
 
 
 def windows(tokenizer: Any, config: Any, words: Sequence[str], max_length: int | None) -> Iterator[Window]:
-    """A document's windows; one for a document that the model takes whole.
+    """Yields a document's windows; a single one if the model takes the whole document.
 
     Args:
-        tokenizer, config: Of the model.
-        words: Of the document. They are read as one text, a space between them.
-        max_length: Tokens of a window at most; None for what the model takes.
+        tokenizer, config: The model's.
+        words: Words of the document. They are read as one text with spaces between the words.
+        max_length: Most tokens of a window; None for as many as the model takes.
 
     Raises:
-        UsageError: The tokenizer does not say where in a text its tokens are.
+        UsageError: The tokenizer does not return the positions of its tokens in a text.
     """
     before, tokens, after, owners = _tokens(tokenizer, words)
     size = longest_row(tokenizer, config, max_length) - len(before["input_ids"]) - len(after["input_ids"])
@@ -58,7 +58,7 @@ def windows(tokenizer: Any, config: Any, words: Sequence[str], max_length: int |
 
 
 def _tokens(tokenizer: Any, words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], np.ndarray]:
-    """Special tokens before, tokens, special tokens behind, by name of the input; and the word of each token."""
+    """Returns special tokens before, tokens, and special tokens behind, by input name; and the word of each token."""
     if not tokenizer.is_fast:
         raise UsageError(
             f"the tokenizer of {tokenizer.name_or_path!r} does not say which word its tokens are of: give a model with a "
@@ -73,11 +73,11 @@ def _tokens(tokenizer: Any, words: Sequence[str]) -> tuple[dict[str, Any], dict[
     names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
     control = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.cls_token_id,
                tokenizer.pad_token_id}  # fmt: skip
-    ends = np.cumsum([len(word) + 1 for word in words])  # of each word with the space behind it
+    ends = np.cumsum([len(word) + 1 for word in words])  # end of each word, its space included
     ids: list[int] = []
     owners: list[int] = []
     for token, (_, stop) in zip(encoded["input_ids"][first:end], encoded["offset_mapping"][first:end], strict=True):
-        if token in control or stop == 0:  # written out in the text, it ends nothing
+        if token in control or stop == 0:  # a control token that is written in the text
             continue
         owner = int(np.searchsorted(ends, stop - 1, side="right"))
         _fill(tokenizer, ids, owners, owner)
@@ -92,7 +92,7 @@ def _tokens(tokenizer: Any, words: Sequence[str]) -> tuple[dict[str, Any], dict[
 
 
 def _fill(tokenizer: Any, ids: list[int], owners: list[int], until: int) -> None:
-    """A word that the tokenizer makes nothing of is an unknown token: each word has an answer."""
+    """Adds an unknown token for each word without tokens, so that each word has an answer."""
     for word in range(owners[-1] + 1 if owners else 0, until):
         unknown = tokenizer.unk_token_id if tokenizer.unk_token_id is not None else tokenizer.pad_token_id
         ids.append(unknown)
@@ -100,7 +100,7 @@ def _fill(tokenizer: Any, ids: list[int], owners: list[int], until: int) -> None
 
 
 def _starts(n_tokens: int, size: int) -> np.ndarray:
-    """Where windows begin; the last one ends where the document does."""
+    """Returns where windows begin. The last window ends at the end of the document."""
     if n_tokens <= size:
         return np.zeros(1, dtype=int)
     step = max(1, size - size // OVERLAP)
@@ -108,9 +108,9 @@ def _starts(n_tokens: int, size: int) -> np.ndarray:
 
 
 def _homes(firsts: np.ndarray, starts: np.ndarray, size: int, n_tokens: int) -> np.ndarray:
-    """The window of each word, by the place of its first token: the one whose nearer cut is farthest from it.
+    """Returns the window of each word: the one whose nearer cut is farthest from the word's first token.
 
-    Where a document begins or ends, nothing is cut off.
+    The begin and the end of a document are no cuts.
     """
     left = np.where(starts == 0, n_tokens, firsts[:, None] - starts)
     right = np.where(starts + size >= n_tokens, n_tokens, starts + size - 1 - firsts[:, None])

@@ -14,14 +14,14 @@ from autopeft.tasks._targets import is_missing, n_rows, some_rows
 
 
 def words_of(cell: Any) -> list[str]:
-    """The words, or tags, of a cell."""
+    """Returns the words, or tags, of a cell."""
     if is_missing(cell):
         return []
     return list(map(str, cell)) if isinstance(cell, (list, tuple, np.ndarray)) else str(cell).split()
 
 
 def word_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], split: str) -> list[Fault]:
-    """Rows without a word, and words without a letter."""
+    """Finds rows without a word, and empty words."""
     faults = []
     for name, key in columns.items():
         rows = [words_of(cell) for cell in table[name]]
@@ -34,7 +34,7 @@ def word_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], 
 
 
 class WordTags:
-    """One tag a word, in BIO: `O`, `B-person`, `I-person`. Integer codes where there are names for them.
+    """One tag a word, in BIO: `O`, `B-person`, `I-person`. Integer codes are read if there are names for them.
 
     Args:
         data: The config's data section.
@@ -46,7 +46,7 @@ class WordTags:
         self.label_names = data.get("label_names")
 
     def shape_faults(self, table: Mapping[str, Sequence[Any]], split: str) -> list[Fault]:
-        """As many tags as words."""
+        """Finds rows whose number of tags is not that of the words."""
         for row, (words, tags) in enumerate(zip(table[self.words], table[self.column], strict=True)):
             if not is_missing(tags) and len(words_of(tags)) != len(words_of(words)):
                 has = f"{len(words_of(tags))} tags for {len(words_of(words))} words"
@@ -60,7 +60,7 @@ class WordTags:
     def about(
         self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
     ) -> tuple[dict[str, Any], list[Fault]]:
-        """The tags by name: of the config, of the data's own table of them, else those of train, `O` first."""
+        """Names the tags: from the config, else from the data's own table of names, else those of train, `O` first."""
         found = {tag for cell in train[self.column] for tag in words_of(cell)}
         names = list(
             map(str, self.label_names or given or sorted(found, key=lambda tag: (tag != OUTSIDE, tag[2:], tag)))
@@ -80,7 +80,7 @@ class WordTags:
     def encode(
         self, table: Mapping[str, Sequence[Any]], split: str, about: Mapping[str, Any]
     ) -> tuple[dict[str, Any], np.ndarray | None, list[Fault]]:
-        """Tag indices by row; the strata are rows with an entity, and rows without."""
+        """Returns tag indices by row. The strata are rows with an entity, and rows without."""
         index = {name: number for number, name in enumerate(about["label_names"])}
         cells = [words_of(cell) for cell in table[self.column]]
         if not any(tag in index for cell in cells for tag in cell):  # no name: indices

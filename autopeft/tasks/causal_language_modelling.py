@@ -1,10 +1,10 @@
 """Causal language modelling: a completion for a prompt, by a pretrained language model and its own output layer.
 
-A row is the prompt's tokens, the completion's, and an end token; the completion and the end are what is learned. Prompt
-and completion are tokenized apart, as they are: a space or a line break between them belongs to one of them.
+A row is the prompt's tokens, the completion's tokens, and an end token. The model learns the completion and the end
+token. Prompt and completion are tokenized separately: a space or a line break between them must be part of one of them.
 
-What is too long loses tokens at the left of its prompt: those next to the completion stay, and as many as may be generated
-have room. Only of a completion that leaves no room for a prompt at all is the end cut off.
+If a row is too long, its prompt loses tokens on the left, so that generated tokens have room, too. The end of a
+completion is cut off only if the completion leaves no room for a prompt.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ class CausalLanguageModelling:
     """Rows from CSV, TSV, JSON, JSON Lines, Parquet, or a Hugging Face data set on disk or on the hub.
 
     Args:
-        generate_rows: Of so many first rows of a split completions are generated, greedily, for `exact_match`; 0 for none.
-        new_tokens: Tokens generated at most; of a model that takes few, half of what it takes.
+        generate_rows: Number of first rows of a split whose completions are generated (greedily) for `exact_match`;
+            0 for none.
+        new_tokens: Most generated tokens; at most half of what the model takes.
     """
 
     auto_class = "AutoModelForCausalLM"
@@ -76,7 +77,7 @@ class CausalLanguageModelling:
         return tokenizer(source.model, source.options)
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
-        """Token ids end to end, and as `labels` those of the completion; without completions the prompts alone."""
+        """Encodes token ids end to end, with the completion's as `labels`; prompts only if there are no completions."""
         tokens, config = self.processor(source), model_config(source.model, source.options)
         begin, end = special_tokens(tokens)[0], end_token(tokens, config)
         longest = min(source.max_length or NO_LIMIT, longest_input(tokens, config))
@@ -105,13 +106,13 @@ class CausalLanguageModelling:
         return encode
 
     def weights(self, targets: Columns) -> np.ndarray:
-        """The tokens of each completion, its end among them."""
+        """Counts the tokens of each completion, its end token included."""
         labels = targets["labels"]
         assert isinstance(labels, Ragged)
         return np.add.reduceat(labels.values != UNSCORED, labels.offsets[:-1]).astype(np.float32)
 
     def loss(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
-        """Cross entropy of each token of a completion with what the tokens before it foretell."""
+        """Computes the cross entropy of a completion's tokens, each predicted from the tokens before it."""
         from torch.nn.functional import cross_entropy
 
         wanted = targets["labels"][:, 1:]
@@ -119,7 +120,7 @@ class CausalLanguageModelling:
         return cross_entropy(foretold, wanted, ignore_index=UNSCORED, reduction="none").sum(1)
 
     def keep(self, outputs: Any, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
-        """Of each row its loss and how many of its tokens are foretold; of the first ones what the model writes."""
+        """Keeps each row's loss and number of right tokens, and for the first rows the model's own completion."""
         kept: dict[str, Sequence[Any]] = {}
         asked = np.ones(len(batch.rows), dtype=bool)
         if batch.targets:
@@ -136,7 +137,7 @@ class CausalLanguageModelling:
     def _write(
         self, rows: np.ndarray, batch: Batch, model: Any, written: list[str | None], is_match: list[bool | None]
     ) -> None:
-        """Completions of some rows of a batch, and whether they are the wanted ones."""
+        """Generates completions of some rows of a batch. Returns them, and whether they are right."""
         source = model.autopeft_source
         tokens = _tokenizer(source.path, source.revision, source.trust_remote_code)
         labels = batch.targets.get("labels")
@@ -154,9 +155,9 @@ class CausalLanguageModelling:
                 is_match[row] = written[row] == _text(tokens, wanted[at])
 
     def score(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Scores:
-        """exp of the mean loss; the share of tokens foretold; the share of completions that were written as wanted."""
+        """Computes exp of the mean loss, the share of right tokens, and the share of right completions."""
         n_tokens = float(self.weights(targets).sum())
-        with np.errstate(over="ignore"):  # of a model that diverged: infinite, and its trial has failed
+        with np.errstate(over="ignore"):  # infinite for a model that diverged; its trial has failed
             perplexity = float(np.exp(np.sum(kept["loss"]) / n_tokens))
         metrics = {"perplexity": perplexity, "token_accuracy": float(np.sum(kept["right"]) / n_tokens)}
         matches = [match for match in kept["is_match"] if match is not None]
@@ -173,19 +174,19 @@ class CausalLanguageModelling:
         return Scores(metrics, {"completions": counts})
 
     def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
-        """The untouched base."""
+        """Scores the unchanged base."""
         kept = base()
         found = self.score(kept, targets, about)
         loss = float(np.sum(kept["loss"]) / self.weights(targets).sum())
         return Scores({**found.metrics, "loss": loss}, found.detail)
 
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        """`completion`, as it was generated."""
+        """Returns `completion`, as the model generated it."""
         return {"completion": list(kept["completion"])}
 
 
 def end_token(tokens: Any, config: Any) -> int:
-    """What ends a completion: the tokenizer's end token, else the model's.
+    """Returns the token that ends a completion: the tokenizer's end token, else the model's.
 
     Raises:
         UsageError: There is none.
@@ -201,12 +202,12 @@ def end_token(tokens: Any, config: Any) -> int:
 
 
 def greedy(model: Any, tokens: Any, prompts: Sequence[Any], new_tokens: int) -> list[Any]:
-    """What follows each prompt: of all tokens the likeliest, up to the end token or to so many.
+    """Generates after each prompt the likeliest token, again and again, up to the end token or to `new_tokens`.
 
     Args:
         model: A causal language model in evaluation mode.
-        tokens: Its tokenizer.
-        prompts: (n_tokens,) ids of each, which leave room for what follows as `encoder` cuts them.
+        tokens: The model's tokenizer.
+        prompts: (n_tokens,) ids of each prompt. `encoder` cuts prompts so that the new tokens have room.
     """
     import torch
     from transformers import GenerationConfig

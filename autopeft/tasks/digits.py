@@ -82,7 +82,7 @@ class Digits(Classification):
         return encode
 
     def base(self, name: str) -> Path:
-        """The folder of the pretrained base: from the cache, or trained now, which is said (ten seconds on one core)."""
+        """Returns the folder of the pretrained base. If it is not in the cache, says so and trains it (ten seconds)."""
         folder = cache_folder() / f"digits-base-{hashlib.sha256(repr(sorted(BASE.items())).encode()).hexdigest()[:12]}"
         folder.parent.mkdir(parents=True, exist_ok=True)
         build_once(folder, pretrain)

@@ -19,8 +19,8 @@ from autopeft.tasks._targets import Labels
 
 CHUNK = 256  # pictures decoded at once: bounds the memory of preparing
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-PROBES = ((7, 5), (33, 64), (64, 33), (300, 210), (700, 650))  # sizes of pictures that a processor is tried on
-MOST_DAMAGED = 20  # named at once
+PROBES = ((7, 5), (33, 64), (64, 33), (300, 210), (700, 650))  # picture sizes on which a processor is tried
+MOST_DAMAGED = 20  # named in one message
 
 
 class ImageClassification(Classification):
@@ -50,9 +50,9 @@ class ImageClassification(Classification):
         return image_processor(source)
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
-        """Pixels as the model's image processor makes them, decoded, resized and cropped once.
+        """Encodes pixels with the model's image processor: pictures are decoded, resized and cropped once.
 
-        Kept as bytes, with the processor's rescaling and normalising as `scale`, if that gives the same to 1e-5.
+        Pixels are kept as bytes, with the processor's rescaling and normalising as `scale`, if this is exact to 1e-5.
         """
         processor = self.processor(source)
         scale = _scale(processor) if _gives_bytes(processor) else None
@@ -71,7 +71,7 @@ class ImageClassification(Classification):
 
 
 def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
-    """A folder a split, a folder a class in it."""
+    """Reads a folder for each split, with a folder for each class in it."""
     import hashlib
 
     splits, faults = {}, []
@@ -110,12 +110,12 @@ def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
 
 
 def image_processor(source: Source) -> Any:
-    """The model's own, with `image_size` in place of its size where given."""
+    """Loads the model's image processor, with `image_size` in place of its own size if given."""
     from transformers import AutoImageProcessor
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it says that torchvision is not there, a line a class
+    logging.set_verbosity_error()  # otherwise it warns for each class that torchvision is missing
     try:
         processor = AutoImageProcessor.from_pretrained(source.model, **source.options)
     except (OSError, ValueError) as fault:
@@ -130,10 +130,10 @@ def image_processor(source: Source) -> Any:
 
 
 def _decoded(pictures: Sequence[Any], rows: np.ndarray) -> Iterator[list[Any]]:
-    """The pictures in chunks; after a damaged one the rest are only looked at.
+    """Yields decoded pictures in chunks. After a damaged picture the rest are only checked.
 
     Raises:
-        ConfigError: Some are damaged: all of them, each with its row.
+        ConfigError: Some pictures are damaged. Names all of them, each with its row.
     """
     faults: list[Fault] = []
     for at in range(0, len(pictures), CHUNK):
@@ -152,14 +152,14 @@ def _decoded(pictures: Sequence[Any], rows: np.ndarray) -> Iterator[list[Any]]:
 
 
 def processor_pixels(processor: Any, pictures: Any, scaled: bool) -> np.ndarray:
-    """(n, channels, height, width) fp32: as the model takes them, or before rescaling and normalising."""
+    """Returns pixels (n, channels, height, width), fp32: as the model takes them, or before rescaling and normalising."""
     switches = {} if scaled else {"do_rescale": False, "do_normalize": False}
     images = [as_picture(picture) for picture in pictures]
     return np.asarray(processor(images, return_tensors="np", **switches)["pixel_values"], dtype=np.float32)
 
 
 def as_picture(value: Any) -> Any:
-    """A PIL image, RGB and upright, from bytes, a path, an array, or a row of `datasets.Image`.
+    """Makes a PIL image, RGB and upright, from bytes, a path, an array, or a row of `datasets.Image`.
 
     Raises:
         ConfigError: It cannot be decoded, or its values have no known range.
@@ -186,7 +186,7 @@ def as_picture(value: Any) -> Any:
 
 
 def _rgb(picture: Any) -> Any:
-    """In 8 bits a channel, turned as its camera says. PIL by itself cuts 16 bits off at 255: all white."""
+    """Converts a picture to 8 bits a channel, rotated by its EXIF tag. PIL alone clips 16 bits at 255: all white."""
     from PIL import Image, ImageOps
 
     picture = ImageOps.exif_transpose(picture)
@@ -205,7 +205,7 @@ def _rgb(picture: Any) -> Any:
 def _gives_bytes(processor: Any) -> bool:
     """Whether the processor resizes to whole numbers, whatever the picture's size, and then scales each channel.
 
-    Asked of it: pictures larger and smaller than what the model takes, wide and high ones, of random pixels.
+    Tries random pictures: larger and smaller than the model's input, wide and high ones.
     """
     rng = np.random.default_rng(0)
     for shape in PROBES:
@@ -225,7 +225,7 @@ def _gives_bytes(processor: Any) -> bool:
 
 
 def _scale(processor: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(multiply, add) of each of three channels, of the processor's rescaling and normalising."""
+    """Returns the processor's rescaling and normalising as (multiply, add) of each of three channels."""
     factor = float(processor.rescale_factor) if processor.do_rescale else 1.0
     if not processor.do_normalize:
         return np.full(3, factor, dtype=np.float32), np.zeros(3, dtype=np.float32)

@@ -14,7 +14,7 @@ from autopeft.tasks._reading import read_table
 from autopeft.tasks._targets import Numbers
 from autopeft.tasks._texts import Texts
 
-NO_SPREAD = 1e-6  # of the largest value: rounding spreads a constant by as much, and it correlates with nothing
+NO_SPREAD = 1e-6  # as a share of the largest value; a smaller spread is rounding noise of a constant
 
 
 class Regression(Texts):
@@ -50,7 +50,7 @@ class Regression(Texts):
         return np.ones(len(targets["value"]), dtype=np.float32)
 
     def loss(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
-        """Squared error of each row, in squared deviations."""
+        """Computes the squared error of each row, in units of the variance."""
         return (outputs[:, 0] - targets["value"]) ** 2
 
     def keep(self, outputs: Any, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
@@ -62,7 +62,7 @@ class Regression(Texts):
         return of_numbers(_as_given(kept["value"], about), _as_given(targets["value"], about))
 
     def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
-        """Always the mean of train."""
+        """Scores the mean of train as the answer for every row."""
         mean, values = float(np.asarray(train["value"]).mean()), np.asarray(targets["value"], dtype=np.float64)
         found = of_numbers(_as_given(np.full(len(values), mean), about), _as_given(values, about))
         return Scores({**found.metrics, "loss": float(((values - mean) ** 2).mean())})
@@ -73,13 +73,13 @@ class Regression(Texts):
 
 
 def of_numbers(predicted: np.ndarray, values: np.ndarray) -> Scores:
-    """The scores of predicted numbers. A constant correlates with nothing: 0.0, by definition."""
+    """Scores predicted numbers. The correlation with a constant is 0.0, by definition."""
     from scipy.stats import rankdata
 
     errors = predicted - values
     return Scores({
         "pearson": _correlation(predicted, values),
-        # Of a constant with some noise of rounding, the ranks would be those of the noise.
+        # The ranks of a constant with rounding noise would be those of the noise.
         "spearman": _correlation(rankdata(predicted), rankdata(values)) if _spreads(predicted) else 0.0,
         "mean_absolute_error": float(np.abs(errors).mean()),
         "root_mean_squared_error": float(np.sqrt((errors**2).mean())),
@@ -98,7 +98,7 @@ def _spreads(values: np.ndarray) -> bool:
 
 
 def _as_given(deviations: Any, about: Mapping[str, Any]) -> np.ndarray:
-    """Deviations from the mean as numbers of the data."""
+    """Turns standardised numbers back into the data's units."""
     given: np.ndarray = np.asarray(deviations, dtype=np.float64) * about["deviation"] + about["mean"]
     return given
 

@@ -19,14 +19,15 @@ from autopeft.tasks._text import READS_LAST, model_config, tokenizer
 from autopeft.tasks._windows import Window, windows
 from autopeft.tasks._words import WordTags, word_faults, words_of
 
-UNSCORED = -100  # in place of a tag: special tokens, the tokens of a word behind its first one, another window's words
+UNSCORED = -100  # tag of tokens without one: special tokens, further tokens of a word, words of another window
 
 
 class TokenClassification:
     """Words and a tag each, in BIO. The tag stands at a word's first token.
 
-    Targets, beside `tags` a token: `document`, the row of the data that a window is of, and `word` a token, its index
-    in the document (-1 for none): a long document has several windows. Rows to be predicted have no `tags`.
+    A long document has several windows. Targets: `tags`, one a token; `document`, the row of the data from which a
+    window comes; `word`, for each token its word's index in the document (-1 for none). Rows to be predicted have no
+    `tags`.
     """
 
     trivial_title = "no entity"
@@ -54,7 +55,7 @@ class TokenClassification:
         return tokenizer(source.model, source.options)
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
-        """A row a window; what is longer than `max_length` (or than the model takes) has several."""
+        """Encodes each window as a row. A document longer than `max_length` (or than the model takes) has several."""
         tokens, config = self.processor(source), model_config(source.model, source.options)
         is_left = config.model_type in READS_LAST
         pads = {"input_ids": tokens.pad_token_id, "token_type_ids": tokens.pad_token_type_id}
@@ -82,7 +83,7 @@ class TokenClassification:
         return encode
 
     def weights(self, targets: Columns) -> np.ndarray:
-        """A row counts as many as it has scored words."""
+        """Counts the scored words of each row."""
         tags = targets["tags"]
         assert isinstance(tags, Ragged)
         scored = np.concatenate([[0], np.cumsum(tags.values != UNSCORED)])
@@ -90,7 +91,7 @@ class TokenClassification:
         return weights
 
     def loss(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
-        """Cross entropy, summed over the scored words of each row; 0 of rows to be predicted."""
+        """Computes the cross entropy, summed over the scored words of each row; 0 for rows to be predicted."""
         from torch.nn.functional import cross_entropy
 
         if "tags" not in targets:
@@ -101,7 +102,7 @@ class TokenClassification:
         return losses.view(len(outputs), -1).sum(dim=1)
 
     def keep(self, outputs: Any, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
-        """Of each window: its document, its own words, and their likeliest tags."""
+        """Keeps for each window its document, its own words, and their likeliest tags."""
         words, tags = batch.targets["word"].cpu().numpy(), outputs.argmax(dim=-1).cpu().numpy()
         own = words >= 0
         rows = range(len(words))
@@ -118,7 +119,7 @@ class TokenClassification:
         return of_tags(found[order], true, documents, about["label_names"])
 
     def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
-        """No entity at all, `O` for each word; its loss is that of answering with the tags' frequencies."""
+        """Scores `O` for each word: no entity at all. Its loss is that of the tags' frequencies as probabilities."""
         names = about["label_names"]
         documents, true, _ = _scored(targets)
         found = of_tags(np.full(len(true), names.index(OUTSIDE)), true, documents, names)
@@ -127,7 +128,7 @@ class TokenClassification:
         return Scores({**found.metrics, "loss": float(-np.log(chances[true]).mean())}, found.detail)
 
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        """`tags` of each document, spaces between them: as many as it has words."""
+        """Returns the `tags` of each document with spaces between them, one for each word."""
         names = about["label_names"]
         found: dict[int, dict[int, int]] = {}
         for document, words, tags in zip(kept["document"], kept["words"], kept["tags"], strict=True):
@@ -136,7 +137,7 @@ class TokenClassification:
 
 
 def of_tags(found: np.ndarray, true: np.ndarray, documents: np.ndarray, names: Sequence[str]) -> Scores:
-    """The scores of tags, all (n_words,) with documents end to end; in detail, entities by type."""
+    """Scores tags (n_words,), with documents end to end. Detail: entities by type."""
     known = Tags(names)
     of_types = counts(found, true, documents, known)
     rows, predicted, correct = (sum(of_types[name]) for name in ("rows", "predicted", "correct"))
@@ -150,7 +151,7 @@ def of_tags(found: np.ndarray, true: np.ndarray, documents: np.ndarray, names: S
 
 
 def _scored(targets: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Documents and tags of all words, end to end, and the order that brings them there."""
+    """Returns documents and tags of all words, end to end, and the order that sorts the words so."""
     words, tags = targets["word"], targets["tags"]
     assert isinstance(words, Ragged)
     assert isinstance(tags, Ragged)
