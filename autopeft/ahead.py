@@ -1,7 +1,7 @@
-"""Proposals that are made before they are asked for, and which of them goes next.
+"""Proposals that are made ahead, before a slot is free, and the choice of the next one.
 
-It pays where the sampler is slow, one proposal a call; and for the last trials of a budget, which go longest first, or
-by what still ends in time. What is proposed ahead knows nothing of the trials that end before it is asked for.
+This pays if the sampler is slow. It also pays for the last trials of a budget: the longest goes first, or one that
+still ends in time. The price: a proposal made ahead does not use the results of trials that end before it begins.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from autopeft.space import canonical
 from autopeft.trial import derive_seed
 
 SLOW_SECONDS = 0.01  # a sampler that takes longer proposes ahead
-CHOICES = 4  # so many proposals, at most, to find one that ends before a budget of time does
+CHOICES = 4  # most proposals to look for one that ends within a budget of time
 
 Params = Mapping[str, Any]
 
 
 class Ahead:
-    """The queue of what was proposed and not asked for yet. Knows no ledger: `add` and `drop` follow its events.
+    """The queue of proposals that have not begun. It does not know the ledger: `add` and `drop` follow its events.
 
     Args:
-        sampler: Proposes.
-        forecast: Of how long a trial takes.
-        seed: Of the search.
-        sizes: Exact counts of a configuration; None where it will be refused.
+        sampler: Makes the proposals.
+        forecast: Forecasts how long a trial takes.
+        seed: The search's seed.
+        sizes: Returns exact counts of a configuration; None if it will be refused.
 
     Attributes:
         ready: The queue, in order of proposing.
@@ -40,18 +40,18 @@ class Ahead:
         self._propose_seconds = 0.0
 
     def propose(self, number: int) -> Params | None:
-        """What the sampler has for that number; None when it has no more."""
+        """Returns the sampler's proposal for a number; None if it has no more."""
         start = time.perf_counter()
         params = self.sampler.ask(number, derive_seed(self.seed, number, "ask"))
         self._propose_seconds = time.perf_counter() - start
         return params
 
     def add(self, params: Params) -> None:
-        """Takes a proposal that is in the ledger."""
+        """Appends a proposal that is in the ledger."""
         self.ready.append(params)
 
     def drop(self, params: Params) -> None:
-        """Takes out what was asked for or refused, if it is here; 1, 1.0 and True are three values."""
+        """Removes a configuration that was asked for or refused, if it is here. 1, 1.0 and True are three values."""
         key = canonical(params)
         same = (index for index, other in enumerate(self.ready) if other == params and canonical(other) == key)
         if (index := next(same, None)) is not None:
@@ -63,12 +63,12 @@ class Ahead:
         return len(self.ready) < min(slots, trials_left) and (trials_left <= slots or is_slow)
 
     def lacks_choice(self, seconds_left: float) -> bool:
-        """Whether, near the end of a budget of time, none of the queue is sure to end in time and one more may be."""
+        """Whether, near the end of a time budget, no queued proposal ends in time for sure, but another one might."""
         is_near = seconds_left < self.forecast.longest and len(self.ready) < CHOICES
         return is_near and all(self.takes(params) > seconds_left for params in self.ready)
 
     def pick(self, seconds_left: float, trials_left: float) -> Params | None:
-        """Which goes next: the first. At the end of a budget the longest, of those that still end in time."""
+        """Returns the next proposal: the first one; at the end of a budget the longest that still ends in time."""
         if not self.ready:
             return None
         if seconds_left < self.forecast.longest:
@@ -77,7 +77,7 @@ class Ahead:
         return self._longest(self.ready) if trials_left <= len(self.ready) else self.ready[0]
 
     def takes(self, params: Params) -> float:
-        """Seconds, as forecast; 0 of what will be refused."""
+        """Forecasts the seconds of a configuration; 0 if it will be refused."""
         known = self.sizes(params)
         return 0.0 if known is None else self.forecast.seconds(params, known)
 

@@ -1,4 +1,4 @@
-"""Who is retrained next: so many seeds each, or more seeds where neighbours on the front cannot be told apart."""
+"""Choosers decide which candidate is retrained next: equal seeds for all, or more seeds for close neighbours."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from autopeft.trial import Status
 
 
 class Round:
-    """So many fresh seeds each. Seed by seed: when it is interrupted, all are equally sure.
+    """Gives each candidate the same number of fresh seeds, seed by seed, so that an interrupted round is fair to all.
 
-    A round that was interrupted is finished first: its members get the seeds that they lack, and no others.
+    An interrupted round is finished first: its members get the seeds that they lack, and no others.
 
     Args:
-        history: What was confirmed so far.
-        candidates: What to confirm.
-        seeds: How many fresh seeds each.
+        history: The confirmations so far.
+        candidates: Configurations to confirm.
+        seeds: Number of fresh seeds for each.
     """
 
     def __init__(self, history: History, candidates: Sequence[Candidate], seeds: int) -> None:
@@ -57,23 +57,23 @@ class Round:
 
 
 class Race:
-    """More seeds where the 95 % intervals of two neighbours on the front overlap, up to a number of retrainings.
+    """Adds seeds while the 95 % intervals of two neighbours on the front overlap, up to a number of retrainings.
 
-    Each candidate first gets `seeds` of them. Then, while neighbours overlap and the number allows it, the one of all
-    overlapping neighbours whose interval is widest gets one more: they are told apart, or the number is spent. Earlier
-    retrainings count. So it is a function of what was told, and goes on after an interruption by being started again.
+    Each candidate first gets `seeds` retrainings. Then the overlapping candidate with the widest interval gets one
+    more, again and again, until no neighbours overlap or `most` retrainings are done. Earlier retrainings count. The
+    race depends on the ledger only, so an interrupted race goes on if it is started again.
 
-    How many seeds a mean has then depends on the test scores: its interval is a little narrower than an interval of a
-    number of seeds that was fixed before. Which of two is better is what a race finds out, and by how much a round.
+    The number of seeds then depends on the test scores. So an interval is a little narrower than one with a fixed
+    number of seeds. Use a race to find out which of two is better, and a round to find out by how much.
 
     Args:
-        history: What was confirmed so far.
-        candidates: What to confirm.
-        seeds: Of each, before the race.
-        most: Retrainings of all candidates together.
+        history: The confirmations so far.
+        candidates: Configurations to confirm.
+        seeds: Seeds of each candidate before the race.
+        most: Most retrainings of all candidates together.
 
     Raises:
-        UsageError: `most` does not give each its first seeds.
+        UsageError: `most` is too small for the first seeds of all.
     """
 
     def __init__(self, history: History, candidates: Sequence[Candidate], seeds: int, most: int) -> None:
@@ -119,7 +119,7 @@ class Race:
 
 
 def intervals(history: History) -> dict[str, Interval]:
-    """Name → the interval of its score on test, of those with two seeds or more."""
+    """Returns name → the interval of its test score, for names with two seeds or more."""
     metric = history.objectives[0].metric
     values: dict[str, dict[int, float]] = {}
     for entry in history.confirmations:

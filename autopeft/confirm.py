@@ -1,11 +1,11 @@
 """Confirming: retraining with fresh seeds, scored on the test split. A conversation like a search, without a sampler.
 
-An executor runs it as it runs a search: it asks, reports and tells. Nothing is stopped early. Who is retrained next is a
-chooser's (`choosers`), by what the ledger says so far: so one that was interrupted goes on where it ended.
+An executor runs a confirmation as it runs a search: it asks, reports and tells. Nothing is stopped early. A chooser
+(`choosers`) decides from the ledger which configuration is next, so an interrupted confirmation goes on where it ended.
 
-The seeds are the search's, by index: the first retraining of each configuration has the same seed, the second one too.
-Two configurations are then compared seed by seed, and what a seed does to both (the order of the data, the start of the
-head) is no part of their difference: its interval is smaller for the same retrainings.
+Seeds are derived from the search's seed and an index: the first retrainings of all configurations have the same seed,
+the second ones, too. Two configurations can then be compared seed by seed. Effects of a seed on both (the order of the
+data, the start of the head) cancel in the difference, so its interval is smaller.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from autopeft.trial import Report, Result, Trial, derive_seed
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is to be confirmed.
+    """A configuration to confirm.
 
     Attributes:
         name: `trial 17`, or a baseline's name.
-        number: The trial; None where the search did not run it.
-        params: What is trained.
+        number: Number of the trial; None if the search did not run it.
+        params: The configuration.
     """
 
     name: str
@@ -41,28 +41,28 @@ class Candidate:
 
 
 class Chooser(Protocol):
-    """Says who is retrained next."""
+    """Decides which candidate is retrained next."""
 
     def begin(self, history: History) -> Mapping[str, int] | None:
-        """What the event `confirming` has beside its name; None where it stands in the ledger and goes on."""
+        """Returns the content of the event `confirming`; None if the ledger has it, and the confirmation goes on."""
 
     def notes(self, history: History) -> list[str]:
-        """What the user should know before it begins: that it goes on, that the test split was seen before."""
+        """Returns notes for the user: that an interrupted one goes on, that the test split was seen before."""
 
     def left(self, history: History) -> int:
-        """How many retrainings are left, at most."""
+        """Returns the largest number of retrainings that may be left."""
 
     def choose(self, history: History, out: Mapping[str, int]) -> Candidate | None:
-        """Who gets the next seed; None when it is over.
+        """Returns the candidate that gets the next seed; None if the confirmation is over.
 
         Args:
-            history: With what was told so far.
-            out: Name → its retrainings that run, or that this session has lost to the machine.
+            history: The results so far.
+            out: Name → its retrainings that are running, or that this session lost by the machine's fault.
         """
 
 
 def spent(history: History) -> dict[str, set[int]]:
-    """Name → the seeds that are used up. One that the machine cost is not, for it is tried again with its seed."""
+    """Returns name → used seeds. The seed of a lost retraining is not used up: it is tried again."""
     out: dict[str, set[int]] = {}
     for entry in history.confirmations:
         if not entry.may_run_again:
@@ -71,19 +71,19 @@ def spent(history: History) -> dict[str, set[int]]:
 
 
 class Confirm:
-    """Hands out retrainings, and writes what comes back to the ledger.
+    """Hands out retrainings, and writes their results to the ledger.
 
-    A retraining that the machine cost (its worker died) is tried again by the next confirmation, with its seed; one that
-    diverged has used its seed up.
+    If a retraining is lost by the machine's fault (its worker died), the next confirmation tries its seed again. A
+    retraining that diverged has used its seed.
 
     Args:
-        ledger: Opened for writing; its confirmations so far say which seeds are used up.
-        chooser: Says who is next.
-        seed: The search's.
-        listeners: Called with each event once it is on the disk.
+        ledger: Opened for writing; its confirmations so far show which seeds are used.
+        chooser: Decides which candidate is next.
+        seed: The search's seed.
+        listeners: Called with each event after it is on the disk.
 
     Attributes:
-        notes: What the user should know of it.
+        notes: Notes for the user.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class Confirm:
             self.history.apply(ledger.append({"event": "confirming", **begins}))
 
     def __len__(self) -> int:
-        """How many retrainings it has, at most."""
+        """Largest number of retrainings."""
         return self._most
 
     def ask(self) -> Trial | None:
-        """The next retraining; None when it is over."""
+        """Returns the next retraining; None if the confirmation is over."""
         out = {name: len(seeds) for name, seeds in self._out.items()}
         candidate = self.chooser.choose(self.history, out)
         if candidate is None:
@@ -121,14 +121,14 @@ class Confirm:
         return trial
 
     def prepare(self, slots: int) -> None:
-        """Nothing: who is next is known at once."""
+        """Does nothing: choosing is fast."""
 
     def is_out_of_time(self) -> bool:
         """Never: a confirmation has no budget of time."""
         return False
 
     def report(self, trial: Trial, report: Report) -> bool:
-        """Rungs change nothing here: never stops."""
+        """Ignores the rung: a retraining is never stopped."""
         return False
 
     def tell(self, result: Result) -> None:
@@ -150,14 +150,14 @@ class Confirm:
         )
         self.history.apply(event)
         if result.trial.seed in spent(self.history).get(candidate.name, ()):
-            # Else the machine cost it, and it stays out: the next confirmation tries it again, not this one.
+            # A lost retraining stays in `out`: the next confirmation tries it again, not this one.
             self._out[candidate.name].discard(result.trial.seed)
         for listener in self.listeners:
             listener(event)
 
 
 def counts(history: History, out: Mapping[str, int]) -> Counter[str]:
-    """Name → how many of its seeds are used up or out."""
+    """Returns name → the number of its seeds that are used or out."""
     found = Counter({name: len(seeds) for name, seeds in spent(history).items()})
     found.update(out)
     return found

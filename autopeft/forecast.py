@@ -1,4 +1,4 @@
-"""How long a trial will take, from those that were measured."""
+"""Forecasts how long a trial takes, from the times of earlier trials."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ MEASURED = ("train_seconds", "evaluate_seconds")  # the first contains `attach_s
 
 
 class Forecast:
-    """The mean of the three completed trials of the same method that are nearest in size; of all, before there is one.
+    """Forecasts the mean time of the three completed trials of the same method that are nearest in size.
 
-    Told in the ledger's order, and of nothing else: so a replay forecasts the same.
+    If the method has no completed trial, all methods' trials count. The forecast depends on the ledger's results and
+    their order only, so a replay forecasts the same.
 
     Attributes:
         longest: Seconds of the longest trial so far.
@@ -27,7 +28,7 @@ class Forecast:
         self._of: dict[Any, list[tuple[float, float]]] = defaultdict(list)  # method → (size, seconds)
 
     def tell(self, record: Record) -> None:
-        """A trial that ended; those that did not complete say nothing of how long others take."""
+        """Takes a trial that ended. A trial that did not complete is ignored."""
         if not record.is_complete:
             return
         seconds = sum(record.metrics.get(name, 0.0) for name in MEASURED)
@@ -37,7 +38,7 @@ class Forecast:
         self._of[record.params.get("method")].append((_size(record.known), seconds))
 
     def seconds(self, params: Mapping[str, Any], known: Mapping[str, float]) -> float:
-        """Of a configuration; 0 while no trial has completed."""
+        """Forecasts the seconds of a configuration; 0 while no trial has completed."""
         measured = self._of.get(params.get("method")) or [pair for pairs in self._of.values() for pair in pairs]
         size = _size(known)
         nearest = sorted(measured, key=lambda pair: abs(pair[0] - size))[:NEAREST]

@@ -1,4 +1,4 @@
-"""What a ledger says, folded: one Record a number. Search, reports and trackers read the same fold."""
+"""The fold of a ledger: one Record a number. Search, reports and trackers read the same fold."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from autopeft.objectives import Objective, losses, reference_point
 from autopeft.pareto import hypervolume, knee, non_dominated
 from autopeft.trial import MACHINE, MOST_LOST, Report, Status, Trial
 
-TRIVIAL = "majority"  # what the ledger calls the baseline that needs no learning, of whatever kind it is
+TRIVIAL = "majority"  # the ledger's name of every task's baseline without learning
 
 
 @dataclass(slots=True)
 class Record:
-    """All that is known of one number.
+    """All facts about one number: a trial, or a refused configuration.
 
     Attributes:
-        trial: Its params and seed.
-        known: Metrics that were known before training: `trainable_parameters` and its parts.
-        reports: Its rungs, in order.
-        status: None while it runs, and for a refused configuration.
-        metrics: Of its result.
-        refusal: Why it may not run; empty for a trial.
-        error: Why it failed; else empty.
-        detail: Of its result, what the task says beside the metrics: counts by class, for example.
-        asked_seconds, told_seconds: Search time of the two events; told is None before.
+        trial: Number, params and seed.
+        known: Metrics that are known before training: `trainable_parameters` and its parts.
+        reports: The trial's rungs, in order.
+        status: How the trial ended; None while it runs, and for a refused configuration.
+        metrics: Metrics of the result.
+        refusal: Reason why the configuration may not run; empty for a trial.
+        error: Reason why the trial failed; empty if it did not.
+        detail: The task's data beside the metrics of the result: counts by class, for example.
+        asked_seconds, told_seconds: Search time of the two events; told is None before the result.
         report_seconds: Search time of each report.
-        fault: "machine" where it failed by the machine's fault; else empty.
-        lost: How often the machine has cost it.
+        fault: "machine" if the trial failed by the machine's fault; else empty.
+        lost: How often the trial was lost by the machine's fault.
     """
 
     trial: Trial
@@ -61,7 +61,7 @@ class Record:
 
     @property
     def standing(self) -> str:
-        """Its status's name, REFUSED or RUNNING."""
+        """Name of the status, or REFUSED or RUNNING."""
         return "REFUSED" if self.refusal else str(self.status or "RUNNING")
 
     @property
@@ -74,7 +74,7 @@ class Record:
 
     @property
     def may_run_again(self) -> bool:
-        """Whether a resume gives it a second chance: the machine cost it, and not its configuration."""
+        """Whether a resume runs the trial again: it was lost by the machine's fault, not by its configuration's."""
         return self.fault == MACHINE and self.lost < MOST_LOST
 
 
@@ -83,15 +83,15 @@ class Confirmation:
     """One retraining with a fresh seed, scored on the test split.
 
     Attributes:
-        name: What was confirmed: `trial 17`, or `majority`: the trivial baseline of any task.
-        number: The trial; None for a baseline that the search did not run.
-        params: What was trained; empty for `majority`.
+        name: `trial 17`, or the name of a baseline; `majority` is the trivial baseline of any task.
+        number: Number of the trial; None for a baseline that the search did not run.
+        params: The trained configuration; empty for `majority`.
         seed: The fresh seed.
-        status: COMPLETE, or why there is no number.
+        status: COMPLETE, or another status if there is no score.
         metrics: Test metrics by name, and the parameter counts.
         seconds: Search time of the event.
-        detail: As of a record, on the test split.
-        fault, lost: As of a record. A retraining that is tried again takes the place of the one that was lost.
+        detail: As in a Record, on the test split.
+        fault, lost: As in a Record. If a lost retraining is tried again, the new one replaces it.
     """
 
     name: str
@@ -108,17 +108,18 @@ class Confirmation:
 
     @property
     def may_run_again(self) -> bool:
-        """Whether its seed is tried again by the next confirmation."""
+        """Whether the next confirmation tries this seed again."""
         return self.fault == MACHINE and self.lost < MOST_LOST
 
 
 class Front:
-    """The complete records that none dominates, the best score first. Taken in one by one, at no cost that grows with
-    those that came before and are not on it.
+    """The complete records that no other dominates, the best score first. Records are added one by one.
+
+    The cost of adding a record depends on the size of the front only, not on the number of earlier records.
 
     Attributes:
-        records: Its members.
-        losses: Theirs, (n_records, n_objectives).
+        records: Members of the front.
+        losses: Losses of the members, (n_records, n_objectives).
     """
 
     def __init__(self) -> None:
@@ -126,7 +127,7 @@ class Front:
         self.losses = np.empty((0, 0))
 
     def take(self, record: Record, losses: np.ndarray) -> None:
-        """A complete record, with its losses (n_objectives,); whom it dominates leaves."""
+        """Adds a complete record with its losses (n_objectives,), and removes the members that it dominates."""
         points = np.vstack([self.losses, losses]) if self.records else losses[None]
         records = [*self.records, record]
         kept = sorted(np.flatnonzero(non_dominated(points)), key=lambda i: (tuple(points[i]), records[i].number))
@@ -140,11 +141,11 @@ class History:
         header: The first event: config, objectives, data, provenance, what was measured to choose.
         records: By number.
         told: The numbers in order of telling.
-        confirmations: In order; one a name and seed where the machine cost the earlier ones.
-        rounds: What each `confirm` set out to do: name → how many retrainings it then has in all.
-        races: Those of them that added seeds where neighbours could not be told apart: their `seeds`, and in `race` the
+        confirmations: In order. If an earlier one of the same name and seed was lost, only the last one is here.
+        rounds: The plan of each `confirm`: name → how many retrainings it then has in all.
+        races: The plans of races, which add seeds while neighbours cannot be told apart: `seeds`, and as `race` the
             bound on all retrainings.
-        resumes: The resume events: what changed in the config, and where the run went on.
+        resumes: The resume events: changes of the config, and the machine that went on.
     """
 
     def __init__(self, events: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -155,16 +156,16 @@ class History:
         self.rounds: list[Mapping[str, int]] = []
         self.races: list[Mapping[str, Any]] = []
         self.resumes: list[Mapping[str, Any]] = []
-        self._front, self._in_front = Front(), 0  # how many of the told it has taken
+        self._front, self._in_front = Front(), 0  # number of told records already in the front
         for event in events:
             self.apply(event)
 
     @staticmethod
     def read(path: Any) -> History:
-        """The history of a ledger file.
+        """Reads the history of a ledger file.
 
         Raises:
-            UsageError: There is no ledger, it cannot be read, or its search died before it began.
+            UsageError: There is no ledger, the ledger cannot be read, or its search died before the first event.
         """
         history = History(ledgers.read(path))
         if not history.header:
@@ -177,13 +178,13 @@ class History:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The resolved config as it is now: the header's, with what resumes changed."""
+        """The resolved config as it is now: the header's, with the changes of resumes."""
         config: Mapping[str, Any] = self.resumes[-1]["config"] if self.resumes else self.header["config"]
         return config
 
     @property
     def baseline_names(self) -> Mapping[str, str]:
-        """Baseline → what it is called; a key but `TRIVIAL` is its method. Ledgers of schema 1 knew these three."""
+        """Baseline → its title. Every key except `TRIVIAL` is a method. Ledgers of schema 1 have these three."""
         trivial = "majority class" if self.header.get("dataset", {}).get("label_names") else "trivial baseline"
         known = {TRIVIAL: trivial, "head": "frozen head", "full": "full fine-tuning"}
         names: Mapping[str, str] = {**known, **self.header.get("baseline_names", {})}
@@ -191,7 +192,7 @@ class History:
 
     @property
     def trials(self) -> list[Record]:
-        """The records of what may run: all but the refused."""
+        """All records except refused configurations."""
         return [record for record in self.records if not record.refusal]
 
     def apply(self, event: Mapping[str, Any]) -> None:
@@ -219,7 +220,7 @@ class History:
             record.lost += record.fault == MACHINE
             self.told.append(record.number)
         elif kind == "rerun":
-            # Its driver died before it was told, or the machine cost it: what was heard of it is dropped.
+            # The driver died before the result, or the trial was lost: its reports and result are dropped.
             record = self._record(event)
             if record.status is not None:
                 self._untell(record)
@@ -233,13 +234,13 @@ class History:
             self._confirm(event)
         elif kind == "resume":
             self.resumes.append(event)
-        # An event of a later minor version is not ours to judge: it changes nothing here.
+        # An unknown event of a later minor version changes nothing here.
 
     def _untell(self, record: Record) -> None:
-        """Makes a trial that was lost run again: it is told once, when it ends."""
+        """Takes back the result of a lost trial, which runs again."""
         index = self.told.index(record.number)
         del self.told[index]
-        self._in_front -= index < self._in_front  # it failed, so it is on no front
+        self._in_front -= index < self._in_front  # the trial failed, so it is not on the front
         record.status, record.metrics, record.error, record.told_seconds, record.fault = None, {}, "", None, ""
 
     def _confirm(self, event: Mapping[str, Any]) -> None:
@@ -270,12 +271,12 @@ class History:
         return self.records[number]
 
     def counts(self) -> dict[str, int]:
-        """How many records ended how: a count by `Record.standing`, zeros left out."""
+        """Counts the records by `Record.standing`; zeros are left out."""
         counts = Counter(record.standing for record in self.records)
         return {name: counts[name] for name in (*map(str, Status), "REFUSED", "RUNNING") if name in counts}
 
     def losses(self, records: Sequence[Record]) -> np.ndarray:
-        """The losses of complete records: (n_records, n_objectives)."""
+        """Computes the losses of complete records: (n_records, n_objectives)."""
         objectives = self.objectives
         return np.array([losses(objectives, record.metrics) for record in records]).reshape(-1, len(objectives))
 
@@ -289,7 +290,7 @@ class History:
         return list(self._front.records)
 
     def knee(self) -> Record | None:
-        """The front's knee, which export, reports and trackers all mean; None without a front."""
+        """Returns the front's knee, the same for export, reports and trackers; None without a front."""
         front = self.front()
         return front[knee(self.losses(front))] if front else None
 
@@ -309,6 +310,6 @@ class History:
 
 
 def _detail(event: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Of a told or confirmed trial. In ledgers of schema 1 it was `by_class`, of classifications alone."""
+    """Returns the detail of a told or confirmed trial. In ledgers of schema 1 the key is `by_class`."""
     found: Mapping[str, Any] = event.get("detail") or event.get("by_class") or {}
     return found

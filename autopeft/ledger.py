@@ -26,18 +26,18 @@ NAME = "ledger.jsonl"
 
 
 class Ledger:
-    """The one writer of a ledger file. A second process that opens it is told who has it."""
+    """Writes a ledger file. Only one process can open it; a second one gets an error that names the first."""
 
     def __init__(self, path: Path, *, is_search: bool = True) -> None:
         """Opens the file, or makes it. Locks it, and drops a torn last line.
 
         Args:
             path: The file.
-            is_search: Whether search time goes on; else the clock stands where the last event left it.
+            is_search: Whether search time goes on; else the clock stays at the time of the last event.
 
         Raises:
-            UsageError: Another process has it open, or a line that is not the last is damaged.
-            EnvironmentFault: It cannot be opened or locked here.
+            UsageError: Another process has the file open, or a line before the last one is damaged.
+            EnvironmentFault: The file cannot be opened or locked here.
         """
         self.path = path
         try:
@@ -46,10 +46,10 @@ class Ledger:
             raise EnvironmentFault(f"cannot open {path}: {fault.strerror}") from fault
         try:
             _lock(self._file, path)
-            self.events, length = _parse(path)  # as found: what is appended from here on is not kept a second time
+            self.events, length = _parse(path)  # events at opening; appended ones are not added
             self._file.truncate(length)
         except BaseException:
-            self._file.close()  # and with it the lock goes
+            self._file.close()  # this also removes the lock
             raise
         self._offset = self.events[-1]["seconds"] if self.events else 0.0
         self._start = time.monotonic() if is_search else None
@@ -63,10 +63,10 @@ class Ledger:
         """Writes one event, with its time. It is on the disk before this returns.
 
         Returns:
-            The event as reading it back gives it: tuples are lists. So what lives and what is replayed are the same.
+            The event as it would be read back: tuples are lists. So live and replayed events are the same.
 
         Raises:
-            EnvironmentFault: It cannot be written (disk full), what was written before stays readable; or it is gone.
+            EnvironmentFault: The file is gone, or the event cannot be written (disk full); earlier ones stay readable.
         """
         stamped = {**event, "seconds": round(self.seconds, 3)}
         line = (json.dumps(stamped, allow_nan=False) + "\n").encode()
@@ -78,7 +78,7 @@ class Ledger:
         except OSError as fault:
             try:
                 self._file.truncate(start)
-            except OSError:  # what stays is a torn last line, which is tolerated where nothing follows it
+            except OSError:  # leaves a torn last line, which is tolerated if nothing follows
                 self._file.close()
             raise EnvironmentFault(
                 f"cannot write {self.path}: {fault.strerror}. Nothing told so far is lost: make room, then resume"
@@ -87,7 +87,7 @@ class Ledger:
         return written
 
     def _size(self) -> int:
-        """Looks whether the file is still there: a deleted one can be written to, and nobody would ever read it."""
+        """Returns the file's size. Raises if the file was deleted, as writing to a deleted file would still succeed."""
         found = os.fstat(self._file.fileno())
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(found, os.stat(self.path)):
@@ -111,10 +111,10 @@ def _lock(file: FileIO, path: Path) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All events so far, also while another process writes. A torn last line is left out.
+    """Reads all events so far, also while another process writes. A torn last line is left out.
 
     Raises:
-        UsageError: There is no ledger, it is damaged before its last line, or a newer autopeft wrote it.
+        UsageError: There is no ledger, a line before the last one is damaged, or a newer autopeft wrote it.
     """
     if not path.is_file():
         raise UsageError(f"{path.parent} is no run: it has no {path.name}")
@@ -122,16 +122,16 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def _loads(line: bytes) -> Any:
-    """One line's content. Keys are shared: thousands of events with a copy of each key took a fifth of a history."""
+    """Parses one line. Equal keys share one string: copies of keys took a fifth of a history's memory."""
     return json.loads(line, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
 
 
 def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The events, and the number of bytes that hold them."""
+    """Returns the events, and the number of bytes that hold them."""
     data = path.read_bytes()
     events: list[dict[str, Any]] = []
     length = 0
-    # What follows the last newline is empty, or torn: the writer died there, so nobody was told that it was written.
+    # Text after the last newline is torn: its writer died before `append` returned.
     for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             event = _loads(line)

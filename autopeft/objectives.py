@@ -15,14 +15,14 @@ Scale = Literal["linear", "log10"]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One number to push up or down.
+    """One metric to maximise or minimise.
 
     Attributes:
         metric: Its name in a result's metrics.
         goal: "maximize" or "minimize".
         reference: The worst value of interest, where the hypervolume begins: for accuracy the trivial baseline, for
             parameters full fine-tuning's count.
-        scale: "log10" where ratios matter (parameters), else "linear".
+        scale: "log10" if ratios matter (parameters), else "linear".
     """
 
     metric: str
@@ -39,7 +39,7 @@ class Objective:
             raise ValueError(f"{self.metric}: a reference is finite, and above 0 on log10; it is {self.reference}")
 
     def loss(self, value: float) -> float:
-        """The value as a loss. On log10, what is below a billionth of the reference counts as that: 0 has no logarithm."""
+        """Returns the value as a loss. On log10, it is at least a billionth of the reference, as 0 has no logarithm."""
         scaled = math.log10(max(value, self.reference * 1e-9)) if self.scale == "log10" else value
         return -scaled if self.goal == "maximize" else scaled
 
@@ -56,7 +56,7 @@ class Objective:
 
 
 def losses(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> np.ndarray:
-    """The losses of one result: (n_objectives,). A metric that is missing is an error, never a default."""
+    """Returns the losses of one result: (n_objectives,). A missing metric is an error, never a default."""
     missing = [objective.metric for objective in objectives if objective.metric not in metrics]
     if missing:
         raise KeyError(f"no metric {', '.join(missing)} among {', '.join(sorted(metrics))}")

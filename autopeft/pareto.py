@@ -1,4 +1,4 @@
-"""Fronts: which points no other dominates, the volume they command, and the knee. All in losses (lower is better)."""
+"""Fronts: the points that no other dominates, their hypervolume, and the knee. All in losses (lower is better)."""
 
 from __future__ import annotations
 
@@ -55,12 +55,13 @@ def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:
 def knee(losses: np.ndarray) -> int:
     """The index of the front point furthest below the plane through the front's ends; any number of objectives.
 
-    Each objective is scaled to [0, 1] over the front first. The ends, best in one objective and worst in the others, then
-    lie on a plane on which the scaled losses have one sum: the point with the least sum is furthest below it. With no
-    more different points than objectives (all are ends), and with one objective: the best in the first objective.
+    Each objective is first scaled to [0, 1] over the front. An end is best in one objective and worst in the others.
+    All ends then lie on a plane of equal sums of scaled losses, so the point with the least sum is furthest below it.
+    If all points are ends (no more different points than objectives), or with one objective, the point that is best in
+    the first objective is the knee.
 
     Args:
-        losses: (n_points, n_objectives), finite, at least one point. The first of equal ones is taken.
+        losses: (n_points, n_objectives), finite, at least one point. Of equal points the first is returned.
     """
     losses = _points(losses)
     if len(losses) == 0:
@@ -70,7 +71,7 @@ def knee(losses: np.ndarray) -> int:
     low, span = points.min(axis=0), np.ptp(points, axis=0)
     if len(np.unique(points, axis=0)) <= max(losses.shape[1], 2):
         return int(front[np.argmin(points[:, 0])])
-    scaled = (points - low) / np.where(span > 0, span, 1.0)  # an objective in which all are equal says nothing
+    scaled = (points - low) / np.where(span > 0, span, 1.0)  # if all are equal in an objective, it has no effect
     return int(front[np.argmin(scaled.sum(axis=1))])
 
 

@@ -1,7 +1,7 @@
-"""The search: ask, report, tell. A conversation written to a ledger, and rebuilt from it.
+"""The search: ask, report, tell. A conversation that is written to a ledger, and rebuilt from it.
 
-Knows no Ray, Optuna, MLflow or PyTorch. Everything it holds is a fold of the ledger: the history, and what the
-sampler and the stopper were told, in the ledger's order. So resuming is replaying.
+The search knows no Ray, Optuna, MLflow or PyTorch. Its whole state is a fold of the ledger: the history, and the states
+of sampler and stopper, which are told the events in the ledger's order. So resuming is replaying.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST_REFUSALS_IN_A_ROW = 1000
 
 
 class Ending(enum.Enum):
-    """What ended a search; `Search.why_ended` says it to people."""
+    """Reason for which a search ended. `Search.why_ended` is its text for people."""
 
     TRIALS = "the budget of trials is spent"
     TIME = "the budget of time is spent"
@@ -37,31 +37,31 @@ class Ending(enum.Enum):
 
 
 class Check(Protocol):
-    """What is known of a configuration before it is trained."""
+    """Counts the parameters of a configuration before it is trained, or refuses it."""
 
     def __call__(self, params: Mapping[str, Any]) -> Mapping[str, float]:
-        """Its exact counts: `trainable_parameters`, `adapter_parameters`, `head_parameters`.
+        """Returns the exact counts: `trainable_parameters`, `adapter_parameters`, `head_parameters`.
 
         Raises:
-            Refused: It may not run: over budget, empty, or unsupported by the model.
+            Refused: The configuration may not run: over budget, empty, or unsupported by the model.
         """
 
 
 class Search:
-    """Asks for configurations, hears how they do, and knows when to end.
+    """Hands out trials, takes their reports and results, and decides when the search ends.
 
     Args:
-        space: What configurations exist.
-        sampler: Proposes them; hears of every trial as it begins and as it ends, and of refused configurations, but for
-            twins of a trial.
+        space: The space of configurations.
+        sampler: Proposes configurations. It is told when a trial begins and ends, and if a configuration is refused. It
+            is not told of a refused configuration that equals a trial's.
         stopper: Ends trials early.
         ledger: Opened for writing, its first event the header. Its further events are replayed.
-        check: Counts, or refuses, before training.
-        seed: Of the search.
+        check: Counts or refuses a configuration before training.
+        seed: The search's seed.
         first: Configurations to ask for first: the methods' stock defaults.
-        most_trials: Budget of trials that were not refused; None for no such bound.
+        most_trials: Budget of trials, without refused configurations; None for no such bound.
         most_seconds: Budget of search time; None for no such bound.
-        listeners: Called with each event once it is on the disk, replayed ones not included.
+        listeners: Called with each new event after it is on the disk. Replayed events are not passed.
     """
 
     def __init__(
@@ -86,25 +86,25 @@ class Search:
         self.ahead = Ahead(sampler, self.forecast, seed, sizes_by(self._known))
         self.ending: Ending | None = None
         self.why_ended = ""
-        self._seen: dict[str, int] = {}  # of the trials, the number by params
-        self._refused: dict[str, Mapping[str, Any]] = {}  # members of the space that were, and no trial's twins
+        self._seen: dict[str, int] = {}  # canonical params → number of the trial
+        self._refused: dict[str, Mapping[str, Any]] = {}  # refused, by canonical params; never a trial's
         self._count = self._refusals = 0
         self._orphans: deque[Trial] = deque()
         self._replay()
 
     @property
     def running(self) -> int:
-        """How many trials were asked for and not told."""
+        """Number of trials that were asked for and have no result yet."""
         return self._count - len(self.history.told)
 
     def _end(self, ending: Ending, why: str) -> None:
         self.ending, self.why_ended = ending, why
 
     def ask(self) -> Trial | None:
-        """The next trial: one that a dead driver or worker left unfinished, or a new one. None when the search is over.
+        """Returns the next trial: one that a dead driver or worker left unfinished, or a new one. None ends the search.
 
         Raises:
-            UsageError: 1,000 proposals in a row were refused, and none before them ran.
+            UsageError: 1,000 proposals in a row were refused, and no earlier one ran.
         """
         if self.ending or self.is_out_of_time():
             return None
@@ -128,14 +128,14 @@ class Search:
                     return None
                 continue
             self._write({"event": "ask", **trial.to_json(), "known": dict(known)})
-            return self.history.records[number].trial  # as a rerun would have it: what JSON makes of the params
+            return self.history.records[number].trial  # from the ledger, so that a rerun has the same params
         self._end(Ending.TRIALS, f"the budget of {self.most_trials} trials is spent")
         return None
 
     def _end_if_in_vain(self, refusal: Refused) -> None:
-        """Ends a search whose proposals are refused again and again, or that has tried all there is.
+        """Ends a search if its proposals are refused again and again, or if it has tried the whole space.
 
-        Trials may be running meanwhile, and others have been told: that is an end and no error.
+        This is an error only if no trial has run or is running.
         """
         if len(self._seen) + len(self._refused) >= self._members:
             for key, params in list(self._refused.items()):
@@ -153,14 +153,14 @@ class Search:
 
     @functools.cached_property
     def _members(self) -> float:
-        """How many configurations the space has."""
+        """Returns the number of configurations in the space."""
         combinations, reals = self.space.size()
         return math.inf if reals else combinations
 
     def prepare(self, slots: int) -> None:
-        """Proposes ahead, where that pays; executors of several slots call it while all of them are busy.
+        """Makes proposals ahead, if that pays. Executors with several slots call it while all slots are busy.
 
-        It is for the sampler's slow calls and for the order of a budget's last trials (`ahead`).
+        It pays if the sampler is slow, and for the order of the last trials of a budget (`ahead`).
         """
         if self.ending or self._orphans or len(self.history.records) < len(self.first):
             return
@@ -169,7 +169,7 @@ class Search:
                 return
 
     def is_out_of_time(self) -> bool:
-        """Whether the budget of search time is spent. Executors then end what runs, untold: it runs again on resume."""
+        """Whether the search time is spent. Executors then end running trials, untold. A resume runs them again."""
         if self._seconds_left() > 0:
             return False
         assert self.most_seconds is not None
@@ -179,22 +179,22 @@ class Search:
     def report(self, trial: Trial, report: Report) -> bool:
         """Takes a rung of a running trial. Returns whether the trial should stop here.
 
-        Those of `first` run to their end: the baselines of a report are whole, whatever the stopper thinks of them.
+        Trials of `first` always run to their end, as reports need complete baselines.
 
         Raises:
-            ValueError: That trial is not running.
+            ValueError: The trial is not running.
         """
         self._running_record(trial.number)
         self._write({"event": "report", "number": trial.number, **report.to_json()})
         return self._should_stop and trial.number >= len(self.first)
 
     def tell(self, result: Result) -> None:
-        """Takes how a trial ended. It is on the disk before this returns, and the sampler knows.
+        """Takes the result of a trial. Before this returns, the result is on the disk and the sampler is told.
 
-        A complete trial whose counts are not those foretold has failed: the front would have it in a wrong place.
+        A complete trial fails if its counts differ from those of `check`: its place on the front would be wrong.
 
         Raises:
-            ValueError: That trial is not running.
+            ValueError: The trial is not running.
         """
         number = result.trial.number
         known = self._running_record(number).known
@@ -220,7 +220,7 @@ class Search:
         return math.inf if self.most_seconds is None else self.most_seconds - self.ledger.seconds
 
     def _next(self, number: int) -> Mapping[str, Any] | None:
-        """What to try next: a stock default, what was proposed ahead, or a new proposal."""
+        """Returns the next configuration: a stock default, a proposal made ahead, or a new proposal."""
         if number < len(self.first):
             return self.first[number]
         left = self._seconds_left()
@@ -229,14 +229,14 @@ class Search:
         return self.ahead.pick(left, self._trials_left) or self.ahead.propose(number)
 
     def _suggest(self) -> bool:
-        """Proposes one ahead. Returns whether the sampler had one."""
+        """Makes one proposal ahead. Returns whether the sampler had one."""
         params = self.ahead.propose(len(self.history.records) + len(self.ahead.ready))
         if params is not None:
             self._write({"event": "suggest", "params": dict(params)})
         return params is not None
 
     def _key(self, params: Mapping[str, Any]) -> str:
-        """One text for each configuration of the space."""
+        """Returns the canonical text of a configuration."""
         return canonical(self.space.typed(params))
 
     def _known(self, params: Mapping[str, Any]) -> Mapping[str, float]:
@@ -249,7 +249,7 @@ class Search:
         return self.check(params)
 
     def _may_run(self, params: Mapping[str, Any]) -> bool:
-        """Whether what was refused would not be now: a resume may have come with a larger budget."""
+        """Whether a refused configuration may run now, as a resume may have a larger budget."""
         return sizes_by(self._known)(params) is not None
 
     def _write(self, event: Mapping[str, Any]) -> None:
@@ -259,7 +259,7 @@ class Search:
             listener(event)
 
     def _apply(self, event: Mapping[str, Any]) -> None:
-        """One event, folded into all that the search holds; live and replayed events take this same way."""
+        """Folds one event into the state of the search. Live and replayed events both come here."""
         self.history.apply(event)
         kind = event["event"]
         if kind in ("ask", "refuse"):
@@ -286,7 +286,7 @@ class Search:
             self.sampler.tell(record)
 
     def _refuse(self, event: Mapping[str, Any]) -> None:
-        """Notes a refused configuration. Of a twin the sampler hears nothing: its trial runs, or says how it went."""
+        """Notes a refused configuration. If it equals a trial's, the sampler is not told: it learns from the trial."""
         key = self._key(event["params"])
         self._refusals += 1
         if key in self._seen:
@@ -297,9 +297,9 @@ class Search:
             self.sampler.tell(self.history.records[event["number"]])
 
     def _replay(self) -> None:
-        """The ledger's events, less the reports of trials that run again: their rerun reports again.
+        """Replays the ledger's events, without the reports of trials that run again: their rerun reports again.
 
-        Runs again what a dead driver left unfinished, and once what was lost by the machine's fault.
+        Trials that a dead driver left unfinished run again. A trial lost by the machine's fault runs again once.
         """
         events = self.ledger.events
         self._should_stop = False
@@ -316,7 +316,7 @@ class Search:
 
 
 def sizes_by(check: Check) -> Sizes:
-    """Counts as samplers ask for them: None where a check refuses."""
+    """Turns a check into the `Sizes` of samplers: the counts, or None if the check refuses."""
 
     def sizes(params: Mapping[str, Any]) -> Mapping[str, float] | None:
         try:

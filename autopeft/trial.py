@@ -19,22 +19,24 @@ class Status(enum.StrEnum):
     FAILED = "FAILED"
 
 
-# `Result.fault` of a trial that ended for no trait of its own: its worker died, or its node is gone.
+# `Result.fault` of a trial that ended by the machine's fault: its worker died, or its node is gone.
 MACHINE = "machine"
-MOST_LOST = 2  # a trial that the machine cost so often has failed for good: its own memory may be what kills workers
+MOST_LOST = 2  # a trial lost so often has failed for good, as its own memory use may kill workers
 
 
 class Phase(enum.StrEnum):
-    """What a trial does now. Its time limit is for training alone: while it waits for shared caches, or is scored, no
-    watchdog ends it."""
+    """What a trial does now. Its time limit is for training only.
+
+    While the trial waits for shared caches, or is scored, no watchdog ends it.
+    """
 
     PREPARING = "PREPARING"
     TRAINING = "TRAINING"
     SCORING = "SCORING"
 
 
-# Depend on what else the machine did: never compared, never part of "the same results". `train_seconds` contains
-# `attach_seconds`, not `evaluate_seconds`.
+# Metrics that depend on the load of the machine: never compared, never part of "the same results". `train_seconds`
+# contains `attach_seconds`, not `evaluate_seconds`.
 WEATHER = frozenset({"train_seconds", "evaluate_seconds", "attach_seconds", "peak_memory_bytes", "micro_batch_size"})
 
 
@@ -66,7 +68,7 @@ class Report:
 
     Attributes:
         step: Optimiser steps done, from 1.
-        metrics: Finite numbers by name: `train_loss` (smoothed) always, validation metrics where they were scored.
+        metrics: Finite numbers by name: always `train_loss` (smoothed), and validation metrics if they were scored.
     """
 
     step: int
@@ -92,10 +94,10 @@ class Result:
     Attributes:
         trial: The trial.
         status: Only COMPLETE carries final metrics.
-        metrics: Finite numbers by name; of a STOPPED trial those of its last report; of the others what is known.
-        error: Why, where status is OUT_OF_MEMORY or FAILED; else empty.
-        detail: What the task says of a complete one beside its metrics, as JSON data (`tasks.Scores`). Else empty.
-        fault: "machine" where a FAILED trial ended by the machine's fault: it may run again. Else empty.
+        metrics: Finite numbers by name. For a STOPPED trial: those of its last report. For the others: those known.
+        error: Reason if status is OUT_OF_MEMORY or FAILED; else empty.
+        detail: JSON data of the task beside the metrics of a complete trial (`tasks.Scores`); else empty.
+        fault: "machine" if a FAILED trial ended by the machine's fault, so that it may run again; else empty.
     """
 
     trial: Trial
@@ -130,14 +132,13 @@ class Result:
         return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["detail"]), data["fault"])
 
 
-# Trains and scores one trial: yields a Report at each rung, then exactly one Result; between them a Phase where it can
-# say what it does. A generator, so that every
-# executor writes its own loop: closing it between two reports ends the trial early. Exceptions become Results
-# inside: what flies out of `evaluate` is a bug or an interrupt.
+# Trains and scores one trial: yields a Report at each rung, then exactly one Result, and possibly a Phase in between.
+# It is a generator, so that every executor writes its own loop: closing it between two reports ends the trial early.
+# The trial's exceptions become Results inside. An exception that leaves `evaluate` is a bug or an interrupt.
 Evaluate = Callable[[Trial], Generator[Report | Result | Phase, None, None]]
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed in [0, 2**31) from any parts with a stable `repr`, the same on every machine and Python."""
+    """Derives a seed in [0, 2**31) from parts with a stable `repr`. It is the same on every machine and Python."""
     digest = hashlib.sha256("\x1f".join(map(repr, parts)).encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1

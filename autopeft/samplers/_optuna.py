@@ -1,20 +1,20 @@
-"""What the Optuna samplers share: the space as distributions, records as Optuna's trials, one study in memory.
+"""Common part of the Optuna samplers: the space as distributions, records as Optuna's trials, one study in memory.
 
-How a record is told:
+How the study is told of a record:
 
 COMPLETE        COMPLETE with its losses (parameters on log10; all are minimised)
-refused         PRUNED with a violated constraint: told as FAIL, Optuna forgets it and proposes its like again. A twin of
-                a trial is not told: what runs is not impossible
+refused         PRUNED with a violated constraint: Optuna ignores FAIL, and would propose similar ones again. If it
+                equals a trial's configuration it is not told, as that one can run
 OUT_OF_MEMORY   the same: its region cannot run here
 STOPPED         PRUNED, without values and without a constraint: among the worse, and no partial score taken as final
 FAILED          as STOPPED: diverging and being too slow are traits of a configuration
 lost            not told, while it may run again: its worker died, which says nothing of it. Lost twice it is FAILED: then
                 its memory is what kills workers, and one point among the worse forbids nothing.
 
-What was told, or runs, is not proposed again.
+A configuration that was told, or runs, is not proposed again.
 
-Nothing but this and the study lives from one ask to the next, and it holds what was told and nothing else that a
-sampler looks at. So a study that is filled from a ledger proposes what the live one does.
+From one ask to the next, only the study and the known configurations are kept. Both follow from the told events alone.
+So a study that is filled from a ledger makes the same proposals as the live one.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ DRAWS = 100  # to find a member of the space that was not told yet
 class Axes:
     """The space in Optuna's terms: each dimension as none, one or several axes.
 
-    A real or whole number is one axis. A choice is an axis over its options' indices, which frees it of what Optuna
-    can store: ordered where the options are ascending numbers, else categorical. A subset is a boolean an item. What
-    has one value only is no axis.
+    A real or whole number is one axis. A choice is an axis over the indices of its options, as Optuna cannot store
+    every option. The axis is ordered if the options are ascending numbers, else categorical. A subset is a boolean axis
+    for each item. A domain with a single value has no axis.
 
     Attributes:
         distributions: By axis name: `lora.rank`, `lora.layers=3`.
@@ -58,16 +58,16 @@ class Axes:
         self.distributions: dict[str, BaseDistribution] = {k: v for axes in self._of.values() for k, v in axes.items()}
 
     def encode(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
-        """A member of the space as values by axis, and the distributions of those axes."""
+        """Returns a member of the space as values by axis, and the distributions of these axes."""
         values: dict[str, Any] = {}
         for name, value in params.items():
             values |= _encode(name, self.space.dimensions[name].domain, value, self._of[name])
         return values, {axis: self.distributions[axis] for axis in values}
 
     def suggest(self, trial: optuna.Trial, seed: int) -> dict[str, Any]:
-        """A member of the space, asked of Optuna dimension by dimension in the space's order.
+        """Asks Optuna for a member of the space, dimension by dimension in the space's order.
 
-        A subset that comes out too small gets further items, drawn by the seed: that is cheaper than a refusal.
+        If a subset is too small, further items are drawn by the seed, as this is cheaper than a refusal.
         """
         params: dict[str, Any] = {}
         for name, dimension in self.space.dimensions.items():
@@ -80,20 +80,18 @@ class Axes:
 class OptunaSampler:
     """Startup trials by the space's own draw, then an Optuna sampler that is made anew for each ask.
 
-    The space's draw rather than Optuna's, for it draws a subset's size first: independent booleans would hardly ever
-    propose one layer, or all of them.
+    The space draws a subset's size first. Optuna draws independent booleans, which are hardly ever one layer, or all.
 
-    What was told or runs is not proposed again: Optuna would, many times over in a space of few members. A draw of the
-    space that is new takes its place.
+    Optuna would propose known configurations again, many times in a small space. A new draw of the space replaces them.
 
     Args:
-        space: What may be proposed.
-        objectives: Of the search; their losses are Optuna's values.
-        startup: Trials that were told, refused ones not counted, before Optuna is asked.
+        space: The space of configurations.
+        objectives: The search's objectives; their losses are Optuna's values.
+        startup: Number of told trials, without refused ones, before Optuna is asked.
 
     Attributes:
-        ran: How many trials were told, refused ones not counted.
-        completed: How many of them completed.
+        ran: Number of told trials, without refused ones.
+        completed: Number of these that completed.
     """
 
     def __init__(self, space: Space, objectives: Sequence[Objective], startup: int) -> None:
@@ -104,7 +102,7 @@ class OptunaSampler:
         self.study = self.new_study()
 
     def new_study(self) -> optuna.Study:
-        """An empty one, in memory."""
+        """Makes an empty study in memory."""
         with quiet():
             import optuna
 
@@ -125,14 +123,14 @@ class OptunaSampler:
         return self.ran < self.startup
 
     def _asked(self, seed: int) -> Mapping[str, Any]:
-        """What Optuna proposes."""
+        """Returns Optuna's proposal."""
         import optuna
 
         with quiet():
             self.study.sampler = self.sampler(seed)
             trial = self.study.ask()
             params = self.axes.suggest(trial, seed)
-            # The question itself leaves a failed trial behind, which no sampler looks at.
+            # Asking leaves a failed trial in the study, which no sampler reads.
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return params
 
@@ -144,13 +142,13 @@ class OptunaSampler:
         self.ran += not record.refusal and not is_lost
         self.completed += record.is_complete
         if not self.space.contains(record.params):
-            return  # refused for this very reason: nothing that Optuna could place
+            return  # refused for this reason; Optuna has no place for it
         self._known.add(canonical(record.params))
         if self.looks_at(record) and not is_lost:
             self.study.add_trial(self.as_trial(record))
 
     def as_trial(self, record: Record) -> optuna.trial.FrozenTrial:
-        """A record of a member of the space as Optuna is told of it."""
+        """Converts a record of a member of the space to Optuna's trial."""
         from optuna.trial import TrialState, create_trial
 
         values, distributions = self.axes.encode(record.params)
@@ -165,23 +163,23 @@ class OptunaSampler:
         )
 
     def looks_at(self, record: Record) -> bool:
-        """Whether the study holds it: all that the Optuna sampler can learn from."""
+        """Whether the study holds a record. The study holds all records from which the Optuna sampler can learn."""
         return True
 
     def sampler(self, seed: int) -> BaseSampler:
-        """The Optuna sampler for one ask."""
+        """Makes the Optuna sampler for one ask."""
         raise NotImplementedError
 
 
 def check_count(sampler: str, option: str, value: object, least: int) -> int:
-    """The value, if it is a whole number of at least `least`."""
+    """Returns the value if it is a whole number of at least `least`; else raises."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise UsageError(f"sampler {sampler!r}: {option} is a whole number from {least}, not {value!r}")
     return value
 
 
 def check_share(sampler: str, option: str, value: object) -> float:
-    """The value, if it is a number in [0, 1]."""
+    """Returns the value if it is a number in [0, 1]; else raises."""
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
         raise UsageError(f"sampler {sampler!r}: {option} is a number between 0 and 1, not {value!r}")
     return float(value)
@@ -189,7 +187,7 @@ def check_share(sampler: str, option: str, value: object) -> float:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's notes on each study and its warnings that an option is experimental or leaves in version 6."""
+    """Hides Optuna's messages on each study, and its warnings that an option is experimental or ends with version 6."""
     logger = logging.getLogger("optuna")
     level = logger.level
     with warnings.catch_warnings():
@@ -220,7 +218,7 @@ def _distributions(name: str, domain: Domain) -> dict[str, BaseDistribution]:
 
 
 def _is_ascending(options: Sequence[Any]) -> bool:
-    """Whether these are numbers in rising order, so that neighbours are alike."""
+    """Whether options are numbers in rising order, so that neighbours are similar."""
     numbers = all(isinstance(option, (int, float)) and not isinstance(option, bool) for option in options)
     return numbers and list(options) == sorted(options)
 
@@ -263,12 +261,12 @@ def _decode(name: str, domain: Domain, values: Mapping[str, Any], seed: int) -> 
 
 
 def _only(domain: Domain) -> Any:
-    """The value of a domain that has one."""
+    """Returns the value of a domain with a single value."""
     if isinstance(domain, Subset):
         return list(domain.items) if domain.min_size else []
     return domain.options[0] if isinstance(domain, Choice) else domain.low
 
 
 def _index(domain: Choice, value: Any) -> int:
-    """1, 1.0 and True are three options."""
+    """Returns the index of an option. 1, 1.0 and True are three options."""
     return next(i for i, option in enumerate(domain.options) if type(option) is type(value) and option == value)

@@ -17,16 +17,16 @@ from autopeft.space import Space
 class FixedSampler:
     """Number n gets the n-th configuration of the list; after the last one the search is over.
 
-    The search asks for no stock defaults first: the list is all that it trains.
+    The search does not train stock defaults first, only the list.
 
     Args:
-        space: The list's configurations are members of it.
-        objectives, sizes: Not looked at.
+        space: Space that contains all configurations of the list.
+        objectives, sizes: Not used.
         params: The list. Give this or `file`.
         file: A JSON list of configurations, or JSON Lines with one each; relative to the working folder.
 
     Raises:
-        ConfigError: There is no list, or some of it is not in the space: all such faults at once.
+        ConfigError: There is no list, or some configurations are not in the space. Names all faults at once.
     """
 
     has_list = True
@@ -59,10 +59,10 @@ class FixedSampler:
         return self.params[number] if number < len(self.params) else None
 
     def begin(self, record: Record) -> None:
-        """Nothing that runs changes the list."""
+        """Does nothing: the list is fixed."""
 
     def tell(self, record: Record) -> None:
-        """Nothing that is told changes the list."""
+        """Does nothing: the list is fixed."""
 
 
 def _read(path: Path) -> list[Any]:

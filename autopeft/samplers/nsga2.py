@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 class NSGA2Sampler(OptunaSampler):
     """Children of the elite: non-dominated sorting, ties by crowding distance (Deb et al., 2002).
 
-    Two things differ from Optuna's defaults. Crossover knows the conditional space: a child takes each dimension from
-    a parent that has it, where Optuna crosses only what all trials share and draws the rest at random. And the k-th
-    complete trial belongs to generation k // population_size, a function of what was told: Optuna numbers generations
-    when it is asked, which a ledger does not replay. One trial at a time, the two are the same.
+    Two things differ from Optuna's defaults. First, crossover knows the conditional space: a child takes each dimension
+    from a parent that has it. Optuna crosses only dimensions that all trials share, and draws the rest at random.
+    Second, the k-th complete trial belongs to generation k // population_size, so a ledger can replay the generations.
+    Optuna numbers generations when it is asked. With one trial at a time, both give the same.
 
     Refused, failed and stopped trials are never parents, and take no place in a population. The study holds the parents
-    and their generation, and nothing of those before: searches of 10,000 trials are what this sampler is for.
+    and their generation only, so that searches of 10,000 trials stay fast.
 
     Args:
-        space: What may be proposed.
-        objectives: Of the search.
-        sizes: Not looked at.
+        space: The space of configurations.
+        objectives: The search's objectives.
+        sizes: Not used.
         population_size: Complete trials a generation; the first generation is drawn at random.
         crossover: Probability that a child has two parents.
         swap: Probability that a dimension comes from the second one.
@@ -71,7 +71,7 @@ class NSGA2Sampler(OptunaSampler):
             self._begin_generation()
 
     def _begin_generation(self) -> None:
-        """Keeps of the generation that is whole, and its parents, those that are parents of the next one."""
+        """Selects the parents of the next generation from the complete generation and its parents. Drops the others."""
         complete = self.study.get_trials(deepcopy=False, states=_complete_states())
         generation = len(complete) // self.population_size
         with quiet():
@@ -91,7 +91,7 @@ class NSGA2Sampler(OptunaSampler):
             for axis in axes:
                 either = [parent.params[axis] for parent in (first, second) if axis in parent.params]
                 takes_second, mutates = rng.random(2) < (self.swap, mutation)
-                if either and not mutates:  # what is left out is drawn at random
+                if either and not mutates:  # a dimension that is left out is drawn at random
                     values[axis] = either[-1] if takes_second else either[0]
             return values
 
@@ -102,7 +102,7 @@ class NSGA2Sampler(OptunaSampler):
 
 
 def _tournament(parents: Sequence[FrozenTrial], rng: np.random.Generator) -> FrozenTrial:
-    """Two at random; the one that dominates the other, else the first."""
+    """Draws two parents at random. Returns the one that dominates the other, else the first."""
     first, second = (parents[int(index)] for index in rng.integers(len(parents), size=2))
     pairs = list(zip(second.values, first.values))
     dominates = all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
@@ -116,7 +116,7 @@ def _complete_states() -> tuple[TrialState]:
 
 
 def _sampler_class() -> Any:
-    """Made here, for its base is Optuna's, which is imported when it is used."""
+    """Makes the sampler class in a function, as its base class needs Optuna, which is imported only if it is used."""
     from optuna.samplers import NSGAIISampler
 
     def complete(study: Study) -> list[FrozenTrial]:

@@ -1,4 +1,4 @@
-"""Random search: the space's own draw. What every other sampler has to beat."""
+"""Random search: the space's own draw. The baseline of all other samplers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class RandomSampler:
         return self.space.draw(np.random.default_rng(seed))
 
     def begin(self, record: Record) -> None:
-        """Nothing that runs changes the next draw."""
+        """Does nothing: draws are independent."""
 
     def tell(self, record: Record) -> None:
-        """Nothing that is told changes the next draw."""
+        """Does nothing: draws are independent."""
 
 
 plugin = RandomSampler

@@ -21,18 +21,19 @@ class TPESampler(OptunaSampler):
     g is the density of all others, refused and stopped ones included. Both are kernel estimates, joint over the
     dimensions that occur together (Bergstra et al., 2011; Ozaki et al., 2022, doi.org/10.1613/jair.1.13188).
 
-    Good is a quarter of the trials that ran, complete ones only. Optuna's tenth suits one optimum: of 40 trials it
-    takes four, and a front has more points than that. On two synthetic conditional surfaces (tests/statistical, 12
-    seeds) a quarter has the larger mean hypervolume after 40 trials, 1.334 against 1.318 and .703 against .690, which
-    is about one standard error each; after 70 and 120 the two are level. Both are ahead of random search throughout.
-    Optuna also counts refused trials there, and where few may run it fills the good up with refused ones.
+    A quarter of the trials that ran counts as good, complete ones only. Optuna's default is a tenth, which suits a
+    single optimum: of 40 trials it is four, fewer than the points of a front. On two synthetic conditional surfaces
+    (tests/statistical, 12 seeds) a quarter has the larger mean hypervolume after 40 trials, 1.334 against 1.318 and
+    .703 against .690, about one standard error each. After 70 and 120 trials the two are level. Both are always ahead
+    of random search. Optuna also counts refused trials, so if few configurations may run, its good trials include
+    refused ones.
 
     Args:
-        space: What may be proposed.
-        objectives: Of the search.
-        sizes: Not looked at.
-        n_startup_trials: Trials that were told, refused ones not counted, before TPE begins. The methods' stock
-            defaults count.
+        space: The space of configurations.
+        objectives: The search's objectives.
+        sizes: Not used.
+        n_startup_trials: Number of told trials, without refused ones, before TPE begins. The methods' stock defaults
+            count.
         n_candidates: Draws from l for each ask.
         good_share: Share of the trials that count as good.
     """
@@ -62,7 +63,7 @@ class TPESampler(OptunaSampler):
             seed=seed,
             multivariate=True,
             group=True,
-            constant_liar=False,  # it looks at running trials: a sampler that is refilled hears of none
+            constant_liar=False,  # it uses running trials, which a refilled study does not have
         )
 
 

@@ -14,17 +14,17 @@ from autopeft.trial import Report
 class DominatedStopper:
     """At a rung, a trial is stopped when at least k trials at that rung were no larger and better.
 
-    Nothing else: no fraction, no bracket. A larger trial never pushes out a smaller one, however good it is, and each
-    rung judges alone, so more rungs do no harm. No larger means: no worse in every objective that is known before
-    training. Better means strictly, so that twins never stop each other. Trials that were stopped at a rung still
-    count there: what they showed is as true.
+    There is no fraction and no bracket. A larger trial never stops a smaller one, however good it is. Each rung judges
+    alone, so more rungs do no harm. "No larger" means: no worse in every objective that is known before training.
+    "Better" means strictly better, so that equal trials never stop each other. A trial that was stopped at a rung still
+    counts there, as its report is valid.
 
-    With the score as only objective all trials are the same size, and those that are not among the k best so far
-    stop; `halving` is milder then.
+    If the score is the only objective, all trials have the same size. Then every trial stops that is not among the k
+    best so far; `halving` is milder.
 
     Args:
-        objectives: The first is judged by the rung's report, the others are read from what is known before training.
-        k: How many must dominate. 2 forgives one lucky trial.
+        objectives: The first is judged by the rung's report, the others by the metrics known before training.
+        k: Number of trials that must dominate. With 2, a single lucky trial stops nobody.
     """
 
     def __init__(self, objectives: Sequence[Objective], *, k: int = 2) -> None:
@@ -39,16 +39,16 @@ class DominatedStopper:
         mine = (float(signal), *map(float, losses(others, record.known)))
         rung = self._rungs[report.step]
         if sum(_dominates(theirs, mine) for theirs in rung) >= self.k:
-            return True  # not kept: what this one dominates, those that dominate it do too
+            return True  # not kept: its dominators also dominate all that it dominates
         rung.append(mine)
         return False
 
     def tell(self, record: Record) -> None:
-        """How a trial ended says nothing of the rungs of the others."""
+        """Does nothing: only rungs count."""
 
 
 def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Better in the first loss, and no worse in the others."""
+    """Whether `one` is better in the first loss, and no worse in the others."""
     return one[0] < other[0] and all(a <= b for a, b in zip(one[1:], other[1:]))
 
 

@@ -19,8 +19,8 @@ class HalvingStopper:
     n arrivals, the best ceil(n / eta) go on; ties go on together.
 
     Args:
-        objectives: Only the first is looked at.
-        eta: One in how many goes on.
+        objectives: Only the first is used.
+        eta: One of `eta` trials goes on.
     """
 
     def __init__(self, objectives: Sequence[Objective], *, eta: float = 3) -> None:
@@ -37,7 +37,7 @@ class HalvingStopper:
         return better >= len(rung) / self.eta
 
     def tell(self, record: Record) -> None:
-        """How a trial ended says nothing of the rungs of the others."""
+        """Does nothing: only rungs count."""
 
 
 plugin = HalvingStopper

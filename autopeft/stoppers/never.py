@@ -10,7 +10,7 @@ from autopeft.trial import Report
 
 
 class NeverStopper:
-    """What every other stopper is measured against."""
+    """Never stops a trial. The baseline of all other stoppers."""
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         pass

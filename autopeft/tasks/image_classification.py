@@ -152,7 +152,7 @@ def _decoded(pictures: Sequence[Any], rows: np.ndarray) -> Iterator[list[Any]]:
 
 
 def processor_pixels(processor: Any, pictures: Any, scaled: bool) -> np.ndarray:
-    """Returns pixels (n, channels, height, width), fp32: as the model takes them, or before rescaling and normalising."""
+    """Returns pixels (n, channels, height, width), fp32: as the model takes them, or not rescaled and normalised."""
     switches = {} if scaled else {"do_rescale": False, "do_normalize": False}
     images = [as_picture(picture) for picture in pictures]
     return np.asarray(processor(images, return_tensors="np", **switches)["pixel_values"], dtype=np.float32)
