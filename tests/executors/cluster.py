@@ -27,36 +27,49 @@ class Cluster:
     Args:
         head_cpus: Of the head; the worker has one.
         hidden: Folders that the worker's node does not see.
+        is_whole: Whether the worker is there from the start; else it comes with `join`.
+        packages: A folder of what is installed on all nodes, and for drivers.
 
     Attributes:
         address: For drivers.
         environment: Of drivers, with the token.
     """
 
-    def __init__(self, head_cpus: int = 1, hidden: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, head_cpus: int = 1, hidden: Sequence[Path] = (), is_whole: bool = True, packages: Path | None = None
+    ) -> None:
         self.folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of Ray's sockets have to be short
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.address = f"127.0.0.1:{port}"
-        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": str(PROJECT)}
+        self.packages = [] if packages is None else [str(packages)]
+        path = os.pathsep.join([*self.packages, str(PROJECT)])
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": path}
         self.nodes: list[subprocess.Popen[bytes]] = []
         try:
             self._node(
                 head_cpus, (), "--head", f"--port={port}", f"--temp-dir={self.folder}", "--include-dashboard=false"
             )
             self.wait_for_nodes(1)
-            self._node(1, hidden, f"--address={self.address}")
-            self.wait_for_nodes(2)
+            if is_whole:
+                self.join(hidden)
         except BaseException:
             self.close()
             raise
+
+    def join(self, hidden: Sequence[Path] = ()) -> None:
+        """One more node of one CPU, which does not see these folders."""
+        self._node(1, hidden, f"--address={self.address}")
+        self.wait_for_nodes(len(self.nodes))
 
     def _node(self, cpus: int, hidden: Sequence[Path], *options: str) -> None:
         start = [*RAY, "start", "--block", f"--num-cpus={cpus}", "--object-store-memory=100000000", *options]
         if hidden:
             start = [*UNSHARE, "sh", "-c", _hide(hidden), "sh", *start]
         environment = {k: v for k, v in self.environment.items() if k != "PYTHONPATH"}  # nodes lack autopeft
+        if self.packages:
+            environment["PYTHONPATH"] = os.pathsep.join(self.packages)
         log = open(f"{self.folder}.{len(self.nodes)}.log", "wb")  # noqa: SIM115  (the process has it)
         self.nodes.append(
             subprocess.Popen(start, env=environment, cwd="/", stdout=log, stderr=log, start_new_session=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib.util
 import random
 import socket
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -149,6 +152,115 @@ def test_a_node_that_dies_midway_costs_its_trial_and_no_other(job, tmp_path):
 def told(run):
     path = run / "ledger.jsonl"
     return [event for event in ledger.read(path) if event["event"] == "tell"] if path.exists() else []
+
+
+# A task that writes each trial's node to the ledger. After some trials it waits for a file, so that the search is
+# still there when a node comes, however slow the machine is.
+TASK = """
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from autopeft.tasks.text_classification import TextClassification
+
+class Where(TextClassification):
+    def __init__(self, go):
+        super().__init__()
+        self.go, self.scored = Path(go), 0
+
+    def score(self, kept, targets, about):
+        import ray
+
+        scores = super().score(kept, targets, about)
+        if not ray.is_initialized():
+            return scores
+        self.scored += 1
+        end = time.monotonic() + 240
+        while self.scored > 10 and not self.go.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        return replace(scores, detail={**scores.detail, "node": ray.get_runtime_context().get_node_id()})
+"""
+
+
+class Midway:
+    """A search on a cluster of one node, which more may join; it waits for `go`, trials being left."""
+
+    def __init__(self, job: Path, folder: Path, name: str) -> None:
+        site = folder / "site"
+        (site / "where-1.0.dist-info").mkdir(parents=True)
+        (site / "where-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: where\nVersion: 1.0\n")
+        (site / "where-1.0.dist-info/entry_points.txt").write_text("[autopeft.tasks]\nwhere = where:Where\n")
+        (site / "where.py").write_text(TASK)
+        self.go, self.printed, self.run = folder / "go", folder / "printed", job / "runs" / name
+        self.cluster = Cluster(is_whole=False, packages=site)
+        task = f"task={{name: where, go: '{self.go}'}}"
+        command = [sys.executable, "-c", "from autopeft.cli import main; main()"]  # a fork would not see `packages`
+        with open(self.printed, "wb") as to:
+            self.driver = subprocess.Popen(
+                [*command, *words(self.cluster, name, task, "budget.trials=16")],
+                cwd=job, env=self.cluster.environment, stdout=to, stderr=to,
+            )  # fmt: skip
+
+    def until(self, happens: Callable[[], bool]) -> float:
+        """Seconds until something happens, or the driver ends, or two minutes have gone."""
+        start = time.monotonic()
+        while not happens() and self.driver.poll() is None and time.monotonic() < start + 120:
+            time.sleep(0.05)
+        return time.monotonic() - start
+
+    def nodes(self) -> list[str]:
+        """Of each trial that ended, its node."""
+        return [event["detail"]["node"] for event in told(self.run)]
+
+    def end(self) -> None:
+        """Lets it end; asserts that all went well."""
+        self.go.touch()
+        assert self.driver.wait(200) == 0, self.printed.read_text()
+        asked = [event["number"] for event in ledger.read(self.run / "ledger.jsonl") if event["event"] == "ask"]
+        assert len(asked) == 16
+        assert sorted(event["number"] for event in told(self.run)) == asked, "each is told once"
+        assert {event["status"] for event in told(self.run)} == {"COMPLETE"}
+
+    def close(self) -> None:
+        self.driver.kill()
+        self.cluster.close()
+
+
+@pytest.fixture
+def midway(job, tmp_path, request):
+    midway = Midway(job, tmp_path, f"midway-{time.monotonic_ns()}")
+    yield midway
+    midway.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_that_joins_midway_takes_trials(job, midway, capsys):
+    midway.until(lambda: len(midway.nodes()) > 1)
+    midway.cluster.join(hidden=[job] if can_hide() else [])
+    seconds = midway.until(lambda: len(set(midway.nodes())) > 1)
+    with capsys.disabled():
+        print(f"\na trial had ended on the late node {seconds:.1f} s after it joined")
+    midway.end()
+    nodes = midway.nodes()
+    assert len(set(nodes)) == 2, midway.printed.read_text()
+    assert nodes[0] == nodes[1], "before, there was one node"
+    kept = {path.parent.name for path in midway.run.glob("trials/*/trained.safetensors")}
+    assert len(kept) == 16, "those of the late node were sent"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not can_hide(), reason="no folder can be hidden from a process here: `unshare --mount` fails")
+def test_a_node_that_joins_midway_and_lacks_a_package_is_said_once(midway):
+    midway.until(lambda: len(midway.nodes()) > 1)
+    midway.cluster.join(hidden=[Path(importlib.util.find_spec("peft").origin).parent])
+    midway.until(lambda: "takes no trials" in midway.printed.read_text())
+    midway.end()
+    assert len(set(midway.nodes())) == 1
+    said = [line for line in midway.printed.read_text().splitlines() if "takes no trials" in line]
+    assert len(said) == 1, midway.printed.read_text()
+    assert "it lacks a package" in said[0] and "peft" in said[0]
 
 
 @pytest.mark.skipif(not can_hide(), reason="no folder can be hidden from a process here: `unshare --mount` fails")
