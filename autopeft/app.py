@@ -32,11 +32,11 @@ def run(config: Config | Mapping[str, Any] | str | Path, *, name: str | None = N
 
     Args:
         config: A config file, or its content as a mapping.
-        name: Of the run's folder.
+        name: Name of the run's folder.
         quiet: Whether to show nothing while it runs.
 
     Raises:
-        autopeft.errors.AutoPEFTError: What its subclass says.
+        autopeft.errors.AutoPEFTError: The run failed; the subclass tells why.
         KeyboardInterrupt: The user interrupted; `open_run(folder).resume()` goes on.
     """
     config = config if isinstance(config, Config) else load(config)
@@ -44,18 +44,18 @@ def run(config: Config | Mapping[str, Any] | str | Path, *, name: str | None = N
 
 
 def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -> Run:
-    """Runs a search in a folder whose ledger has not begun."""
+    """Runs a new search in a folder."""
     folder = (folder or new_folder(config)).resolve()
     taken = UsageError(f"{folder} holds a run already: {command('autopeft', 'resume', folder)} goes on with it")
     if (folder / ledgers.NAME).exists() and ledgers.read(folder / ledgers.NAME):
         raise taken
-    if not quiet:  # in a pipe too: loading libraries and measuring take their time
+    if not quiet:  # in a pipe too, as loading libraries and measuring are slow
         print("preparing: data, model, and what is measured to choose", file=sys.stderr, flush=True)
     executor = wiring.ready_executor(config)
     folder.mkdir(parents=True, exist_ok=True)
     prepared = wiring.prepare(config, folder, executor)
     with opened(folder) as ledger:
-        if ledger.events:  # of another process, which prepared at the same time
+        if ledger.events:  # another process has begun here meanwhile
             raise taken
         ledger.append(prepared.header)
     write_config(folder, prepared.header["config"])
@@ -64,7 +64,7 @@ def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -
 
 
 def new_folder(config: Config, name: str | None = None) -> Path:
-    """`<runs>/<name>`, or `<runs>/<config's name>-<n>` with the first free n, made here: others may start as well."""
+    """Creates `<runs>/<name>`, or `<runs>/<config's name>-<n>` with the first free n. Safe between processes."""
     runs = Path(config.runs)
     name = name or config.name
     if name is not None:
@@ -80,7 +80,7 @@ def new_folder(config: Config, name: str | None = None) -> Path:
 
 
 def check(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The config, or all its faults at once. Imports no torch."""
+    """Returns the checked config, or raises all its faults at once. Imports no torch."""
     return load(path, overrides)
 
 
@@ -100,10 +100,10 @@ def leaderboard(
 
 
 def writable(path: str | Path) -> Path:
-    """The path, if its folder is there: looked at before work is done for it.
+    """Returns the path if its folder exists. Called before any work is done for the file.
 
     Raises:
-        UsageError: It is not.
+        UsageError: The folder does not exist.
     """
     path = Path(path)
     if path.is_dir() or not path.parent.is_dir():
@@ -121,13 +121,13 @@ def predict(
     base: str | None = None,
     trust_remote_code: bool = False,
 ) -> pd.DataFrame:
-    """Predictions of an exported adapter for the rows of a file: label, and the probability of each.
+    """Predicts the rows of a file with an exported adapter: label, and the probability of each.
 
     Args:
-        folder: What `export` wrote.
-        file: Rows, their labels not needed; or a folder of pictures.
-        output: A CSV to write.
-        base, trust_remote_code: As `autopeft.load` takes them.
+        folder: A folder that `export` wrote.
+        file: A file of rows, with or without labels; or a folder of pictures.
+        output: A CSV file to write.
+        base, trust_remote_code: See `autopeft.load`.
     """
     import pandas as pd
 

@@ -1,7 +1,7 @@
-"""What a config says that pydantic cannot judge: plugins and their options, metrics, files and columns.
+"""Checks of a config that pydantic cannot make: plugins and their options, metrics, files and columns.
 
-Each check notes faults in a Draft; none raises. Imports no torch: a plugin's class has its name, its attributes and its
-constructor's signature, and nothing heavy at its module's top.
+Each check notes faults in a Draft; none raises. Imports no torch: a check reads a plugin's name, its attributes and its
+constructor's signature, and a plugin's module imports nothing heavy at its top.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from autopeft.space import Space
 from autopeft.spaces import SWITCHES
 from autopeft.trial import Report, Trial
 
-# What app gives a plugin by itself: no option of the user's.
+# Arguments that autopeft passes to a plugin; the user cannot set them as options.
 GIVEN = frozenset(
     {
         "space",
@@ -40,7 +40,7 @@ GIVEN = frozenset(
         "trial_seconds",
     }
 )
-# Options of a stopper that the search reads: when it looks, and at what.
+# Options of a stopper that the search itself reads: the times of rungs, and their signal.
 STOPPER_OPTIONS = ("rungs", "signal")
 SIGNALS = ("auto", "train_loss")
 SIZES = ("trainable_parameters", "adapter_parameters", "head_parameters")
@@ -52,12 +52,12 @@ ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def plugins_of(draft: Draft, space: Space | None) -> None:
-    """Names that no plugin has, options that none of it takes, values that it refuses.
+    """Finds unknown plugins, unknown options, and values that a plugin refuses.
 
-    Options are put into the draft as their plugin declares them: `off` becomes False for a bool.
+    Options are written to the draft with their declared types: `off` becomes False for a bool.
 
     Args:
-        space: Where the model's layers are known: what a sampler would get.
+        space: The space that a sampler would get; None if the model's layers are not known.
     """
     entries = [(f"{key}s", str(key)) for key in ("task", "sampler", "stopper", "executor") if key in draft.content]
     trackers = draft.content.get("trackers")
@@ -82,7 +82,7 @@ def plugins_of(draft: Draft, space: Space | None) -> None:
 
 
 def _options(draft: Draft, kind: str, path: str, name: str, plugin: Any, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the plugin's constructor declares them."""
+    """Returns the options with the types that the plugin's constructor declares."""
     parameters = {key: value for key, value in inspect.signature(plugin).parameters.items() if key not in GIVEN}
     hints = _hints(plugin)
     takes = [*parameters, *(STOPPER_OPTIONS if kind == "stoppers" else ())]
@@ -106,14 +106,14 @@ def _options(draft: Draft, kind: str, path: str, name: str, plugin: Any, entry: 
 
 
 def _try(draft: Draft, kind: str, path: str, plugin: Any, options: Mapping[str, Any], space: Space | None) -> None:
-    """Builds what is cheap to build, to hear what its constructor has against the options' values."""
+    """Builds plugins that are cheap to build, so that their constructors check the options' values."""
     objectives = (Objective("score", "maximize", 0.0), Objective(SIZES[0], "minimize", 1e9, "log10"))
     given: dict[str, tuple[Any, ...] | None] = {
         "tasks": (),
         "samplers": None if space is None else (space, objectives, lambda params: None),
         "stoppers": (objectives,),
         "executors": (),
-        "trackers": None,  # theirs open files
+        "trackers": None,  # their constructors open files
     }
     arguments = given[kind]
     if kind == "stoppers":
@@ -144,7 +144,7 @@ def _stopper_options(draft: Draft, path: str, options: Mapping[str, Any]) -> Non
 
 
 def _hints(plugin: Any) -> dict[str, Any]:
-    """Types of the constructor's parameters; empty where they cannot be had without importing what they name."""
+    """Returns the types of the constructor's parameters; empty if they need an import that is not loaded."""
     try:
         return {k: v for k, v in typing.get_type_hints(plugin.__init__).items() if _scalars(v)}
     except (NameError, AttributeError, TypeError):
@@ -152,7 +152,7 @@ def _hints(plugin: Any) -> dict[str, Any]:
 
 
 def _scalars(hint: Any) -> tuple[type, ...]:
-    """The scalar types that a hint allows; empty where it allows anything else."""
+    """Returns the scalar types that a hint allows; empty if it also allows other types."""
     is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
     parts = typing.get_args(hint) if is_union else (hint,)
     return tuple(parts) if all(part in (bool, int, float, str, type(None)) for part in parts) else ()
@@ -191,8 +191,11 @@ def _expected(hint: Any) -> str:
 
 
 def objectives_of(draft: Draft, default_stopper: str) -> None:
-    """Metrics that the task does not compute; a first objective that is no score; one metric twice; a stopper that
-    cannot judge them."""
+    """Finds faulty objectives.
+
+    These are metrics that the task does not compute, a first objective that is no score, a metric that is listed twice,
+    and a stopper that cannot judge the objectives.
+    """
     entries, task = draft.content.get("objectives"), _task(draft)
     if not isinstance(entries, list) or task is None:
         return
@@ -219,9 +222,9 @@ def objectives_of(draft: Draft, default_stopper: str) -> None:
 
 
 def _judges(stopper: Any, metric: str) -> bool:
-    """Whether the stopper can judge a rung of a trial that knows its size but not this metric. Asked of it, by trying.
+    """Tries whether the stopper can judge a rung of a trial that knows its size but not this metric.
 
-    True where there is no such stopper, or it cannot be built: that is said elsewhere.
+    True if there is no such stopper, or if it cannot be built: another check reports this.
     """
     name = stopper.get("name") if isinstance(stopper, Mapping) else stopper
     if not isinstance(name, str) or name not in plugins.names("stoppers"):
@@ -242,7 +245,7 @@ def _judges(stopper: Any, metric: str) -> bool:
 
 
 def _task(draft: Draft) -> Any:
-    """The task with its options; its plugin where these are faulty, None where there is none of its name."""
+    """Returns the task with its options; its class if the options are faulty; None if no task has this name."""
     entry = draft.content.get("task")
     options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
     name = options.pop("name", None)
@@ -256,7 +259,7 @@ def _task(draft: Draft) -> Any:
 
 
 def _score(draft: Draft) -> str | None:
-    """The first objective's metric."""
+    """Returns the first objective's metric."""
     entries = draft.content.get("objectives")
     first = entries[0] if isinstance(entries, list) and entries else None
     name = first.get("metric") if isinstance(first, Mapping) else first
@@ -264,10 +267,10 @@ def _score(draft: Draft) -> str | None:
 
 
 def data_keys_of(draft: Draft, known: Sequence[str]) -> None:
-    """Keys of `data` that neither the config nor the task knows.
+    """Finds keys of `data` that neither the config nor the task knows.
 
     Args:
-        known: The config's own.
+        known: The config's own keys.
     """
     data, task = draft.content.get("data"), _task(draft)
     if not isinstance(data, Mapping):
@@ -282,7 +285,7 @@ def data_keys_of(draft: Draft, known: Sequence[str]) -> None:
 
 
 def default_objectives(draft: Draft) -> None:
-    """Puts the task's default metric and the number of trainable parameters in place of objectives that are not given."""
+    """Adds default objectives if none are given: the task's default metric and the number of trainable parameters."""
     task = _task(draft)
     if task is not None and "objectives" not in draft.content:
         draft.content["objectives"] = [next(iter(task.metrics)), SIZES[0]]
@@ -292,9 +295,9 @@ def default_objectives(draft: Draft) -> None:
 
 
 def files_of(draft: Draft) -> None:
-    """Model, data files and columns that are not there."""
+    """Finds a model, data files and columns that do not exist."""
     task, data = _task(draft), draft.content.get("data")
-    brings_its_own = task is not None and hasattr(task, "bases")  # it builds a base, from rows of its own
+    brings_its_own = task is not None and hasattr(task, "bases")  # the task builds a base from its own rows
     _model_folder(draft, task.bases if brings_its_own else ())
     if not isinstance(data, Mapping):
         return
@@ -352,7 +355,7 @@ def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any], task
 
 
 def _header(path: Path) -> list[str] | None:
-    """The columns of a table, read from its first line or its schema; None where that does not tell."""
+    """Reads the columns of a table from its first line or its schema; None if these do not tell."""
     try:
         if path.suffix == ".parquet":
             from pyarrow import parquet
@@ -366,12 +369,12 @@ def _header(path: Path) -> list[str] | None:
                 row = json.loads(file.readline() or "null")
             return list(row) if isinstance(row, dict) else None
     except (OSError, ValueError, csv.Error):
-        pass  # what is wrong with it, the task says when it reads it
+        pass  # the task reports the fault when it reads the file
     return None
 
 
 def _named(draft: Draft, path: Path, at: str) -> str:
-    """A path as a person has it, relative to where it was looked for, with the nearest name that is there."""
+    """Describes a missing path for people: relative to its folder, with the nearest name that exists."""
     near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     return f"{_relative(draft, path, at)!r}.{did_you_mean(path.name, near)}".rstrip(".")
 
@@ -382,7 +385,7 @@ def _relative(draft: Draft, path: Path, at: str) -> str:
 
 
 def model_layers(model: Any) -> int | None:
-    """A model's number of layers where its config.json is at hand."""
+    """Returns a model's number of layers if its config.json is at hand; else None."""
     path = model.get("path") if isinstance(model, Mapping) else model
     file = Path(str(path)) / "config.json"
     if not file.is_file():

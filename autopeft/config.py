@@ -20,9 +20,9 @@ from autopeft.methods import MODULE_KINDS
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
 
-# What a resume may change: nothing that makes earlier trials those of another search.
+# Settings that a resume may change. Earlier trials must still belong to the same search.
 MAY_CHANGE = ("budget", "executor", "trackers", "keep", "training.prefix_cache_gib")
-EPOCHS = 3.0  # where neither epochs nor steps are given
+EPOCHS = 3.0  # if neither epochs nor steps are given
 
 
 # ── the schema ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -35,7 +35,7 @@ class Section(BaseModel):
 
 
 def _number(value: Any) -> Any:
-    """Whole numbers are fine where a real one is asked for; so is `"1e-4"`, which some tools write as text."""
+    """Accepts whole numbers as real numbers, and text such as `"1e-4"`, which some tools write."""
     if isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(value, str):
@@ -47,12 +47,12 @@ def _number(value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """`1e4` is a whole number."""
+    """Accepts `1e4` as a whole number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _count(value: Any) -> Any:
-    """`50k` and `1.5M` are numbers of parameters."""
+    """Accepts `50k` and `1.5M` as numbers of parameters."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMbB])", value) if isinstance(value, str) else None
     if match is None:
         return _whole(value)
@@ -60,7 +60,7 @@ def _count(value: Any) -> Any:
 
 
 def _switch(value: Any) -> Any:
-    """YAML 1.2 reads `on` and `off` as text."""
+    """Accepts `on` and `off`, which YAML 1.2 reads as text."""
     return SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
 
@@ -245,15 +245,15 @@ class Config(Section):
     """One search.
 
     Attributes:
-        space: The space's content; a name or a path in the file is replaced by what it names.
-        stem: Name of the config file without its ending; names run folders. No key of the file.
+        space: The space's content. If the file has a name or a path, the content of that space file.
+        stem: Name of the config file without its ending; part of run folders' names. Not a key of the file.
     """
 
     model: Annotated[Model, BeforeValidator(_model)]
     task: PluginEntry
     data: Data
     space: dict[str, Any]
-    # Where none are given, `checks.default_objectives` puts those of the task.
+    # If none are given, `checks.default_objectives` adds the task's.
     objectives: Annotated[list[ObjectiveEntry], _each(_objective), Field(min_length=1)] = []
     training: Training = Training()
     sampler: PluginEntry = Plugin(name="tpe")
@@ -268,7 +268,7 @@ class Config(Section):
     stem: str | None = None
 
 
-# Sections that are a plugin: what `--set sampler.n_startup_trials=5` means where the file has no `sampler`.
+# Sections that are a plugin → the default plugin, for `--set sampler.n_startup_trials=5` without a `sampler` section.
 DEFAULTS = {key: Config.model_fields[key].default.name for key in ("sampler", "stopper", "executor")}
 
 
@@ -276,7 +276,7 @@ DEFAULTS = {key: Config.model_fields[key].default.name for key in ("sampler", "s
 
 
 def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """A config from a file or a mapping, with `key=value` overrides.
+    """Loads a config from a file or a mapping, with `key=value` overrides.
 
     Paths in a file are relative to the file, paths in a mapping or an override to the working folder.
 
@@ -292,14 +292,14 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
 
 
 def from_resolved(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
-    """A config from what `resolve` gave, with overrides. Its files need not be there any more."""
+    """Makes a config from the result of `resolve`, with overrides. Its files need not exist any more."""
     draft = Draft(yaml_file.plain(content), "the run's config", are_files_checked=False)
     draft.stem = draft.content.pop("stem", None)
     return _build(draft, overrides)
 
 
 def resolve(config: Config) -> dict[str, Any]:
-    """The config as plain JSON data, every default filled in, paths absolute, the space in full."""
+    """Returns the config as plain JSON data: with all defaults, absolute paths, and the whole space."""
     data: dict[str, Any] = json.loads(config.model_dump_json())
     for section in ("task", "sampler", "stopper", "executor"):
         data[section] = {"name": data[section]["name"], **data[section]["options"]}
@@ -308,12 +308,12 @@ def resolve(config: Config) -> dict[str, Any]:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """What differs between two resolved configs, a line each: `budget.trials: 40 → 60`.
+    """Lists the differences of two resolved configs, a line each: `budget.trials: 40 → 60`.
 
     Raises:
-        UsageError: Something differs that would make earlier trials those of another search.
+        UsageError: A setting differs that a resume may not change.
     """
-    old = resolve(from_resolved(old))  # an older autopeft wrote it: keys that came since have their defaults
+    old = resolve(from_resolved(old))  # adds defaults of keys that are newer than the ledger
     lines = {path: f"{path}: {_json(before)} → {_json(after)}" for path, before, after in _differences(old, new)}
     forbidden = [
         line for path, line in lines.items() if not f"{path}.".startswith(tuple(f"{key}." for key in MAY_CHANGE))
@@ -328,10 +328,10 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
-    """The config's space for a model of so many layers, with modules of these kinds.
+    """Makes the config's space for a model with `n_layers` layers and modules of these kinds.
 
     Raises:
-        ConfigError: The space does not fit the model: a default names a layer that it lacks.
+        ConfigError: The space does not fit the model: a default names a layer that the model lacks.
     """
     space, faults = spaces.read(config.space, n_layers, [kind for kind in MODULE_KINDS if kind in kinds])
     if space is None:
@@ -343,7 +343,7 @@ def build_space(config: Config, n_layers: int, kinds: Sequence[str]) -> Space:
 
 
 def _build(draft: Draft, overrides: Sequence[str]) -> Config:
-    """Validates everything, collects all faults."""
+    """Validates the whole config, and collects all faults."""
     for text in overrides:
         override(draft, text, DEFAULTS)
     content = draft.content
@@ -373,7 +373,7 @@ def _build(draft: Draft, overrides: Sequence[str]) -> Config:
 
 
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(path, before, after) of each value that differs; whole where one side has no such section."""
+    """Yields (path, before, after) of each value that differs. A section that one side lacks is one value."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in dict.fromkeys((*old, *new)):
             yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
@@ -406,7 +406,7 @@ EXPECTED = {
 
 
 def _location(location: Sequence[int | str]) -> list[str]:
-    """The keys of a fault; what pydantic adds for its own unions and our `options` is left out."""
+    """Returns the keys of a fault, without the parts that pydantic adds for unions and for our `options`."""
     return [str(part) for part in location if part != "options" and not str(part).startswith("function-")]
 
 

@@ -1,4 +1,4 @@
-"""A config while it is read: what it says, where each key stands, what is wrong so far; overrides, paths, its space."""
+"""A config while it is read: its content, the line of each key, its faults so far; overrides, paths, its space."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FILES = ("train", "validation", "test")  # keys of `data` that are paths
 
 @dataclass
 class Draft:
-    """A config while it is read: what it says, where each key stands, and what is wrong so far.
+    """A config while it is read: its content, the line of each key, and its faults so far.
 
     Attributes:
-        content: The file's, as JSON data; a name of a space is replaced by what it names.
-        label: What to call the config in messages.
-        folder: What its paths are relative to.
-        lines: Key path → its line; None where `--set` gave it.
+        content: Content of the file, as JSON data. The name of a space is replaced by the space's content.
+        label: Name of the config in messages.
+        folder: Folder to which its paths are relative.
+        lines: Key path → its line; None if the key comes from `--set`.
         stem: The file's name without its ending.
-        are_files_checked: Whether files must be there.
-        space_file: Name of the space's own file, where it has one.
-        space_lines: Its key paths → lines.
-        faults: So far.
+        are_files_checked: Whether files must exist.
+        space_file: Name of the space's own file, if it has one.
+        space_lines: Key path → line, in the space's own file.
+        faults: Faults so far.
     """
 
     content: dict[str, Any]
@@ -42,18 +42,18 @@ class Draft:
     faults: list[Fault] = field(default_factory=list)
 
     def line(self, path: str) -> int | None:
-        """The line of a path, or of the nearest part of it that stands somewhere."""
+        """Returns the line of a path, or of its nearest part that has a line."""
         return nearest(self.lines, path)
 
     def beside(self, path: str) -> Path:
-        """What the path at this key is relative to: the file, or the working folder where `--set` gave it."""
+        """Returns the folder to which a key's path is relative: the file's, or the working folder for `--set`."""
         return Path.cwd() if path in self.lines and self.lines[path] is None else self.folder
 
     def fault(self, path: str, message: str) -> None:
         self.faults.append(Fault(path, message, self.line(path)))
 
     def raise_faults(self) -> None:
-        """All of them at once, in the file's order."""
+        """Raises all faults at once, in the file's order, if there are any."""
         if self.faults:
             unique = {(fault.path, fault.message): fault for fault in self.faults}.values()
             in_order = sorted(unique, key=lambda fault: math.inf if fault.line is None else fault.line)
@@ -61,7 +61,7 @@ class Draft:
 
 
 def nearest(lines: Mapping[str, int | None] | Mapping[str, int], path: str) -> int | None:
-    """The line of a path, or of the nearest part of it that has one."""
+    """Returns the line of a path, or of its nearest part that has one."""
     parts = path.split(".")
     for length in range(len(parts), 0, -1):
         if ".".join(parts[:length]) in lines:
@@ -112,7 +112,7 @@ def _child(at: Any, key: str) -> Any:
 
 
 def _put(at: Any, key: str, value: Any) -> bool:
-    """Sets a key, or an entry of a list that has it. Whether it could."""
+    """Sets a key, or an existing entry of a list. Returns whether this was possible."""
     if isinstance(at, list):
         if not (key.isdigit() and int(key) < len(at)):
             return False
@@ -123,7 +123,7 @@ def _put(at: Any, key: str, value: Any) -> bool:
 
 
 def place_paths(draft: Draft) -> None:
-    """Makes paths absolute. What is no path on this disk is taken for a name on the hub."""
+    """Makes paths absolute. A text that is not a path on this disk is taken as a name on the hub."""
     data, model = draft.content.get("data"), draft.content.get("model")
     if isinstance(data, dict):
         for key in FILES:
@@ -138,7 +138,7 @@ def place_paths(draft: Draft) -> None:
 
 
 def _folder_or_name(text: str, beside: Path) -> str:
-    """Absolute where it is a folder, or can only be meant for one; else a name as it stands."""
+    """Returns an absolute path if the text is a folder, or can only mean a folder; else the text as a name."""
     path = beside / Path(text).expanduser()
     is_meant = text.startswith((".", "/", "~")) or text.count("/") > 1
     if not is_meant and "/" in text:
@@ -147,7 +147,7 @@ def _folder_or_name(text: str, beside: Path) -> str:
 
 
 def read_space(draft: Draft) -> None:
-    """Puts a space's content in place of its name or path; its faults say the space file's own lines."""
+    """Replaces a space's name or path by its content. Faults name the lines of the space file."""
     name = draft.content.get("space")
     if not isinstance(name, str):
         return
@@ -182,7 +182,7 @@ def check_space(draft: Draft, n_layers: int | None) -> Space | None:
 
 
 def _place_space_fault(draft: Draft, fault: Fault) -> None:
-    """A fault of a space file is shown at the config's `space:`, and names the file and its line."""
+    """Notes a fault of a space file at the config's `space:` key, with the space file and its line."""
     path = f"space.{fault.path}".rstrip(".")
     if not draft.space_file:
         draft.fault(path, fault.message)

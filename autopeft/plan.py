@@ -18,7 +18,7 @@ from autopeft.errors import Refused
 if TYPE_CHECKING:
     from autopeft.training.measure import Cost
 
-MEASURED_DRAWS = 2  # of each method, beside its stock default, for a plan's time and memory
+MEASURED_DRAWS = 2  # draws of each method that are measured, beside its stock default
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Plan:
         combinations, reals: Size of the space (`Space.size`).
         ranges: Method → (least, most) trainable parameters among the draws that may run.
         refused: Reason → share of the draws.
-        draws: How many seeded draws.
+        draws: Number of seeded draws.
         costs: Method → (seconds a trial, peak memory in bytes), from a few measured steps: the mean of its stock default
-            and some draws. Memory is None where it cannot be measured by method: on a CPU.
-        cache_seconds: Of building the frozen activations that trials share, once.
-        slots: Trials at once, each in a process of its own; None where only the run will tell.
-        pack: Trials that share a pass; `costs` are of one alone.
-        trials: Budget; None where only hours bound the search.
+            and some draws. Memory is None on a CPU, where it cannot be measured by method.
+        cache_seconds: Time to build the frozen activations that trials share, once.
+        slots: Trials at once, each in a process of its own; None if only the run will show it.
+        pack: Trials that share a pass; `costs` are those of a trial alone.
+        trials: Budget of trials; None if only hours bound the search.
         chosen: Precision and attention.
-        unknown: Layers of a block whose kind is not known, by their names in it: no method acts on them.
+        unknown: Names of layers in a block whose kind is not known. No method acts on them.
     """
 
     combinations: int
@@ -55,14 +55,14 @@ class Plan:
 
     @property
     def work_seconds(self) -> float | None:
-        """Of all trials one after another, if every method were asked equally often and nothing stopped early."""
+        """Seconds of all trials one after another, if all methods are equally frequent and no trial stops early."""
         if self.trials is None or not self.costs:
             return None
         return float(np.mean([seconds for seconds, _ in self.costs.values()])) * self.trials + self.cache_seconds
 
     @property
     def seconds(self) -> float | None:
-        """Of the whole search; None where nobody knows how many trials run at once."""
+        """Seconds of the whole search; None if the number of trials at once is not known."""
         return self.work_seconds / self.slots if self.work_seconds is not None and self.slots else None
 
     def to_json(self) -> dict[str, Any]:
@@ -85,7 +85,7 @@ class Plan:
         }
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Returns the plan as lines for people."""
         reals = f" × {self.reals} real-valued dimensions" if self.reals else ""
         out = [f"space       {self.combinations:,} combinations{reals}"]
         for method, (least, most) in self.ranges.items():
@@ -112,7 +112,7 @@ class Plan:
 
 
 def plan(config: Config, draws: int = 1000) -> Plan:
-    """What a search would be: draws its space, counts, and measures a few steps. Spends no trial."""
+    """Makes a plan: draws from the space, counts parameters, and measures a few steps. Trains no trial."""
     from autopeft.training.measure import costs
 
     with tempfile.TemporaryDirectory(prefix="autopeft-plan-") as folder:
@@ -135,7 +135,7 @@ def plan(config: Config, draws: int = 1000) -> Plan:
             else:
                 found = sizes.setdefault(params["method"], [])
                 found.append(int(counts["trainable_parameters"]))
-                if len(found) <= MEASURED_DRAWS:  # the stock default alone says little: it acts on all layers
+                if len(found) <= MEASURED_DRAWS:  # the stock default alone is not typical: it acts on all layers
                     measured.append(params)
         found_costs = costs(prepared.setup, measured)
     executor, (combinations, reals) = prepared.executor, prepared.space.size()

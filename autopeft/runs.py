@@ -32,14 +32,14 @@ from autopeft.trial import Status
 if TYPE_CHECKING:
     import pandas as pd
 
-SAME_SCORE = 1e-6  # what a trial that was trained again may differ by
+SAME_SCORE = 1e-6  # largest difference between the scores of a trial and its retraining
 
 
 def open_run(folder: str | Path) -> Run:
-    """A run from its folder.
+    """Opens a run from its folder.
 
     Raises:
-        UsageError: There is no ledger in it.
+        UsageError: The folder has no ledger.
     """
     folder = Path(folder).resolve()
     return Run(folder, History.read(folder / ledgers.NAME))
@@ -49,7 +49,7 @@ class Run:
     """One search: what it found, and what can be done with it.
 
     Attributes:
-        folder: Where it lies.
+        folder: The run's folder.
         history: The fold of its ledger.
     """
 
@@ -66,7 +66,7 @@ class Run:
 
     @property
     def front(self) -> list[Record]:
-        """The complete trials that none dominates, the best score first."""
+        """Returns the complete trials that no other dominates, the best score first."""
         return self.history.front()
 
     @property
@@ -91,10 +91,10 @@ class Run:
         return pd.DataFrame(rows)
 
     def classification_report(self, which: str = "best") -> pd.DataFrame:
-        """scikit-learn's: rows, precision, recall and F1 of each class, on validation, and on test where confirmed.
+        """Returns rows, precision, recall and F1 of each class, on validation, and on test if confirmed.
 
         Args:
-            which: As `pick` takes it.
+            which: See `pick`.
 
         Raises:
             UsageError: The task has no classes.
@@ -110,11 +110,11 @@ class Run:
         return pd.DataFrame(table.rows)
 
     def describe(self, params: Mapping[str, Any]) -> str:
-        """What a person calls a configuration."""
+        """Returns the name of a configuration for people."""
         return describe(params, self.history.header["model"]["n_layers"])
 
     def pick(self, which: str) -> Record:
-        """A complete trial: `best`, `knee`, `max-params=50k` (the best no larger) or `trial=17`."""
+        """Returns a complete trial: `best`, `knee`, `max-params=50k` (the best of at most that size) or `trial=17`."""
         front = self.front
         if not front and not which.startswith("trial="):
             raise UsageError(f"{self.folder} has no complete trial to pick")
@@ -147,7 +147,7 @@ class Run:
         """Goes on to the end of the budget. `overrides` may change budget, executor, trackers and what to keep.
 
         Raises:
-            UsageError: They change anything else, or the data has changed; says what.
+            UsageError: An override changes anything else, or the data has changed.
         """
         config = from_resolved(self.history.config, overrides)
         different = changes(self.history.config, resolve(config))
@@ -168,7 +168,7 @@ class Run:
         return open_run(self.folder)
 
     def write_front(self, folder: Path | None = None) -> list[Path]:
-        """front.json, front.csv and front.png, in the run's folder where none is given."""
+        """Writes front.json, front.csv and front.png; to the run's folder if none is given."""
         from autopeft.reports import figure
 
         folder = folder or self.folder
@@ -178,7 +178,7 @@ class Run:
         return [folder / f"front.{kind}" for kind in ("json", "csv", "png")]
 
     def report(self, folder: Path | None = None) -> list[Path]:
-        """Writes report.html and report.md, to the run's folder where none is given."""
+        """Writes report.html and report.md; to the run's folder if none is given."""
         from autopeft.reports import html, markdown
 
         out = []
@@ -189,7 +189,7 @@ class Run:
         return out
 
     def artifacts(self, folder: Path) -> dict[str, Path]:
-        """What a tracker may show, written to a folder of the tracker's own: artifact path → file."""
+        """Writes files that a tracker may show to a folder of the tracker's own. Returns artifact path → file."""
         self.write_front(folder)
         paths = {f"00_pareto/pareto.{kind}": folder / f"front.{kind}" for kind in ("png", "json", "csv")}
         if self.front:
@@ -202,7 +202,7 @@ class Run:
         return paths
 
     def adapter_folder(self, record: Record) -> Path | None:
-        """Where the trained tensors of a trial lie; None where they were not kept."""
+        """Returns the folder of a trial's trained tensors; None if they were not kept."""
         folder = trial_folder(self.folder, record.number)
         return folder if (folder / "trained.safetensors").exists() else None
 
@@ -210,7 +210,7 @@ class Run:
         """Fills the config's trackers that can be filled from the ledger. A second time adds nothing.
 
         Raises:
-            AutoPEFTError: Some could not be filled; the others are.
+            AutoPEFTError: Some trackers could not be filled. The others are filled.
         """
         out: dict[str, Mapping[str, int]] = {}
         faults: list[AutoPEFTError] = []
@@ -222,7 +222,7 @@ class Run:
                 out[entry.name] = tracker.fill(self.history)
             except AutoPEFTError as fault:
                 faults.append(fault)
-            except Exception as fault:  # somebody else's code: what it raises is no fault of the run
+            except Exception as fault:  # foreign code: its exception is no fault of the run
                 faults.append(EnvironmentFault(f"tracker {entry.name!r}: {type(fault).__name__}: {fault}"))
         if len(faults) > 1:
             raise EnvironmentFault("; ".join(map(str, faults)))
@@ -235,14 +235,14 @@ class Run:
     ) -> list[Record]:
         """Retrains the front and the baselines with fresh seeds, scores the test split, and fills the trackers.
 
-        The seeds are the same for all, so that differences are measured seed by seed. One that was interrupted goes on,
-        with the seeds that it lacks. Confirmed again, a trial gets `seeds` more.
+        All candidates have the same seeds, so that differences are measured seed by seed. An interrupted confirmation
+        goes on with the seeds that it lacks. If a trial is confirmed again, it gets `seeds` more.
 
         Args:
-            seeds: How many each; 5, and 3 before a race, where absent.
-            race: After that, more seeds where the 95 % intervals of neighbours on the front overlap, until all have had
-                so many retrainings together.
-            which: What to confirm as `pick` takes it; empty for the whole front, the frozen head and full fine-tuning.
+            seeds: Number of seeds for each; 5 by default, and 3 before a race.
+            race: Most retrainings of all candidates together. After the first seeds, more seeds are added while the
+                95 % intervals of neighbours on the front overlap. None for no race.
+            which: Trials to confirm (see `pick`); empty for the whole front, the frozen head and full fine-tuning.
 
         Raises:
             UsageError: There is no test split, nothing to confirm, or the data has changed.
@@ -269,7 +269,7 @@ class Run:
             else:
                 chooser = Race(known, picked, 3 if seeds is None else seeds, race)
             conversation = Confirm(ledger, chooser, self.config.seed)
-            for note in conversation.notes:  # also when quiet: what the numbers are worth depends on it
+            for note in conversation.notes:  # also if quiet: they matter for the value of the numbers
                 print(f"note: {note}", file=sys.stderr)
             if not quiet:
                 conversation.listeners = (_say_confirmations(len(conversation), data.task.metrics),)
@@ -280,13 +280,13 @@ class Run:
         self.report()
         try:
             self.track()
-        except AutoPEFTError as fault:  # what was confirmed is in the ledger
+        except AutoPEFTError as fault:  # the confirmations are in the ledger
             track = command("autopeft", "track", self.folder)
             print(f"{fault}. {track} fills in what is missing there", file=sys.stderr)
         return self.front
 
     def _note_trivial(self, ledger: Ledger, setup: Setup, data: Data) -> None:
-        """The test scores of the baseline without learning, written once: it has no seed."""
+        """Writes the test scores of the baseline without learning, once, as it has no seed."""
         known = History(ledger.events)
         if all(confirmation.name != TRIVIAL for confirmation in known.confirmations):
             scores = wiring.trivial_scores(setup, data, "test").metrics
@@ -304,7 +304,7 @@ class Run:
             )
 
     def candidates(self) -> list[Candidate]:
-        """The front, and the baselines that a reviewer asks for: the best frozen head, the best full fine-tuning …"""
+        """Returns the front, and the usual baselines: the best frozen head, the best full fine-tuning …"""
         candidates = [Candidate.of(record) for record in self.front]
         complete = [record for record in self.history.records if record.is_complete]
         for method in wiring.baseline_methods():
@@ -318,11 +318,11 @@ class Run:
     def export(self, which: str = "knee", to: str | Path | None = None) -> Path:
         """Writes the adapter of one trial to a folder, and checks it in a fresh process.
 
-        A trial whose tensors were not kept is trained again from its number, which gives the same.
+        If the trial's tensors were not kept, it is trained again from its number and seed.
 
         Args:
-            which: As `pick` takes it.
-            to: The folder; `<run>/export/<which>` where absent.
+            which: See `pick`.
+            to: The folder; `<run>/export/<which>` by default.
         """
         from autopeft.training.export import verify
         from autopeft.training.loop import Worker
@@ -337,13 +337,13 @@ class Run:
         if folder is None:
             folder, again = self._retrain(record, setup)
         self._write_export(record, setup, folder, to, which, again)
-        # On the CPU, as the fresh process: a GPU's convolutions are off by more than what is allowed.
+        # On the CPU, like the fresh process: a GPU's convolutions differ by more than the tolerance.
         worker = Worker(setup.but(precision="fp32", prefix_cache_bytes=0, device="cpu"))
         verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
         return to
 
     def exported_adapter(self, record: Record) -> Path | None:
-        """The adapter of a trial as `export` writes it, made once, for trackers; None where nothing was kept of it."""
+        """Exports the adapter of a trial for trackers, once; None if the trial's tensors were not kept."""
         tensors = self.adapter_folder(record)
         if tensors is None:
             return None
@@ -377,7 +377,7 @@ class Run:
         )
 
     def _retrain(self, record: Record, setup: Setup) -> tuple[Path, float | None]:
-        """Trains a trial again. Returns its folder, and its score if that is not the one that the ledger has."""
+        """Trains a trial again. Returns its folder, and its score if the score differs from the ledger's."""
         from autopeft.training.loop import Worker
         from autopeft.trial import Result
 
@@ -400,14 +400,14 @@ class Run:
         return trial_folder(self.folder, record.number), now
 
     def summary(self) -> dict[str, Any]:
-        """What `--json` shows: what front.json says, and where the run lies."""
+        """Returns the content of `--json`: that of front.json, and the run's folder."""
         from autopeft.reports.facts import Facts
         from autopeft.reports.figure import front_data
 
         return {"run": str(self.folder), **front_data(Facts(self.history, self.describe, self.name))}
 
     def open_commands(self) -> dict[str, str]:
-        """The one-line commands that open this search elsewhere, by the trackers that have one."""
+        """Returns tracker → the one-line command that opens this search there, for trackers that have one."""
         trackers = {entry.name: make_tracker(entry, self, quiet=True) for entry in self.config.trackers}
         return {
             name: tracker.open_command(self.history)
@@ -422,7 +422,7 @@ class Run:
 
 
 def _say_confirmations(total: int, scores: Collection[str]) -> Callable[[Mapping[str, Any]], None]:
-    """What prints a line a retraining, with the scores of the task."""
+    """Makes a listener that prints a line for each retraining, with the scores of the task."""
     told = itertools.count(1)
 
     def say(event: Mapping[str, Any]) -> None:
@@ -447,7 +447,7 @@ def parse_count(text: str) -> float:
 
 
 def go(prepared: wiring.Prepared, folder: Path, quiet: bool) -> None:
-    """Searches from where the ledger stands to the end of the budget."""
+    """Runs the search from the ledger's state to the end of the budget."""
     from autopeft.training.evaluator import Evaluator
 
     config = prepared.config
@@ -467,7 +467,7 @@ def go(prepared: wiring.Prepared, folder: Path, quiet: bool) -> None:
                 tracker.start(history)
                 stack.callback(tracker.finish)
                 listeners.append(tracker.handle)
-            for path in (folder / "trials").glob(".*"):  # half-written, of a worker that was killed
+            for path in (folder / "trials").glob(".*"):  # half-written by a killed worker
                 shutil.rmtree(path, ignore_errors=True)
             if config.keep == "front":
                 listeners.append(keep_front(folder, history))
@@ -486,11 +486,11 @@ def go(prepared: wiring.Prepared, folder: Path, quiet: bool) -> None:
 
 
 def make_tracker(entry: Any, run: Run, quiet: bool) -> Tracker:
-    """A tracker, with what its constructor takes of names for people, pictures and adapters (`autopeft.trackers`)."""
+    """Makes a tracker, with the parameters that its constructor names (`autopeft.trackers`)."""
     offered = {
         "describe": run.describe,
         "quiet": quiet,
-        # From the history that the tracker gives, not from the run's own, which the search changes meanwhile.
+        # From the tracker's history, as the search changes the run's own meanwhile.
         "artifacts": lambda history, folder: Run(run.folder, history).artifacts(folder),
         "adapters": run.exported_adapter,
     }
@@ -500,7 +500,7 @@ def make_tracker(entry: Any, run: Run, quiet: bool) -> Tracker:
 
 
 def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], None]:
-    """What drops, after each tell, the trained tensors of trials that are not on the front."""
+    """Makes a listener that drops, after each tell, the trained tensors of trials that are not on the front."""
     kept: set[int] = set()
 
     def drop(told: set[int]) -> None:
@@ -515,7 +515,7 @@ def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], 
 
 
 def write_config(folder: Path, resolved: Mapping[str, Any]) -> None:
-    """The resolved config, for people; the ledger's first line is what counts."""
+    """Writes the resolved config for people to read. autopeft itself reads the ledger's first line."""
     from ruamel.yaml import YAML
 
     with open(folder / "config.yaml", "w") as file:
@@ -524,7 +524,7 @@ def write_config(folder: Path, resolved: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def opened(folder: Path, *, is_search: bool = True) -> Iterator[Ledger]:
-    """The ledger of a folder, for writing."""
+    """Opens the ledger of a folder for writing."""
     ledger = Ledger(folder / ledgers.NAME, is_search=is_search)
     try:
         yield ledger

@@ -1,8 +1,8 @@
-"""The composition root: how a search is put together of its config, its model, its data and its plugins.
+"""The composition root: builds a search from its config, its model, its data and its plugins.
 
-A new search is `prepare`d: data read and encoded, model looked at, precision and attention measured; its header is the
-ledger's first line. One that began is `reopen`ed from that line, and nothing is measured again. Either gives a
-`Prepared`, which holds each part once, and `conversation` makes the search of it.
+`prepare` starts a new search: it reads and encodes the data, inspects the model, and measures precision and attention.
+Its header is the ledger's first line. `reopen` continues a search from that line, and measures nothing. Both return a
+`Prepared`, which holds each part once. `conversation` makes the search from it.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from autopeft.tasks import Kept, OwnBase, Scores, Task
 from autopeft.training.data import Data
 from autopeft.training.setup import Machine, ModelSpec, Setup, TaskSpec, TrainSpec
 
-SIGNAL_ROWS = 500  # from this many validation rows on, the metric is the less noisy signal of a rung
-MEASURED_DRAWS = 200  # tried for one that may run, where no stock default may
+SIGNAL_ROWS = 500  # with so many validation rows, the metric is a less noisy signal than the loss
+MEASURED_DRAWS = 200  # draws to find a configuration that may run, if no stock default may
 DEFAULT_RUNGS = (0.1, 0.3)
-ANY_MODEL = ("model", "models", "weights", "checkpoint", "final", "best")  # folders that many a model lies in
+ANY_MODEL = ("model", "models", "weights", "checkpoint", "final", "best")  # folder names that say nothing about a model
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a search needs beside its ledger, each made once.
+    """All parts of a search except its ledger, each made once.
 
     Attributes:
         config: The resolved config.
-        setup: What workers get, with the folder of the encoded data.
-        data: Of the task, encoded.
+        setup: Settings of the workers, with the folder of the encoded data.
+        data: The task's data, encoded.
         counter: Counts configurations, and refuses those that may not run.
         executor: Runs the trials.
         space: The space, with the model's layers.
         objectives: With their references.
-        signal: What judges a rung: the score's name, or `train_loss`.
+        signal: Metric that judges a rung: the score's name, or `train_loss`.
         header: The ledger's first event.
     """
 
@@ -74,7 +74,7 @@ class Model:
 
     Args:
         setup: Names the model.
-        n_outputs: Size of its output layer; 0 for that of the checkpoint.
+        n_outputs: Size of its output layer; 0 to keep that of the checkpoint.
         most_parameters: Budget of trainable parameters; None for none.
     """
 
@@ -90,14 +90,14 @@ class Model:
 
     @property
     def parameters(self) -> int:
-        """Of the whole model, head included: what full fine-tuning trains."""
+        """Number of parameters of the whole model, head included, as full fine-tuning trains them."""
         return sum(parameter.numel() for parameter in self.meta.parameters())
 
     def check(self, params: Mapping[str, Any]) -> Mapping[str, float]:
-        """The exact counts of a configuration (`autopeft.search.Check`).
+        """Counts a configuration exactly (`autopeft.search.Check`).
 
         Raises:
-            Refused: Over budget, empty or unsupported.
+            Refused: The configuration is over budget, empty or unsupported.
         """
         from autopeft.training.faults import explain, is_trials_own
 
@@ -122,12 +122,12 @@ class Model:
 
 
 def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool = True) -> Prepared:
-    """Reads and encodes the data, looks at the model, measures what the config leaves to measurement.
+    """Reads and encodes the data, inspects the model, and measures all settings that are `auto`.
 
     Args:
-        folder: The run's.
-        executor: As `ready_executor` gives it.
-        measure: Whether to measure; else `auto` is fp32 and eager.
+        folder: The run's folder.
+        executor: The executor that `ready_executor` returned.
+        measure: Whether to measure; if not, `auto` is fp32 and eager.
     """
     from autopeft.provenance import provenance
     from autopeft.training.data import prepare as prepare_data
@@ -135,7 +135,7 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
     from autopeft.training.model import commit
 
     setup = make_setup(config, folder)
-    # `main` may be another model tomorrow: the search, its resumes and its exports are of one commit.
+    # `main` may change: the search, its resumes and its exports use one commit.
     setup = setup.but(revision=commit(setup.model.path, setup.model.revision))
     data = prepare_data(setup)
     setup = setup.but(encoded=str(data.folder))
@@ -190,16 +190,16 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
 
 
 def _write_splits(data: Any, path: Path) -> None:
-    """Which rows each split is made of, in the open: carved ones can be had again without autopeft."""
+    """Writes the rows of each split to a file, so that carved splits can be made again without autopeft."""
     made = data.origin["made"]
     splits = {name: {"made": made[name], "rows": rows.tolist()} for name, rows in data.rows.items()}
     path.write_text(json.dumps(splits), encoding="utf-8")
 
 
 def as_it_began(setup: Setup, header: Mapping[str, Any]) -> tuple[Setup, Data]:
-    """The setup of a search that began, with its encoded data; sure that model and data are those that it began with.
+    """Returns the setup and the encoded data of a search that has begun. Checks that model and data are unchanged.
 
-    If the data's files are gone, it is what the run encoded of them.
+    If the data's files are gone, the data that the run encoded is used.
 
     Raises:
         UsageError: Model or data has changed, or the model is gone: trials would not compare.
@@ -234,18 +234,18 @@ def as_it_began(setup: Setup, header: Mapping[str, Any]) -> tuple[Setup, Data]:
 
 
 def reopen_setup(config: Config, header: Mapping[str, Any], folder: Path) -> Setup:
-    """The setup of a search that began, from its ledger's first event: nothing is measured again."""
+    """Returns the setup of a search that has begun, from its ledger's first event. Measures nothing."""
     setup = with_choice(make_setup(config, folder), header["chosen"])
     setup = setup.but(score_rungs=header["signal"] != "train_loss")
-    # A folder's is a digest, which names no revision of anything.
+    # For a folder this is a digest, not a revision.
     return setup.but(revision=None if os.path.isabs(setup.model.path) else header["model"]["revision"])
 
 
 def reopen(config: Config, header: Mapping[str, Any], folder: Path, executor: Executor) -> Prepared:
-    """A search that began, sure that model and data are those that it began with.
+    """Prepares a search that has begun. Checks that model and data are unchanged.
 
     Raises:
-        UsageError: They are not.
+        UsageError: Model or data has changed.
     """
     setup, data = as_it_began(reopen_setup(config, header, folder), header)
     objectives = tuple(Objective.from_json(entry) for entry in header["objectives"])
@@ -257,7 +257,7 @@ def reopen(config: Config, header: Mapping[str, Any], folder: Path, executor: Ex
 def conversation(
     prepared: Prepared, ledger: Ledger, listeners: Sequence[Callable[[Mapping[str, Any]], None]]
 ) -> Search:
-    """The search, from where its ledger stands."""
+    """Makes the search, in the state of its ledger."""
     config, space, check = prepared.config, prepared.space, prepared.counter.check
     given = (space, prepared.objectives, sizes_by(check))
     options = {k: v for k, v in config.stopper.options.items() if k not in STOPPER_OPTIONS}
@@ -277,19 +277,19 @@ def conversation(
 
 
 def first_of(config: Config, space: Space) -> Sequence[Mapping[str, Any]]:
-    """What a search asks for first: the methods' stock defaults, unless the sampler has a list of its own."""
+    """Returns the first configurations of a search: the methods' stock defaults, unless the sampler has a list."""
     has_list = getattr(plugins.load("samplers", config.sampler.name), "has_list", False)
     return () if has_list else space.defaults()
 
 
 def baseline_methods() -> dict[str, str]:
-    """Method → what it is called as a baseline, of those that are one."""
+    """Returns method → its title as a baseline, for methods that are baselines."""
     found = {name: plugins.load("methods", name).baseline for name in plugins.names("methods")}
     return {name: title for name, title in found.items() if title}
 
 
 def make_setup(config: Config, folder: Path) -> Setup:
-    """The part of a config that training reads. Precision and attention stay to be chosen."""
+    """Makes the setup of training from a config. Precision and attention are chosen later."""
     task = plugins.make("tasks", config.task.name, config.task.options)
     model = config.model.path
     if isinstance(task, OwnBase) and model in task.bases:
@@ -331,7 +331,7 @@ def make_setup(config: Config, folder: Path) -> Setup:
 
 
 def about_of(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What scoring and answers need of the data (`tasks.Dataset.about`), from a ledger's first event."""
+    """Reads the description of the data (`tasks.Dataset.about`) from a ledger's first event."""
     about = {key: value for key, value in header["dataset"].items() if key not in ("sizes", "origin", "label_rows")}
     if "n_outputs" not in about:  # schema 1 knew classifications only
         about["n_outputs"] = len(about["label_names"])
@@ -339,7 +339,7 @@ def about_of(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
-    """The setup with what was measured to choose."""
+    """Returns the setup with a measured choice."""
     return setup.but(
         precision=chosen["precision"],
         attention=chosen["attention"],
@@ -348,7 +348,7 @@ def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
 
 
 def choose_device(name: str) -> str:
-    """`auto` is the first GPU where torch sees one, else the CPU."""
+    """Returns the device of a name: `auto` is the first GPU if torch sees one, else the CPU."""
     if name != "auto":
         return name
     import torch
@@ -357,7 +357,7 @@ def choose_device(name: str) -> str:
 
 
 def require_gpu(config: Config) -> None:
-    """Raises EnvironmentFault where trials are given GPUs that an `auto` device would leave unused."""
+    """Raises EnvironmentFault if trials get GPUs but the `auto` device would not use them."""
     gpus = config.executor.options.get("gpus_per_trial", 0)
     if gpus and config.training.device == "auto" and choose_device("auto") == "cpu":
         raise EnvironmentFault(
@@ -368,10 +368,10 @@ def require_gpu(config: Config) -> None:
 
 
 def ready_executor(config: Config) -> Executor:
-    """The executor, sure that it can run: said before model and data are loaded.
+    """Makes the executor, and checks that it can run, before model and data are loaded.
 
     Raises:
-        EnvironmentFault: It cannot.
+        EnvironmentFault: The executor cannot run.
     """
     require_gpu(config)
     executor = make_executor(config)
@@ -382,7 +382,7 @@ def ready_executor(config: Config) -> Executor:
 
 
 def make_executor(config: Config) -> Executor:
-    """The executor, with the time limit of a trial for its watchdog."""
+    """Makes the executor, with the time limit of a trial for its watchdog."""
     name = config.executor.name
     given = plugins.taken(plugins.load("executors", name), {"trial_seconds": config.training.trial_seconds})
     executor: Executor = plugins.make("executors", name, config.executor.options, **given)
@@ -390,12 +390,12 @@ def make_executor(config: Config) -> Executor:
 
 
 def typical(space: Space, pack: int, check: Callable[[Mapping[str, Any]], object]) -> Mapping[str, Any]:
-    """A configuration that costs what most trials do: of those that are packed, if some are.
+    """Returns a configuration with the cost of a typical trial; a packed one if some trials are packed.
 
-    A stock default, if one may run; else a draw that may.
+    It is a stock default if one may run, else a random draw that may run.
 
     Raises:
-        UsageError: None may run.
+        UsageError: No configuration was found that may run.
     """
 
     def says(params: Mapping[str, Any], what: str) -> bool:
@@ -420,7 +420,7 @@ def typical(space: Space, pack: int, check: Callable[[Mapping[str, Any]], object
 
 
 def trivial_scores(setup: Setup, data: Data, split: str) -> Scores:
-    """The scores of a split without learning."""
+    """Scores a split without learning."""
 
     def base() -> Kept:
         from autopeft.training.loop import Worker
@@ -432,7 +432,7 @@ def trivial_scores(setup: Setup, data: Data, split: str) -> Scores:
 
 
 def make_objective(entry: Any, task: Task, trivial: Mapping[str, float], parameters: int) -> Objective:
-    """An objective of the config, with the references that its search gives it."""
+    """Makes an objective of the config, with the references of its search."""
     goal: Literal["maximize", "minimize"]
     scale: Literal["linear", "log10"]
     if entry.metric in SIZES:
@@ -448,7 +448,7 @@ def make_objective(entry: Any, task: Task, trivial: Mapping[str, float], paramet
 
 
 def choose_signal(config: Config, objectives: Sequence[Objective], validation_rows: int) -> str:
-    """What judges a rung: the score where validation is large enough to be the less noisy one, else the loss."""
+    """Chooses the signal of a rung: the score if validation is so large that it is less noisy, else the loss."""
     signal = str(config.stopper.options.get("signal", "auto"))
     if signal == "auto":
         return objectives[0].metric if validation_rows >= SIGNAL_ROWS else "train_loss"
@@ -456,7 +456,7 @@ def choose_signal(config: Config, objectives: Sequence[Objective], validation_ro
 
 
 def model_name(model: str) -> str:
-    """What a person calls a model: its hub name, or its folder's, with the one above where that says nothing."""
+    """Returns a model's name for people: its hub name, or its folder's, with the folder above if that says nothing."""
     if not os.path.isdir(model):
         return model
     *above, last = Path(model).parts
