@@ -8,7 +8,7 @@ from typing import Any
 from autopeft import recipe
 from autopeft.recipe import Part
 
-# What a model has at most: a transformer, one with query, key and value in one matrix, a convolutional net.
+# All module kinds of a model: a transformer, one with query, key and value in one matrix, a convolutional net.
 EVERY = (
     {"query", "key", "value", "output", "up", "down"},
     {"qkv", "output", "up", "down"},
@@ -17,7 +17,7 @@ EVERY = (
 
 
 def describe(params: Mapping[str, Any], n_layers: int) -> str:
-    """A name for a configuration of a model with so many layers. Imports no torch."""
+    """Names a configuration of a model with `n_layers` layers. Imports no torch."""
     named = (_named(part, n_layers) for part in recipe.parts(params))
     return " + ".join(named) or "nothing but the head"
 
@@ -33,7 +33,7 @@ def _named(part: Part, n_layers: int) -> str:
 
 
 def _sizes_by_kind(part: Part) -> dict[str, int]:
-    """Module kind → size, if each kind that the part acts on has its own; else empty."""
+    """Returns module kind → size if each kind of the part has its own size; else empty."""
     sizes = _own_sizes(part)
     by_kind = {kind: value for (kind, layer), value in sizes.items() if kind and layer is None}
     modules = part.keys.get("modules", part.method.modules)
@@ -42,7 +42,7 @@ def _sizes_by_kind(part: Part) -> dict[str, int]:
 
 
 def _own_sizes(part: Part) -> dict[tuple[str | None, int | None], int]:
-    """Sizes of one kind, one layer, or both."""
+    """Returns the sizes that are given for one kind, one layer, or both."""
     dotted = {key: value for key, value in part.keys.items() if key.startswith(f"{part.method.size}.")}
     return {recipe.qualifiers(key): value for key, value in dotted.items()}
 
@@ -59,7 +59,7 @@ def _sized(part: Part, by_kind: Mapping[str, int]) -> Any:
 
 
 def _where(modules: Sequence[str] | str, layers: Any, n_layers: int) -> str:
-    """Where it acts; nothing for a method's usual modules and all layers."""
+    """Describes modules and layers; empty for a method's usual modules and all layers."""
     names = ["all modules"] if modules == "all" else list(modules)
     on = f" on {_listed(names)}" if names else ""
     link = " of" if names else " in"

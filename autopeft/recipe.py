@@ -1,11 +1,11 @@
-"""What a configuration means: which parts it has, of which size, in which layers. The only reading of params.
+"""The meaning of a configuration: its parts, their sizes and layers. All other code reads params through this file.
 
-    method: lora@attn+lora@ffn      two parts of one method, told apart by what follows "@"
+    method: lora@attn+lora@ffn      two parts of one method, distinguished by the name after "@"
     lora@attn.rank: 8               a key of one part
     lora@attn.rank.query: 4         its size on one module kind, `rank.3` in one layer, `rank.query.3` on both
-    shared.layers: 2-5              a key that every part reads which has none of its own
+    shared.layers: 2-5              a key of all parts that do not have their own
 
-Knows methods by what they say of themselves, and no model. Imports no torch.
+Knows methods by their attributes only, and no model. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Part:
     Attributes:
         name: The component: `lora`, or `lora@ffn`.
         method: Its method.
-        given: The keys that the configuration gives it, without its name: its own, and the shared that it reads.
-        keys: The same, and its method's stock values for the rest.
+        given: Keys in the configuration, without the part's name: its own, and the shared ones that it reads.
+        keys: The same keys, and the method's stock values for the other keys.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Part:
 
 
 def parts(params: Mapping[str, Any]) -> tuple[Part, ...]:
-    """The parts of a configuration in the order of its `method`, without those that act nowhere or are of size 0."""
+    """Returns a configuration's parts in the order of its `method`, without those that act nowhere or have size 0."""
     every = [_part(name, params) for name in components(params["method"])]
     return tuple(part for part in every if _acts(part))
 
@@ -52,18 +52,18 @@ def _part(name: str, params: Mapping[str, Any]) -> Part:
 
 
 def keys_of(params: Mapping[str, Any], component: str) -> dict[str, Any]:
-    """The keys of one component, without its name."""
+    """Returns the keys of one component, without its name."""
     prefix = f"{component}."
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
 def _acts(part: Part) -> bool:
-    """Whether the part is there, as far as its keys alone tell."""
+    """Whether the part acts somewhere, as far as its keys alone show."""
     value, modules = part.keys.get("layers", "all"), part.keys.get("modules", "all")
     if value in ("last_0", "first_0", [], ()) or modules in ([], ()):
         return False
     qualified = [qualifiers(key) for key in part.keys]
-    # None stands for the kinds and layers that no key of the size names.
+    # None stands for all kinds and layers without a size key of their own.
     kinds = [None, *(kind for kind, _ in qualified if kind)] if isinstance(modules, str) else modules
     named = [layer for _, layer in qualified if layer is not None]
     return is_there(part, kinds, listed_layers(value) or [None, *named])
@@ -79,9 +79,9 @@ def is_there(part: Part, kinds: Iterable[str | None], chosen: Iterable[int | Non
 
 
 def size(part: Part, kind: str | None = None, layer: int | None = None) -> int | None:
-    """The part's size on a module kind in a layer: `rank.query.3`, else `rank.3`, else `rank.query`, else `rank`.
+    """Returns the part's size on a module kind in a layer: `rank.query.3`, else `rank.3`, `rank.query`, `rank`.
 
-    None where its method has no size.
+    None if its method has no size.
     """
     key = part.method.size
     if key is None:
@@ -92,17 +92,17 @@ def size(part: Part, kind: str | None = None, layer: int | None = None) -> int |
 
 
 def qualifiers(key: str) -> tuple[str | None, int | None]:
-    """`rank.query.3` → ("query", 3); (None, None) for a key of neither."""
+    """Splits a key: `rank.query.3` → ("query", 3); (None, None) if it names neither a kind nor a layer."""
     _, *more = key.split(".")
     layer = int(more.pop()) if more and more[-1].isdecimal() else None
     return (".".join(more) or None), layer
 
 
 def key_fault(method: Method, key: str, n_layers: int | None = None) -> str:
-    """Why a method has no such key; empty where it has.
+    """Returns the reason why a method has no such key; empty if it has the key.
 
     Args:
-        n_layers: Of the model, where it is known.
+        n_layers: Layers of the model; None if the model is not known.
     """
     base, dot, _ = key.partition(".")
     if base not in method.keys and base not in COMMON_KEYS:
@@ -124,7 +124,7 @@ def key_fault(method: Method, key: str, n_layers: int | None = None) -> str:
 
 
 def no_kind(name: object) -> str:
-    """What is said of a module kind that no model has."""
+    """Returns the message for a module kind that no model has."""
     return f"no module kind called {name!r}.{did_you_mean(name, MODULE_KINDS)} There are: {', '.join(MODULE_KINDS)}"
 
 
@@ -132,15 +132,15 @@ def no_kind(name: object) -> str:
 
 
 def every_kind(kinds: Iterable[str]) -> tuple[str, ...]:
-    """What `modules: all` stands for in a model of these kinds."""
+    """Returns the kinds of `modules: all` in a model with these kinds."""
     return tuple(kind for kind in kinds if kind != FEW_TAKE)
 
 
 def layers(value: Any, n_layers: int) -> tuple[int, ...]:
-    """Block indices, ascending, from "all", "last_<k>", "first_<k>", "<a>-<b>" with both ends, or a list of them.
+    """Returns block indices, ascending, from "all", "last_<k>", "first_<k>", "<a>-<b>" (both included), or a list.
 
     Raises:
-        Refused: The model has no such layers, or this is none of the forms.
+        Refused: The model has no such layers, or the value has none of these forms.
     """
     fault = layers_fault(value, n_layers)
     if fault:
@@ -155,10 +155,10 @@ def layers(value: Any, n_layers: int) -> tuple[int, ...]:
 
 
 def layers_fault(value: Any, n_layers: int | None = None) -> str:
-    """Why a value names no layers; empty where it does.
+    """Returns the reason why a value names no layers; empty if it names some.
 
     Args:
-        n_layers: Of the model; None for any model.
+        n_layers: Layers of the model; None for any model.
     """
     found = listed_layers(value)
     if found is not None:
@@ -176,7 +176,7 @@ def layers_fault(value: Any, n_layers: int | None = None) -> str:
 
 
 def listed_layers(value: Any) -> list[int] | None:
-    """The indices that a list or a range names, whatever the model; None for the other forms."""
+    """Returns the indices in a list or a range, for any model; None for the other forms."""
     if isinstance(value, (list, tuple)):
         return list(value)
     bounds = re.fullmatch(r"(\d+)-(\d+)", value) if isinstance(value, str) else None
@@ -187,7 +187,7 @@ def listed_layers(value: Any) -> list[int] | None:
 
 
 def recipe_faults(method: str) -> list[str]:
-    """What is wrong with the name of a recipe, but for methods that there are not."""
+    """Finds faults in the name of a recipe, except unknown methods."""
     names = components(method)
     faults = [
         f"{method!r}: what follows the @ of {name!r} is a word of letters, digits and _"
@@ -205,10 +205,10 @@ def recipe_faults(method: str) -> list[str]:
 
 
 def check(params: Mapping[str, Any], n_layers: int | None = None) -> None:
-    """Raises what is wrong with a configuration whatever its values.
+    """Checks the recipe's name and the keys of a configuration, not its values.
 
     Raises:
-        Refused: The recipe's name is wrong, or a key is nobody's.
+        Refused: The recipe's name is wrong, or a key belongs to no part.
     """
     faults = recipe_faults(params["method"])
     names = components(params["method"])

@@ -1,9 +1,9 @@
-"""What configurations exist: domains, the conditional space they form, and how it is written in YAML.
+"""The space of configurations: domains, the conditional space that they form, and its YAML form.
 
-Knows nothing of methods or models. `method` names the recipe, its components joined by "+", each a method or
-`<method>@<name>`; every other dimension is `<component>.<key>` and exists where its component is in the recipe. Two
-components always exist: `head`, and `shared`, whose keys every component of the recipe reads (one layer mask for all,
-say).
+Knows nothing of methods or models. `method` names the recipe: components joined by "+", each a method or
+`<method>@<name>`. Every other dimension is `<component>.<key>`, and exists if its component is in the recipe. Two
+components always exist: `head`, and `shared`, whose keys every component of the recipe reads (for example one layer
+mask for all).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Float:
 
 @dataclass(frozen=True, slots=True)
 class Int:
-    """Whole numbers in [low, high]; on `log`, small ones are as likely as large ones by ratio."""
+    """Whole numbers in [low, high]; on `log`, equal ratios are equally likely."""
 
     low: int
     high: int
@@ -96,9 +96,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Some of the items, as a list in the items' order. This is where to adapt: which modules, which layers.
+    """Some of the items, as a list in the items' order: the modules or layers to adapt, for example.
 
-    Drawn by size first, then by members, so that one layer and all layers are as likely as half of them.
+    A draw chooses the size first, then the members, so that one layer and all layers are as likely as half of them.
     """
 
     items: tuple[Any, ...]
@@ -136,9 +136,9 @@ class Dimension:
     """One axis of the space.
 
     Attributes:
-        domain: Its values.
-        default: The value in the stock configuration of its method; a member of the domain.
-        when: Other dimensions and the values that they must have for this one to exist, beside its component.
+        domain: Possible values.
+        default: Value in the stock configuration of the method; a member of the domain.
+        when: Other dimension → values that it must have, so that this dimension exists. The component must exist, too.
     """
 
     domain: Domain
@@ -155,7 +155,7 @@ class Space:
     """All configurations: a conditional product of dimensions.
 
     Attributes:
-        dimensions: By name, `method` first, each after those that its `when` names.
+        dimensions: By name, `method` first. A dimension comes after those in its `when`.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -176,7 +176,7 @@ class Space:
         return domain.options
 
     def exists(self, name: str, params: Mapping[str, Any]) -> bool:
-        """Whether the dimension exists given the ones before it."""
+        """Whether the dimension exists, given the values of the dimensions before it."""
         component = name.split(".", 1)[0]
         if component not in (*ALWAYS, "method", *components(params["method"])):
             return False
@@ -184,7 +184,7 @@ class Space:
         return all(other in params and _is_one_of(params[other], allowed) for other, allowed in when.items())
 
     def draw(self, rng: np.random.Generator) -> dict[str, Any]:
-        """A random member: each dimension that exists, independently."""
+        """Draws a random member: each dimension that exists, independently."""
         params: dict[str, Any] = {}
         for name, dimension in self.dimensions.items():
             if name == "method" or self.exists(name, params):
@@ -192,16 +192,16 @@ class Space:
         return params
 
     def typed(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """The same configuration as `draw` writes it: a real number is a float, so that 1 and 1.0 are one learning rate."""
+        """Returns a configuration with the types of `draw`: real numbers are floats, so 1 and 1.0 are the same rate."""
         reals = {name for name, dimension in self.dimensions.items() if isinstance(dimension.domain, Float)}
         return {name: float(value) if name in reals and type(value) is int else value for name, value in params.items()}
 
     def contains(self, params: Mapping[str, Any]) -> bool:
-        """Whether every dimension that exists has a value of its domain, and nothing else is there."""
+        """Whether every dimension that exists has a value of its domain, and there are no other keys."""
         return not self.why_not(params)
 
     def why_not(self, params: Mapping[str, Any]) -> str:
-        """Why these params are no member; empty where they are one."""
+        """Returns the reason why params are no member; empty if they are one."""
         if "method" not in params or not self.dimensions["method"].domain.contains(params["method"]):
             return f"method {params.get('method')!r} is none of {', '.join(map(str, self.methods))}"
         for name, dimension in self.dimensions.items():
@@ -216,7 +216,7 @@ class Space:
         return f"unknown: {', '.join(unknown)}" if unknown else ""
 
     def defaults(self) -> list[dict[str, Any]]:
-        """Each recipe's stock configuration: one member per method, every dimension at its default."""
+        """Returns each recipe's stock configuration: one member per recipe, every dimension at its default."""
         members = []
         for method in self.methods:
             params: dict[str, Any] = {"method": method}
@@ -227,13 +227,13 @@ class Space:
         return members
 
     def of_method(self, method: str) -> Space:
-        """The part of the space with this recipe."""
+        """Returns the part of the space with one recipe."""
         only = Dimension(Choice((method,)), method)
         keep = (*ALWAYS, *components(method))
         return Space({"method": only, **{n: d for n, d in self.dimensions.items() if n.split(".", 1)[0] in keep}})
 
     def size(self) -> tuple[int, int]:
-        """How many members there are when each real-valued dimension counts once, and how many such there are.
+        """Counts the members, with each real-valued dimension as one value, and the real-valued dimensions.
 
         Returns:
             (combinations of the discrete dimensions, summed over the recipes; real-valued dimensions).
@@ -242,7 +242,7 @@ class Space:
         return sum(self.of_method(method)._combinations(method) for method in self.methods), reals
 
     def _combinations(self, method: str) -> int:
-        """Counted by walking over the dimensions that others depend on, and multiplying the rest."""
+        """Counts a recipe's combinations: enumerates dimensions on which others depend, and multiplies the rest."""
         deciding = {other for dimension in self.dimensions.values() for other in dimension.when} - {"method"}
 
         def count(names: list[str], params: dict[str, Any]) -> int:
@@ -261,22 +261,22 @@ class Space:
 
 
 def canonical(params: Mapping[str, Any]) -> str:
-    """One text for each configuration, whatever the order of its keys; 1, 1.0 and True are three."""
+    """Returns one text for each configuration, whatever the order of its keys. 1, 1.0 and True are three values."""
     return json.dumps(params, sort_keys=True)
 
 
 def _is_one_of(value: object, options: Iterable[Any]) -> bool:
-    """Whether one of them is the same value of the same type: 1, 1.0 and True are three."""
+    """Whether an option has the same value and the same type: 1, 1.0 and True are three values."""
     return any(type(value) is type(option) and value == option for option in options)
 
 
 def components(method: str) -> tuple[str, ...]:
-    """The components of a recipe: `"lora+bias"` → `("lora", "bias")`."""
+    """Returns the components of a recipe: `"lora+bias"` → `("lora", "bias")`."""
     return tuple(method.split("+"))
 
 
 def method_of(component: str) -> str:
-    """The method of a component: `"lora@ffn"` → `"lora"`. What follows "@" tells components of one method apart."""
+    """Returns the method of a component: `"lora@ffn"` → `"lora"`. The name after "@" distinguishes its components."""
     return component.partition("@")[0]
 
 
@@ -307,7 +307,7 @@ DOMAINS = ("float", "int", "choice", "subset")
 def parse(
     spec: Mapping[str, Any], symbols: Mapping[str, Sequence[Any]], known: Mapping[str, Iterable[str]]
 ) -> tuple[Space | None, list[Fault]]:
-    """A space from its YAML mapping, and all that is wrong with it.
+    """Reads a space from its YAML mapping. Returns it, and all faults.
 
     A dimension is a scalar (a constant) or a mapping with one of
 
@@ -320,12 +320,11 @@ def parse(
 
     Args:
         spec: `method: [names]`, then one mapping of keys a component.
-        symbols: What a name in place of items stands for: `{"layers": range(6), "modules": ("query", …)}`.
-        known: The keys that each component understands, for "did you mean"; a key may go on after a dot
-            (`rank.query` where `rank` is known).
+        symbols: Name in place of items → the items: `{"layers": range(6), "modules": ("query", …)}`.
+        known: Component → its keys, for "did you mean". A key may go on after a dot (`rank.query` if `rank` is known).
 
     Returns:
-        The space, or None where there are faults.
+        The space, or None if there are faults; and the faults.
     """
     faults: list[Fault] = []
     methods = spec.get("method")

@@ -1,7 +1,7 @@
-"""Search spaces as files: where they lie, and what their values must be for the methods that they name.
+"""Search spaces as files: their folder, and checks of their values against the methods that they name.
 
-`space.parse` knows the grammar; this knows the methods: which keys they have, of which type, and the module kinds and
-layers that `modules` and `layers` may name. Imports no torch.
+`space.parse` knows the grammar. This file knows the methods: their keys and types, and the module kinds and layers that
+`modules` and `layers` may name. Imports no torch.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from autopeft.methods import COMMON_KEYS, MODULE_KINDS
 from autopeft.space import Space, components, method_of, parse
 
 FUSED = ("query", "key", "value")  # one matrix in some models (GPT-2): `qkv`
-ASSUMED_LAYERS = 12  # of a model that is not at hand
+ASSUMED_LAYERS = 12  # for a model that is not at hand
 SWITCHES = {"on": True, "yes": True, "true": True, "off": False, "no": False, "false": False}
 
 
 def folder() -> Path:
-    """search_spaces/: inside the package when installed, at the root of a checkout."""
+    """Returns search_spaces/: inside the installed package, or at the root of a checkout."""
     package = Path(__file__).parent
     inside = package / "search_spaces"
     return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
 def shipped() -> dict[str, Path]:
-    """The spaces that come with autopeft, by name."""
+    """Returns the spaces that come with autopeft, by name."""
     return {path.stem: path for path in sorted(folder().glob("*.yaml"))}
 
 
 def about(name: str) -> str:
-    """What a shipped space is, in a line: the first sentence of the comment that its file begins with."""
+    """Describes a shipped space in a line: the first sentence of the comment at the top of its file."""
     lines = shipped()[name].read_text(encoding="utf-8").splitlines()
     comment = itertools.takewhile(lambda line: line.startswith("#"), lines)
     return plugins.sentence(" ".join(line.lstrip("# ") for line in comment))
 
 
 def find(name: str, beside: Path) -> Path:
-    """The file of a space: a path from the folder `beside`, or a name under search_spaces/.
+    """Finds the file of a space: a path relative to the folder `beside`, or a name under search_spaces/.
 
     Raises:
-        UnknownName: Neither.
+        UnknownName: There is neither.
     """
     path = beside / Path(name).expanduser()
     if path.is_file():
@@ -61,14 +61,14 @@ def find(name: str, beside: Path) -> Path:
 def read(
     spec: Mapping[str, Any], n_layers: int | None, kinds: Sequence[str] = MODULE_KINDS
 ) -> tuple[Space | None, list[Fault]]:
-    """A space for a model, from its YAML mapping, and all that is wrong with it.
+    """Reads a space for a model from its YAML mapping. Returns it, and all faults.
 
     Args:
-        spec: As `space.parse` takes it. `{subset: layers}` has one item a block. `{subset: modules}` has the module
-            kinds that the model has; those of its default that the model lacks fall away (`query`, `key` and `value`
-            become `qkv` where they are one matrix), and where none is left the default is all of them. A key of a kind
-            that the model lacks, `rank.query`, falls away; one of a layer that it lacks, `rank.30`, is a fault.
-        n_layers: Blocks of the model; None where it is not at hand: then a key may name any layer.
+        spec: The mapping that `space.parse` takes. `{subset: layers}` has one item a block. `{subset: modules}` has the
+            module kinds of the model. Kinds in its default that the model lacks are dropped (`query`, `key` and
+            `value` become `qkv` if they are one matrix). If none is left, the default is all kinds. A key of a kind
+            that the model lacks (`rank.query`) is dropped. A key of a layer that it lacks (`rank.30`) is a fault.
+        n_layers: Number of blocks of the model. None if the model is not at hand: then a key may name any layer.
         kinds: Module kinds of the model.
     """
     faults = _recipe_faults(spec)
@@ -99,7 +99,7 @@ def read(
 
 
 def _recipes(spec: Mapping[str, Any]) -> list[str]:
-    """The recipes of `method`; empty where it has another shape, as space.parse says."""
+    """Returns the recipes of `method`; empty if it has another shape, which space.parse reports."""
     methods = spec.get("method")
     methods = [methods] if isinstance(methods, str) else methods
     is_list = isinstance(methods, list) and all(isinstance(method, str) for method in methods)
@@ -107,7 +107,7 @@ def _recipes(spec: Mapping[str, Any]) -> list[str]:
 
 
 def _known(spec: Mapping[str, Any]) -> dict[str, set[str]]:
-    """The keys of each method, of each component of the recipes, and of `shared`."""
+    """Returns the keys of each method, of each component of the recipes, and of `shared`."""
     known = {name: {*COMMON_KEYS, *plugins.load("methods", name).keys} for name in plugins.names("methods")}
     named = {part for method in _recipes(spec) for part in components(method)}
     used = {part: known[method_of(part)] for part in sorted(named) if method_of(part) in known}
@@ -115,7 +115,7 @@ def _known(spec: Mapping[str, Any]) -> dict[str, set[str]]:
 
 
 def _owners(component: str) -> list[Any]:
-    """The methods that read the keys of a component."""
+    """Returns the methods that read the keys of a component."""
     names = plugins.names("methods")
     return [
         plugins.load("methods", name) for name in names if component in ("shared", name) or method_of(component) == name
@@ -123,7 +123,7 @@ def _owners(component: str) -> list[Any]:
 
 
 def _recipe_faults(spec: Mapping[str, Any]) -> list[Fault]:
-    """What is wrong with the list of recipes, beside unknown names."""
+    """Finds faults in the list of recipes, except unknown names."""
     methods = _recipes(spec)
     twice = sorted({method for method in methods if methods.count(method) > 1})
     faults = [Fault("method", f"{method!r} stands there twice") for method in twice]
@@ -131,7 +131,7 @@ def _recipe_faults(spec: Mapping[str, Any]) -> list[Fault]:
 
 
 def _shape_faults(spec: Mapping[str, Any]) -> list[Fault]:
-    """Conditions, switches and counts of dimensions that have another shape than theirs."""
+    """Finds conditions, switches and counts of dimensions that have a wrong shape."""
     faults = []
     for component, keys in spec.items():
         for key, value in keys.items() if isinstance(keys, Mapping) else ():
@@ -146,7 +146,7 @@ def _shape_faults(spec: Mapping[str, Any]) -> list[Fault]:
 
 
 def _fitted(component: str, keys: Any, kinds: Sequence[str]) -> Any:
-    """The keys of one component with switches as booleans, defaults in their items' order, modules of this model."""
+    """Fits the keys of one component: switches as booleans, defaults in the items' order, modules of this model."""
     if component == "method" or not isinstance(keys, Mapping):
         return keys
     fitted = {}
@@ -180,7 +180,7 @@ def _fitted_value(stock: Any, value: Any, kinds: Sequence[str]) -> Any:
 
 
 def _switched(value: Any) -> Any:
-    """`on` and `off`, which YAML 1.2 reads as text, as booleans, wherever they stand in a dimension."""
+    """Turns `on` and `off`, which YAML 1.2 reads as text, into booleans, anywhere in a dimension."""
     if isinstance(value, str):
         return SWITCHES.get(value.lower(), value)
     if isinstance(value, list):
@@ -191,7 +191,7 @@ def _switched(value: Any) -> Any:
 
 
 def _stock(component: str, key: str) -> Any:
-    """The stock value of a key, whose type is the key's; None where no method has one."""
+    """Returns the stock value of a key, which also shows the key's type; None if no method has one."""
     base = key.split(".")[0]
     for owner in _owners(component):
         if base in owner.stock:
@@ -200,7 +200,7 @@ def _stock(component: str, key: str) -> Any:
 
 
 def _value_faults(component: str, key: str, value: Any, n_layers: int | None) -> Iterator[str]:
-    """What is wrong with the values of a dimension whose grammar is right."""
+    """Yields the faults in the values of a dimension whose grammar is right."""
     base = key.split(".")[0]
     if base == "modules":
         yield from _module_faults(value)
@@ -263,7 +263,7 @@ def _layer_faults(value: Any, n_layers: int | None) -> Iterator[str]:
 
 
 def _values(value: Any) -> tuple[str, list[Any]]:
-    """(domain's name or `constant`, what it may be: options, items or bounds)."""
+    """Returns (the domain's name or `constant`, its options, items or bounds)."""
     if not isinstance(value, Mapping):
         return "constant", [value]
     for kind in ("float", "int", "choice", "subset"):
@@ -273,7 +273,7 @@ def _values(value: Any) -> tuple[str, list[Any]]:
 
 
 def _when_faults(space: Space) -> list[Fault]:
-    """Conditions that can never hold, which would leave a dimension out for ever."""
+    """Finds conditions that can never hold, so that a dimension would never exist."""
     faults = []
     for name, dimension in space.dimensions.items():
         for other, allowed in dimension.when.items():

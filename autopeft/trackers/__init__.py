@@ -1,14 +1,14 @@
 """Trackers show a search elsewhere: views of the ledger. One plugin a file: `plugin(folder, **options)`.
 
-A tracker may be slow, down or dying: it never delays the search and never loses anything. One that can be filled from
-the ledger later (`autopeft track RUN`) adds nothing the second time.
+A tracker may be slow or fail: this never delays the search, and no event is lost. A tracker that can be filled from the
+ledger later (`autopeft track RUN`) adds nothing the second time.
 
-A constructor is given what it names among its parameters, beside `folder` and the options of the config:
+A constructor gets `folder`, the options of the config, and those of the following that it names as parameters:
 
-describe   (params) → what a person calls a configuration
+describe   (params) → the name of a configuration for people
 quiet      whether the user wants to see nothing while the search runs
 artifacts  (history, folder) → {artifact path: file}: writes the pictures and tables to show into that folder
-adapters   (record) → the adapter folder of a trial, or None where none was kept
+adapters   (record) → the adapter folder of a trial, or None if none was kept
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from autopeft.history import History
 
 
 class Tracker(Protocol):
-    """Follows the events of one run. All that every tracker has; `Fillable` and `Opened` are asked for, never assumed."""
+    """Follows the events of one run. A tracker may also be `Fillable` or `Opened`; callers check this."""
 
     def start(self, history: History) -> None:
-        """Begins with all that the ledger says so far; the same History then grows with each event."""
+        """Begins with the history so far. The same History object then grows with each event."""
 
     def handle(self, event: Mapping[str, Any]) -> None:
-        """Takes one event, just written and already folded into the history. Returns at once."""
+        """Takes one event. The event is already written and folded into the history. Returns at once."""
 
     def finish(self) -> None:
-        """The search is over, or interrupted: writes what is left, within a bounded time."""
+        """Writes what is left, within a bounded time. The search is over, or interrupted."""
 
 
 @runtime_checkable
 class Fillable(Protocol):
-    """A tracker that keeps what it is told, so that `autopeft track` and `confirm` bring it up to the ledger."""
+    """A tracker with a store, which `autopeft track` and `confirm` can bring up to date with the ledger."""
 
     def fill(self, history: History) -> Mapping[str, int]:
-        """Brings it to all that the history says, without `start`. Returns what was added, by kind: 0, the second time.
+        """Adds everything in the history that the store lacks, without `start`. Returns kind → number of added items.
 
         Raises:
-            EnvironmentFault: What it writes to fails.
+            EnvironmentFault: The store fails.
             UsageError: Another process is writing this search.
         """
 
 
 @runtime_checkable
 class Opened(Protocol):
-    """A tracker that can be looked at elsewhere."""
+    """A tracker that can be opened in another program."""
 
     def open_command(self, history: History) -> str:
-        """The one line that opens it at this search: a command, or an address."""
+        """Returns the one line that opens this search there: a command, or an address."""

@@ -1,8 +1,8 @@
-"""What MLflow should hold of a search: one page a run, worked out from the history alone. Knows no MLflow.
+"""The content of MLflow for a search: one page for each MLflow run, computed from the history alone. Imports no MLflow.
 
 The search is the parent run; trials, and retrainings with other seeds, are its children (MLflow draws two levels).
 Times come from the ledger, so that writing a page again writes the same points. MLflow cuts long texts silently, turns
-infinity into 1.8e308 and refuses some characters in names: nothing here is longer, infinite or refused.
+infinity into 1.8e308, and refuses some characters in names. So pages contain no such texts, numbers or names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PICTURE, PAGE, NUMBERS = "00_pareto/pareto.png", "00_pareto/pareto.html", "00_pa
 
 Describe = Callable[[Mapping[str, Any]], str]
 
-# How MLflow calls a run that ended so.
+# Status of a trial → MLflow's status of its run.
 STATUSES = {
     None: "RUNNING",
     Status.COMPLETE: "FINISHED",
@@ -68,11 +68,11 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """One MLflow run as it should be.
+    """The content that one MLflow run should have.
 
     Attributes:
-        key: Names it within its search: `search`, `trial 17`, `confirm trial 17 seed 5`.
-        name: For people.
+        key: Unique name within the search: `search`, `trial 17`, `confirm trial 17 seed 5`.
+        name: Name for people.
         status: RUNNING, FINISHED, KILLED or FAILED.
         start, end: Milliseconds since 1970; end is None while it runs.
         params, tags: Texts, short enough.
@@ -90,13 +90,13 @@ class Page:
 
     @property
     def digest(self) -> str:
-        """Of its points: where a finished run's tag says the same, all its points are there."""
+        """Digest of the points. If a finished run has it as its tag, the run has all points."""
         return hashlib.sha256(json.dumps(self.points).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a trial stands on the front. Exactly one trial of a front is selected: its knee."""
+    """A trial's place on the front. Exactly one trial of a front is selected: its knee."""
 
     rank: int
     is_selected: bool
@@ -104,7 +104,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Address:
-    """Where the parent run is, as the links in its note need it."""
+    """Address of the parent run, for the links in its note."""
 
     experiment: str
     run: str
@@ -115,11 +115,11 @@ class Layout:
     """The pages of one search.
 
     Attributes:
-        history: Of the search.
-        describe: What a person calls a configuration.
-        redactor: Knows the config's secrets.
-        progress: The history's tells, folded.
-        places: The front as it was last looked at, by number.
+        history: History of the search.
+        describe: Names a configuration for people.
+        redactor: Hides the config's secrets.
+        progress: Fold of the history's tells.
+        places: Number → place on the front, at the last `rank`.
     """
 
     history: History
@@ -141,7 +141,7 @@ class Layout:
         return metric_key(self.history.objectives[0].metric)
 
     def rank(self) -> set[int]:
-        """Looks at the front. Returns the numbers whose place changed."""
+        """Updates the places on the front. Returns the numbers whose place changed."""
         before, front = self.places, self.progress.front
         chosen = knee(self.history.losses(front)) if front else 0
         self.places = {record.number: Place(index + 1, index == chosen) for index, record in enumerate(front)}
@@ -150,7 +150,7 @@ class Layout:
     # ── pages ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def experiment_name(self) -> str:
-        """`autopeft/<task>/<model>`: searches that can be compared lie together."""
+        """Returns `autopeft/<task>/<model>`, so that comparable searches are in one experiment."""
         model = str(self.history.header["model"]["name"]).strip("/")
         return f"autopeft/{self.history.config['task']['name']}/{model}"[:MOST_NAME]
 
@@ -164,7 +164,7 @@ class Layout:
         }
 
     def search(self, *, is_over: bool) -> Page:
-        """The parent's page: its curves over finished trials. Its note comes when the run's address is known."""
+        """Makes the parent's page, with its curves over finished trials. The note is added when its address is known."""
         history, config = self.history, self.history.config
         unfinished = any(record.is_running for record in history.records)
         status = ("KILLED" if unfinished else "FINISHED") if is_over else "RUNNING"
@@ -206,7 +206,7 @@ class Layout:
         )  # fmt: skip
 
     def trial(self, number: int, *, is_over: bool) -> Page:
-        """A child's page."""
+        """Makes a trial's page."""
         record = self.history.records[number]
         place = self.places.get(number)
         status = "KILLED" if record.is_running and is_over else STATUSES[record.status]
@@ -233,7 +233,7 @@ class Layout:
         )  # fmt: skip
 
     def replicate(self, confirmation: Confirmation) -> Page:
-        """A sibling of the trials: a configuration retrained with a fresh seed, scored on the test split."""
+        """Makes the page of a retraining with a fresh seed, scored on the test split. It is a sibling of the trials."""
         of = confirmation.name if confirmation.number is None else f"trial-{confirmation.number:03d}"
         time = self._time(confirmation.seconds)
         tags: dict[str, Any] = {
@@ -263,9 +263,9 @@ class Layout:
     # ── what is on them ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _curves(self) -> tuple[Point, ...]:
-        """The parent's metrics after each tell: step = number of finished trials. What is past does not change."""
+        """Returns the parent's metrics after each tell: step = number of finished trials. Earlier points never change."""
         best_key = metric_key(f"best_{self.history.objectives[0].metric}", "search")
-        if self._drawn is not self.progress.curve:  # it began anew: a trial that the machine cost runs again
+        if self._drawn is not self.progress.curve:  # the curve restarted, as a lost trial runs again
             self._drawn, self._curve, self._steps = self.progress.curve, [], 0
         for step, standing in enumerate(self.progress.curve[self._steps :], start=self._steps + 1):
             time = self._time(standing.seconds)
@@ -292,7 +292,7 @@ class Layout:
         for name, value in _finite(record.metrics):
             if name in COSTS or name == "peak_memory_bytes":
                 costs[name] = value
-            elif record.is_complete:  # what a stopped trial has is its last report, which stands there already
+            elif record.is_complete:  # a stopped trial's metrics are its last report, already a point
                 yield Point(metric_key(name), value, time, end)
         for name, value in _finite(costs):
             if name in COSTS:
@@ -306,7 +306,7 @@ class Layout:
                 yield Point("cost/log10_trainable_params", math.log10(max(size, 1.0)), time, 0)
 
     def _last_step(self, record: Record) -> int:
-        """The step of a final score: the optimiser steps of a whole trial, which is after its last report."""
+        """Returns the step of a final score: the optimiser steps of a whole trial, after its last report."""
         training = self.history.config.get("training", {})
         steps, reported = training.get("steps"), record.reports[-1].step if record.reports else 0
         if steps is None and training.get("epochs") is not None:
@@ -325,20 +325,20 @@ class Layout:
         return round((self._created + seconds) * 1000)
 
     def _texts(self, values: Mapping[str, Any], most: int) -> dict[str, str]:
-        """Values as texts, shortened and without secrets; those that are None or empty left out."""
+        """Turns values into texts, shortened and without secrets. None and empty values are left out."""
         texts = {_clean(key): _text(value) for key, value in self.redactor.data(values).items() if value is not None}
         return {key: cut(text, most) for key, text in texts.items() if text}
 
     # ── the note and the charts ─────────────────────────────────────────────────────────────────────────────────────
 
     def note(self, address: Address, children: Mapping[int, str], artifacts: Iterable[str], verdict: str) -> str:
-        """The parent's note. MLflow shows its first 100 pixels: links, then the verdict, the picture, the table.
+        """Writes the parent's note: links, verdict, picture, table. MLflow shows its first 100 pixels only.
 
         Args:
-            address: Of the parent.
+            address: Address of the parent run.
             children: Number → run id.
-            artifacts: Paths that the parent has.
-            verdict: What was found, in one sentence; empty where nothing was yet.
+            artifacts: Paths of the parent's artifacts.
+            verdict: The finding in one sentence; empty if there is none yet.
         """
         have = set(artifacts)
         base = f"#/experiments/{address.experiment}"
@@ -387,9 +387,9 @@ class Layout:
         )
 
     def charts(self) -> dict[str, Any]:
-        """The charts that the second link opens: score against size, and parallel coordinates of all trials.
+        """Returns the charts of the second link: score against size, and parallel coordinates of all trials.
 
-        MLflow's own saved-view format, which it does not document: tried with 3.17.
+        The format is MLflow's saved view. It is not documented; tried with 3.17.
         """
         size, score = "cost/log10_trainable_params", self.score
         axis = {"type": "METRIC"}
@@ -437,7 +437,7 @@ def replicate_key(name: str, seed: Any) -> str:
 
 
 def key_of(tags: Mapping[str, str]) -> str:
-    """The key of the page that an MLflow run with these tags holds; empty for a run that is none of ours."""
+    """Returns the page key of an MLflow run with these tags; empty if the run is not ours."""
     role = tags.get("autopeft.role")
     if role == "search":
         return "search"
@@ -449,7 +449,7 @@ def key_of(tags: Mapping[str, str]) -> str:
 
 
 def cut(text: str, most: int) -> str:
-    """A text of at most so many characters; one that was longer ends in `…`."""
+    """Cuts a text to at most `most` characters. A cut text ends in `…`."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -483,7 +483,7 @@ def _text(value: Any) -> str:
 
 
 def _short(params: Mapping[str, Any]) -> str:
-    """`lora-r16`: the recipe, and its size where it is one part that is given one."""
+    """Returns a short name such as `lora-r16`: the recipe, and its size if it is a single part with a size."""
     method, found = str(params["method"]), parts(params)
     size = found[0].method.size if len(found) == 1 and found[0].name == method else None
     return method if size is None or size not in found[0].given else f"{method}-{size[0]}{found[0].given[size]}"
@@ -494,5 +494,5 @@ def _cell(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """An error as Markdown shows it unread: indented."""
+    """Indents an error, so that Markdown shows it as it is."""
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,6 +1,6 @@
-"""How a search stands after each tell, folded once: what the console and the curves of other trackers show.
+"""State of a search after each tell, for the console and the curves of other trackers.
 
-The same numbers as `History.front` and `History.hypervolumes`, without working them out anew at every event.
+The numbers are those of `History.front` and `History.hypervolumes`, but are not computed again at every event.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Standing:
 
     Attributes:
         seconds: Search time of the tell.
-        hypervolume: Of the front so far.
-        front_size: Its members.
-        best: The best final score so far, as the metric is; None before the first complete trial.
-        counts: How many trials ended how.
-        train_seconds: What training has cost, summed over trials.
+        hypervolume: Hypervolume of the front so far.
+        front_size: Number of front members.
+        best: Best final score so far, in the metric's unit; None before the first complete trial.
+        counts: Number of trials by how they ended.
+        train_seconds: Training time, summed over trials.
     """
 
     seconds: float
@@ -41,7 +41,7 @@ class Progress:
 
     Attributes:
         curve: One Standing a tell.
-        front: The records that none dominates, the best score first.
+        front: The records that no other dominates, the best score first.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Progress:
     def update(self, history: History) -> None:
         """Takes the tells that came since the last call."""
         if self._told != history.told[: len(self._told)]:
-            self._begin()  # a trial that the machine cost runs again: it was told too early
+            self._begin()  # a lost trial runs again: its result is taken back
         if len(self.curve) == len(history.told):
             return
         score, reference = history.objectives[0], reference_point(history.objectives)

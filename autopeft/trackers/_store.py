@@ -1,6 +1,6 @@
-"""The MLflow side: a store that holds one search's runs, and the writing of a page as the difference to what it has.
+"""The MLflow store of one search's runs. Writing a page adds only the difference to the store's content.
 
-The only file that speaks MLflow. Every call may fail or take its time; callers are the tracker's thread and `track`.
+This is the only file that calls MLflow. Every call may fail or be slow. Callers are the tracker's thread and `track`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ CHATTER = ("mlflow.store.db.utils", "alembic", "alembic.runtime.migration", "url
 
 
 def tracking_uri(uri: str | None, folder: Path) -> str:
-    """The URI that is meant: as given, else MLFLOW_TRACKING_URI, else one SQLite file beside the run folders.
+    """Returns the URI: the given one, else MLFLOW_TRACKING_URI, else one SQLite file beside the run folders.
 
-    A relative SQLite path is taken from the working folder, and made absolute: MLflow itself would look it up in
-    whichever folder a process happens to be.
+    A relative SQLite path is made absolute, from the working folder. MLflow would resolve it in the working folder of
+    each process.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -53,16 +53,16 @@ def tracking_uri(uri: str | None, folder: Path) -> str:
 
 
 def sqlite_path(uri: str) -> Path:
-    """The file that a SQLite URI names."""
+    """Returns the file that a SQLite URI names."""
     name = uri.removeprefix(SQLITE).partition("?")[0]
     return Path(unquote(name) if "%" in name and _is_unquoted() else name)
 
 
 def sqlite_uri(path: Path) -> str:
-    """The URI of a SQLite file, whatever its name holds.
+    """Returns the URI of a SQLite file, with any characters in its name.
 
     Raises:
-        UsageError: The installed SQLAlchemy has no way to say it.
+        UsageError: The installed SQLAlchemy cannot express the name.
     """
     text = str(path)
     if not set("%?") & set(text):
@@ -85,7 +85,7 @@ def _is_unquoted() -> bool:
 
 
 def import_mlflow() -> None:
-    """Imports MLflow, with its calls bounded. In the thread that imports other libraries too: not two at once."""
+    """Imports MLflow, with bounded retries. Call it in the thread of other imports: parallel imports can fail."""
     for name, value in BOUNDS.items():
         os.environ.setdefault(name, value)
     import mlflow.tracking  # noqa: F401
@@ -93,10 +93,10 @@ def import_mlflow() -> None:
 
 @dataclass
 class Held:
-    """What a store has of one page.
+    """A store's content for one page.
 
     Attributes:
-        points: (key, step, value) of what is there; None where it was not looked up.
+        points: (key, step, value) of the stored points; None if they were not looked up.
     """
 
     run: str
@@ -113,14 +113,14 @@ class Store:
 
     Args:
         uri: Absolute.
-        layout: Of the search.
-        experiment: Its name; the layout's own where None.
-        folder: The run's: artifacts lie beside it, where the store is a database.
+        layout: Layout of the search.
+        experiment: Name of the experiment; None for the layout's own.
+        folder: The run's folder. If the store is a database, artifacts are beside it.
 
     Attributes:
-        experiment: Its id.
-        held: Page key → what is there. Valid until a call fails.
-        counts: What was added through this object: runs, params, metrics, tags, artifacts.
+        experiment: Id of the experiment.
+        held: Page key → the store's content. Valid until a call fails.
+        counts: Number of items added through this object: runs, params, metrics, tags, artifacts.
     """
 
     def __init__(self, uri: str, layout: Layout, experiment: str | None, folder: Path) -> None:
@@ -128,7 +128,7 @@ class Store:
 
         self.counts: Counter[str] = Counter()
         if uri.startswith(SQLITE):
-            # Several processes at once on a fresh file: 0 of 8 succeed, as MLflow makes its tables without a lock.
+            # MLflow creates its tables without a lock: if several processes open a new file at once, all fail.
             path = sqlite_path(uri)
             path.parent.mkdir(parents=True, exist_ok=True)
             with locked(path.with_name(path.name + ".lock")):
@@ -153,7 +153,7 @@ class Store:
             try:
                 return str(self.client.create_experiment(name, artifact_location=location, tags=dict(tags)))
             except MlflowException:
-                found = self.client.get_experiment_by_name(name)  # another driver was first
+                found = self.client.get_experiment_by_name(name)  # another process created it first
                 if found is None:
                     raise
         if found.lifecycle_stage != "active":
@@ -193,7 +193,7 @@ class Store:
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def ensure(self, page: Page, parent: str | None = None) -> Held:
-        """The run of a page; made where there is none."""
+        """Returns the run of a page, and creates it if there is none."""
         if page.key not in self.held:
             tags = {**page.tags, **({} if parent is None else {"mlflow.parentRunId": parent})}
             run = self.client.create_run(self.experiment, start_time=page.start, tags=tags, run_name=page.name)
@@ -202,12 +202,12 @@ class Store:
         return self.held[page.key]
 
     def write(self, page: Page, parent: str | None = None) -> Held:
-        """Brings a run to its page: adds what is missing, and nothing that is there."""
+        """Adds to a run the items of its page that are missing."""
         held = self.ensure(page, parent)
         is_over = page.status != "RUNNING"
         digest = page.digest if is_over or held.points is None else ""
         points = self._missing(held, page.points, digest)
-        # MLflow's params never change: what a resume changed stands in the tags.
+        # MLflow's params never change: changes by a resume are in the tags.
         params = {key: value for key, value in page.params.items() if key not in held.params}
         tags = {**page.tags, **({DIGEST: digest} if is_over else {})}
         self._log(held, points, params, {key: value for key, value in tags.items() if held.tags.get(key) != value})
@@ -228,11 +228,11 @@ class Store:
                 for key in held.metrics
                 for metric in self.client.get_metric_history(held.run, key)
             }
-        # Not by time: a trial that runs again after its driver died reports the same values at the same steps, later.
+        # Points are compared without time: a trial that runs again reports the same values at the same steps, later.
         return [point for point in points if (point.key, point.step, point.value) not in held.points]
 
     def _log(self, held: Held, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Logs in as few calls as MLflow takes; tags last, so that the digest speaks of what is there."""
+        """Logs in as few calls as MLflow allows. Tags come last: a set digest means that all points are there."""
         from mlflow.entities import Metric, Param, RunTag
 
         calls = max(-(-len(points) // POINTS_A_CALL), -(-len(params) // PARAMS_A_CALL), 1 if tags else 0)
@@ -252,7 +252,7 @@ class Store:
         self.counts.update(metrics=len(points), params=len(params), tags=len(tags))
 
     def upload(self, held: Held, files: Mapping[str, Path]) -> None:
-        """Uploads the files that the run does not have as they are; artifact path → file, of the same name."""
+        """Uploads files that are new or changed. `files` is artifact path → file of the same name."""
         have: dict[str, str] = json.loads(held.tags.get(ARTIFACTS, "{}"))
         changed = {path: digest for path, file in files.items() if have.get(path) != (digest := _file_digest(file))}
         for path in changed:
@@ -262,7 +262,7 @@ class Store:
             self.counts["artifacts"] += len(changed)
 
     def tag(self, held: Held, key: str, value: str) -> None:
-        """Sets a tag that is not so already."""
+        """Sets a tag if its value differs."""
         if held.tags.get(key) == value:
             return
         self.counts["tags"] += 1
@@ -271,12 +271,12 @@ class Store:
 
 
 def artifacts_of(held: Held) -> tuple[str, ...]:
-    """The artifact paths that a run has of us."""
+    """Returns the paths of the artifacts that we uploaded to a run."""
     return tuple(json.loads(held.tags.get(ARTIFACTS, "{}")))
 
 
 def _artifact_root(uri: str, folder: Path) -> Path:
-    """Where artifacts lie when no server keeps them: beside the SQLite file, or beside the run folders."""
+    """Returns the folder of artifacts if no server keeps them: beside the SQLite file, or beside the run folders."""
     home = sqlite_path(uri).parent if uri.startswith(SQLITE) else Path(folder).resolve().parent
     return home / "mlartifacts"
 
@@ -288,10 +288,10 @@ def _file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Two that write one search would make its runs twice: the second one is told.
+    """Allows one writer for each search, as two writers would create its runs twice.
 
     Raises:
-        UsageError: Another one is writing.
+        UsageError: Another process is writing.
     """
     with open(Path(folder) / ".mlflow.lock", "w") as file:
         try:
@@ -305,7 +305,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_chatter() -> Iterator[None]:
-    """Drops what MLflow's libraries log in this thread: tables made, requests retried. What matters is raised."""
+    """Hides the logs of MLflow's libraries in this thread: new tables, retried requests. Errors are still raised."""
     thread = threading.get_ident()
 
     def is_not_ours(record: logging.LogRecord) -> bool:

@@ -1,6 +1,6 @@
-"""The terminal: a live display of a search, or a line a trial where nobody watches.
+"""The terminal: a live display of a search, or a line for each trial if stderr is not a terminal.
 
-All goes to stderr, stdout stays free for data. What Ray or a library prints meanwhile appears above the display.
+All output goes to stderr; stdout stays free for data. Output of Ray or of a library appears above the display.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console as Terminal
     from rich.live import Live
 
-MOST_ROWS = 10  # of the front that are shown while it runs
+MOST_ROWS = 10  # of the front, while the search runs
 DRAWS_A_SECOND = 4
 WORDS = {
     Status.COMPLETE: ("done", "green"),
@@ -35,10 +35,10 @@ class Console:
     """Shows counts, budget, hypervolume, best score, time left and the front.
 
     Args:
-        folder: The run's.
-        describe: What a person calls a configuration; its params where absent.
+        folder: The run's folder.
+        describe: Names a configuration for people; by default its params.
         quiet: Whether to show nothing.
-        terminal: Where to; stderr where absent.
+        terminal: Output; stderr by default.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Console:
         if not is_watched or terminal.is_dumb_terminal:
             self._print(self.view.opening())
             return
-        # Where stdout goes to a file, what is printed there stays data: it is not drawn into the terminal.
+        # If stdout is a file, text printed to it is data, and is not shown in the display.
         self.live = Live(
             self.view,
             console=terminal,
@@ -77,7 +77,7 @@ class Console:
         self.live.start()
 
     def handle(self, event: Mapping[str, Any]) -> None:
-        """Notes the event: the display's own thread draws."""
+        """Notes the event. The display's own thread draws it."""
         if self.quiet:
             return
         self.view.take(event)
@@ -85,7 +85,7 @@ class Console:
             self._print(self.view.line(event["number"]))
 
     def finish(self) -> None:
-        """Ends the display: it leaves nothing behind, the caller prints what was found."""
+        """Ends the display and clears it. The caller prints the result."""
         if self.live is not None:
             self.live.stop()
             self.live = None
@@ -99,18 +99,18 @@ class Console:
 
 @dataclass(frozen=True)
 class Scene:
-    """What the display shows, apart from the clock. Made by the search's thread, drawn by the display's.
+    """Content of the display, except the clock. The search's thread makes it, the display's thread draws it.
 
     Attributes:
-        counts: (how many, word, colour), zeros left out.
-        told, most: Trials that ended, of how many; None where only hours bound the search.
-        seconds, most_seconds: Search time at the last event, of how much.
+        counts: (number, word, colour), zeros left out.
+        told, most: Trials that ended, and their budget; None if only hours bound the search.
+        seconds, most_seconds: Search time at the last event, and its budget.
         rate: Seconds between two tells in this session; None before the second.
         score: Name of the score.
-        best: The best score, and whose; None before the first complete trial.
+        best: The best score, and its trial; None before the first complete trial.
         rows: The front: (number, name, score, parameters).
-        more: Front members beyond the rows.
-        hypervolume: Of the front.
+        more: Number of front members beyond the rows.
+        hypervolume: Hypervolume of the front.
     """
 
     counts: tuple[tuple[int, str, str], ...] = ()
@@ -128,7 +128,7 @@ class Scene:
 
 
 class View:
-    """A search as rich draws it. `take` follows events at no cost that grows with the search."""
+    """Draws a search with rich. The cost of `take` does not grow with the search."""
 
     def __init__(self, history: History, name: str, describe: Callable[[Mapping[str, Any]], str]) -> None:
         self.history, self.name, self.describe = history, name, describe
@@ -140,19 +140,19 @@ class View:
         self.scene = self._scene(last or 0.0)
 
     def take(self, event: Mapping[str, Any]) -> None:
-        """One event that the history has folded."""
+        """Takes one event that the history has already folded."""
         if event["event"] == "refuse":
             self.refused += 1
         if event["event"] in ("ask", "refuse", "tell", "rerun", "resume"):
             self.scene = self._scene(event["seconds"])
 
     def opening(self) -> str:
-        """The first line where nobody watches."""
+        """Returns the first line of the output without a display."""
         told = f", {self.told_before} trials told before" if self.told_before else ""
         return f"searching in {self.name}{told}"
 
     def line(self, number: int) -> str:
-        """One told trial."""
+        """Returns the line of one told trial."""
         record, scene = self.history.records[number], self.scene
         done = f"[{scene.told}/{scene.most}]" if scene.most is not None else f"[{scene.told}]"
         mark = " · on the front" if any(member is record for member in self.progress.front) else ""
@@ -240,7 +240,7 @@ class View:
 
 
 def time_left(scene: Scene, seconds: float) -> float | None:
-    """Seconds to the end of the budget, whichever bound is nearer. None while there is nothing to go by."""
+    """Returns the seconds to the nearer bound of the budget. None while they cannot be estimated."""
     bounds = []
     if scene.most is not None and scene.rate is not None:
         bounds.append(max((scene.most - scene.told) * scene.rate - (time.monotonic() - scene.at), 0.0))

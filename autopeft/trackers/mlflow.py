@@ -1,9 +1,8 @@
 """MLflow: the search as a parent run, its trials as child runs, the front as a picture in the parent's note.
 
-Only the driver writes, from one thread of its own that hears of events through a bounded queue and keeps its own fold
-of them. Whatever fails there is warned of once and tried again later; what never got through, `autopeft track RUN`
-fills in from the ledger. What is written is always the difference between what MLflow should hold and what it holds,
-so writing everything again adds nothing.
+Only the driver writes, in a thread of its own. The thread receives events through a bounded queue, and keeps its own
+fold of them. A failure is warned about once, and tried again later. `autopeft track RUN` adds from the ledger what is
+still missing. Each write adds only what MLflow lacks, so writing everything again adds nothing.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ from autopeft.trackers._store import (
     without_chatter,
 )
 
-MOST_EVENTS = 10_000  # that wait; when more come, the rest is read from the whole history at the end
-PERIOD_SECONDS = 1.0  # between two writings: what came meanwhile goes in one
+MOST_EVENTS = 10_000  # in the queue; if there are more, the rest is read from the history at the end
+PERIOD_SECONDS = 1.0  # between two writes; events in between are written together
 LONGEST_PAUSE = 60.0  # between two tries of a store that fails
 FIRST_SHOW_SECONDS = 30.0  # before the front is drawn for the first time
-BEHIND_SECONDS = 5.0  # that `finish` waits for a store that failed last, or a server that has not answered yet
-LOOKUP_SECONDS = 3.0  # that the address of a search may take: a server that is silent is not waited for
-SHOW_SHARE = 0.01  # of the time that drawing the front for MLflow may take while the search runs
+BEHIND_SECONDS = 5.0  # wait of `finish` for a store whose last call failed, or a server that has not answered
+LOOKUP_SECONDS = 3.0  # to look up the address of a search; a silent server is not waited for
+SHOW_SHARE = 0.01  # of the search's time, at most, for drawing the front for MLflow
 SERVERS = ("http://", "https://")
 TEXTS = {".html", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"}
 
-# The files to show: artifact path → file. They are written to the folder given, from the history given: the tracker's
-# thread has its own fold of the events, which nobody changes meanwhile.
+# Writes the files to show into a folder, from a history. Returns artifact path → file. The history is the fold of the
+# tracker's thread, which no other thread changes.
 Artifacts = Callable[[History, Path], Mapping[str, Path]]
-# The adapter folder of a front member; None where there is none.
+# Returns the adapter folder of a front member; None if there is none.
 Adapters = Callable[[Record], Path | None]
 
 
@@ -57,14 +56,14 @@ class MLflow:
     """Writes a search to MLflow.
 
     Args:
-        folder: The run's.
-        uri: Tracking URI; else MLFLOW_TRACKING_URI, else `mlflow.db` beside the run folders.
-        experiment: Its name; `autopeft/<task>/<model>` where absent.
-        describe: What a person calls a configuration.
+        folder: The run's folder.
+        uri: Tracking URI; by default MLFLOW_TRACKING_URI, else `mlflow.db` beside the run folders.
+        experiment: Name of the experiment; `autopeft/<task>/<model>` by default.
+        describe: Names a configuration for people.
         artifacts: Writes the pictures and tables to show.
         adapters: Finds the adapter folder of a front member.
         show_every: Trials between two drawings of the front.
-        finish_seconds: How long `finish` waits for what is left.
+        finish_seconds: Longest wait of `finish` for the remaining writes.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class MLflow:
     # ── the search's thread ─────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, history: History) -> None:
-        """Starts the thread that writes. MLflow is imported here: two threads that import at once trip each other."""
+        """Starts the thread that writes. Imports MLflow first, as imports in two threads at once can fail."""
         self.history = history
         self.redactor = Redactor.of([history.config, self.uri])
         import_mlflow()
@@ -102,7 +101,7 @@ class MLflow:
     def handle(self, event: Mapping[str, Any]) -> None:
         """Puts the event in the queue."""
         if self._is_full:
-            return  # an event is missing from the thread's fold: it must not get the later ones
+            return  # the thread's fold lacks an event: it must not get later ones
         try:
             self._events.put_nowait(event)
         except queue.Full:
@@ -115,7 +114,7 @@ class MLflow:
         self._ending.set()
         with contextlib.suppress(queue.Full):
             self._events.put_nowait(None)
-        # One last try is due to a store that fails, not the patience for one that works.
+        # A failing store gets one last try; only a working one gets the full time.
         self._thread.join(min(self.finish_seconds, BEHIND_SECONDS) if self.is_behind else self.finish_seconds)
         if self._thread.is_alive():
             self._abandoned.set()
@@ -123,7 +122,7 @@ class MLflow:
         self._thread = None
 
     def fill(self, history: History) -> dict[str, int]:
-        """Brings MLflow to all that the history says. Returns what was added: nothing, the second time.
+        """Adds everything in the history that MLflow lacks. Returns kind → number of added items.
 
         Raises:
             EnvironmentFault: The store fails.
@@ -144,7 +143,7 @@ class MLflow:
         return {name: sync.store.counts[name] for name in ("runs", "params", "metrics", "tags", "artifacts")}
 
     def open_command(self, history: History) -> str:
-        """The one line that opens MLflow at this search: a command with its address as a comment, or the server's."""
+        """Returns the line that opens MLflow at this search: a command with the address as a comment, or the address."""
         redactor = Redactor.of([history.config, self.uri])
         pages = [f"#/experiments?{WORKFLOW}"]  # without the store there is still the way to MLflow's first page
         import_mlflow()
@@ -186,7 +185,7 @@ class MLflow:
             yield
 
     def _follow(self, history: History) -> None:
-        """Writes what comes until the search ends, then everything."""
+        """Writes events until the search ends, then everything that is missing."""
         due = {record.number for record in history.trials}
         sync: Sync | None = None
         pause, next_try = 1.0, 0.0
@@ -206,18 +205,18 @@ class MLflow:
                 pause, self.is_behind = 1.0, False
             except Exception as fault:
                 self._fail(fault)
-                # What of the last call got through is not known: look it up anew.
+                # It is not known which part of the last call was stored: look it up again.
                 sync, due = None, {record.number for record in history.trials}
                 pause = min(2 * pause, LONGEST_PAUSE)
                 next_try = time.monotonic() + pause
-        # The search is over, so its own history stands still; events that found the queue full are in it.
+        # The search is over, so its history no longer changes. It also has the events that the full queue refused.
         sync = sync or self._connect(self.history)
         sync.layout.history = self.history
         sync.everything(is_over=True)
         self.is_behind = False
 
     def _take(self, history: History) -> set[int]:
-        """Waits for events, folds them, and returns the numbers they are about."""
+        """Waits for events, folds them, and returns the numbers of their trials."""
         numbers: set[int] = set()
         until = time.monotonic() + PERIOD_SECONDS
         while not self._ending.is_set():
@@ -259,12 +258,12 @@ class MLflow:
 
 
 class Sync:
-    """Brings a store to what a layout says.
+    """Writes the pages of a layout to a store.
 
     Args:
-        store, layout: Of one search.
+        store, layout: Store and layout of one search.
         artifacts, adapters: See MLflow.
-        abandoned: Looked at between two runs: when set, nobody waits any more.
+        abandoned: Checked between two runs. If it is set, nobody waits any more.
     """
 
     def __init__(
@@ -294,7 +293,7 @@ class Sync:
         self._note(self._artifacts())
 
     def everything(self, *, is_over: bool) -> None:
-        """Writes all there is: every trial, every retraining, files, adapters, the note, and the end."""
+        """Writes everything: every trial, every retraining, files, adapters, the note, and the end."""
         self.layout.progress.update(self.layout.history)
         self.layout.rank()
         self.trials([record.number for record in self.layout.history.trials], is_over=is_over)
@@ -325,7 +324,7 @@ class Sync:
         return verdict
 
     def _shown(self, files: Mapping[str, Path], out: Path) -> dict[str, Path]:
-        """The files under the names they get, in `out`; texts without secrets."""
+        """Copies files to `out` under their names in MLflow. Removes secrets from texts."""
         out.mkdir(exist_ok=True)
         shown = {path: out / path for path in files}
         for path, file in files.items():
