@@ -1,7 +1,6 @@
-"""The model card of an exported adapter: what it is, what it scored and how that was measured, how to use it, how it
-was made.
+"""The model card of an exported adapter: its description, its scores and their measurement, its use, its origin.
 
-The code in it runs as it stands, in the exported folder: it names the base by the folder's own config.
+The code in the card runs unchanged in the exported folder. It takes the name of the base from the folder's own config.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ def model_card(history: History, record: Record, describe: Describe, command: st
     """A README.md with the hub's metadata on top.
 
     Args:
-        history: Of the search.
+        history: History of the search.
         record: The complete trial that is exported.
         describe: Params → a name for people.
-        command: What made the folder.
+        command: Command that made the folder.
         about: The folder's autopeft.json.
     """
     facts = Facts(history, describe)

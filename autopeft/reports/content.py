@@ -1,4 +1,4 @@
-"""What HTML and Markdown reports share beside the tables: curves, provenance, and what importance may claim."""
+"""Common content of HTML and Markdown reports except tables: curves, provenance, and notes on the numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_QUIET = 150  # curves in the background; more would be a grey wall, and a h
 
 
 def volume_series(facts: Facts) -> list[Series]:
-    """Hypervolume over told trials; nothing where it stays 0."""
+    """Returns the hypervolume over told trials; nothing if it stays 0."""
     points = tuple((float(index + 1), volume) for index, volume in enumerate(facts.volumes))
     return [Series("hypervolume", points)] if any(facts.volumes) else []
 
@@ -39,7 +39,7 @@ def learning_series(facts: Facts, metric: str) -> list[Series]:
 
 
 def reported_metrics(facts: Facts) -> list[str]:
-    """What has learning curves: the training loss and the score, where rungs reported them."""
+    """Returns the metrics with learning curves: the training loss and the score, if rungs reported them."""
     found = {name for record in facts.history.trials for report in record.reports for name in report.metrics}
     return [name for name in ("train_loss", facts.metric) if name in found]
 
@@ -70,7 +70,7 @@ def importance_table(found: Importances, most: int = 12) -> Table:
 
 
 def importance_notes(found: Importances) -> list[str]:
-    """What was done, and what it cannot say."""
+    """Explains how importances were computed, and their limits."""
     notes = []
     if found.between is not None:
         notes.append(f"{found.between:.0%} of the score's variance lies between methods, the rest within them.")
@@ -90,7 +90,7 @@ def importance_notes(found: Importances) -> list[str]:
 
 
 def score_notes(facts: Facts) -> list[str]:
-    """What the reader must know before believing a number."""
+    """Returns the remarks that a reader needs before trusting a number."""
     notes = [
         f"Search scores are of {facts.validation_label}"
         + (f", {facts.rows('validation'):,} rows" if facts.rows("validation") else "")
@@ -137,7 +137,7 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
             "; ".join(f"{o.goal} {o.metric} ({o.scale}, reference {o.reference:g})" for o in facts.objectives),
         )
     ]
-    # Before Markdown or HTML escapes it: `http\\://alice:…` would be no address any more.
+    # Redact before Markdown or HTML escapes the text: `http\\://alice:…` is not recognised as an address.
     return [(name, facts.redactor.text(value)) for name, value in rows]
 
 

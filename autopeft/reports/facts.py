@@ -1,6 +1,6 @@
-"""What a report says of one search, worked out once: the front, its knee, the baselines, what was confirmed.
+"""Facts about one search for reports, computed once: the front, its knee, the baselines, the confirmations.
 
-Figures, tables, HTML and Markdown all read these, so that no two of them disagree.
+Figures, tables, HTML and Markdown all read these facts, so that they never disagree.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from autopeft.reports.statistics import Interval, Sample, interval
 from autopeft.trial import Status
 
 SIZE = "trainable_parameters"
-# Metrics that are a share of rows, so that their sampling variance is known from the number of rows.
+# Metrics that are a share of rows: the number of rows gives their sampling variance.
 ROW_SHARES = frozenset({"accuracy"})
 
-# What a person calls a configuration; in the product `naming.describe` for the model at hand.
+# Names a configuration for people; in a run `naming.describe` for its model.
 Describe = Callable[[Mapping[str, Any]], str]
 
 
@@ -32,14 +32,14 @@ class Confirmed:
 
     Attributes:
         name: `trial 17`, or a baseline's name.
-        number: The trial; None for what the search did not run.
-        params: What was trained; empty for the trivial baseline.
+        number: Number of the trial; None if the search did not run it.
+        params: The trained configuration; empty for the trivial baseline.
         sample: Seed → test score.
         interval: Mean and 95 % t interval over seeds.
         metrics: Mean of every metric over the seeds.
-        failures: Why a seed gave no number; one entry each. The mean is then of the survivors, and its label says so.
-        drop: The search's validation score less the confirmed mean, as a loss of score: positive is worse on test.
-            None where the search did not run it.
+        failures: Reason for each seed without a score. The mean is then that of the other seeds, and its label says so.
+        drop: The search's validation score minus the confirmed mean, as a loss of score: positive is worse on test.
+            None if the search did not run it.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Confirmed:
 
     @property
     def tried(self) -> int:
-        """How many seeds were tried: those that gave a number, and those that did not."""
+        """Number of tried seeds, with and without a score."""
         return self.interval.n + len(self.failures)
 
     @property
     def is_whole(self) -> bool:
-        """Whether each seed gave a number. The mean of the others alone is compared with nothing."""
+        """Whether each seed has a score. If not, the mean is not compared with others."""
         return not self.failures
 
     @property
@@ -68,13 +68,13 @@ class Confirmed:
 
     @property
     def value(self) -> str:
-        """The mean with its interval. It never stands without the seeds that are missing from it."""
+        """The mean with its interval, and the number of missing seeds if there are any."""
         shown = text.mean_and_interval(self.interval.mean, self.interval.half_width)
         return shown if self.is_whole else f"{shown} ({self.seeds} seeds)"
 
     @property
     def label(self) -> str:
-        """What this number is."""
+        """Description of this number for people."""
         if self.sample.is_fixed:
             return "test, no seed involved"
         if self.interval.n == 1:
@@ -84,15 +84,15 @@ class Confirmed:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a search must beat.
+    """A score that a search must beat.
 
     Attributes:
         kind: "trivial", "head", "full" or "stock".
         title: For people.
-        score: On validation.
-        size: Trainable parameters; 0 for the trivial one.
-        record: The trial that stands for it; None for the trivial one.
-        confirmed: Its test score, where there is one.
+        score: Score on validation.
+        size: Trainable parameters; 0 for the trivial baseline.
+        record: The baseline's trial; None for the trivial baseline.
+        confirmed: Its test score, if there is one.
     """
 
     kind: str
@@ -104,12 +104,12 @@ class Baseline:
 
 
 class Facts:
-    """A history, read for reporting. Cheap to build; each fact is worked out when it is first asked for.
+    """Computes facts from a history. Cheap to build; each fact is computed when it is first read.
 
     Args:
-        history: With its header, at least.
+        history: A history with at least its header.
         describe: Params → a name for people.
-        name: Of the run, for titles.
+        name: Name of the run, for titles.
 
     Raises:
         UsageError: The history has no header.
@@ -126,7 +126,7 @@ class Facts:
 
     @cached_property
     def redactor(self) -> Redactor:
-        """What every text passes that is made of these facts."""
+        """Hides secrets in every text that is made from these facts."""
         history = self.history
         return Redactor.of([self.header.get("config"), history.config, *(event["config"] for event in history.resumes)])
 
@@ -143,7 +143,7 @@ class Facts:
 
     @cached_property
     def size_metric(self) -> str | None:
-        """What figures have on x: trainable parameters, else the second objective; None where there is neither."""
+        """The x axis of figures: trainable parameters, else the second objective; None if there is neither."""
         known = [objective.metric for objective in self.objectives[1:]]
         if SIZE in known or (self.complete and all(SIZE in record.metrics for record in self.complete)):
             return SIZE
@@ -155,15 +155,15 @@ class Facts:
         return self.size_metric is not None and scales.get(self.size_metric, "log10") == "log10"
 
     def score(self, record: Record) -> float:
-        """A complete trial's score: on validation, one seed."""
+        """Returns a complete trial's score: on validation, one seed."""
         return float(record.metrics[self.metric])
 
     def size(self, record: Record) -> float | None:
-        """What x is for a complete trial."""
+        """Returns a complete trial's x value."""
         return None if self.size_metric is None else float(record.metrics[self.size_metric])
 
     def better(self, first: float, second: float) -> float:
-        """How much better the first score is than the second: positive is better, whatever the goal."""
+        """Returns by how much the first score is better than the second: positive is better, whatever the goal."""
         return first - second if self.is_maximized else second - first
 
     # ── trials ──
@@ -205,7 +205,7 @@ class Facts:
 
     @cached_property
     def refusals(self) -> list[tuple[str, int]]:
-        """Reason → how often, the most frequent first. `the same as trial 12` is one reason, whatever the number."""
+        """(reason, count), the most frequent first. `the same as trial 12` is one reason, whatever the number."""
         counts: dict[str, int] = {}
         for record in self.history.records:
             if record.refusal:
@@ -226,13 +226,13 @@ class Facts:
         return parameters
 
     def rows(self, split: str) -> int | None:
-        """How many rows a split has; None where there is no such split."""
+        """Returns the number of rows of a split; None if there is no such split."""
         count: int | None = self.header.get("dataset", {}).get("sizes", {}).get(split)
         return count
 
     @property
     def validation_label(self) -> str:
-        """What a search's score is."""
+        """Description of a search's score for people."""
         return "validation, one seed"
 
     # ── what was confirmed ──
@@ -273,17 +273,17 @@ class Facts:
 
     @cached_property
     def seen_before(self) -> list[str]:
-        """Who was confirmed again, so that its later seeds were asked for with its test scores known."""
+        """Names that were confirmed again after their test scores were known."""
         rounds = self.history.rounds
         return [
             name
             for name in self.confirmed
-            if len({targets[name] for targets in rounds if name in targets}) > 1  # a round that went on has its target
+            if len({targets[name] for targets in rounds if name in targets}) > 1  # a resumed round has the same target
         ]
 
     @cached_property
     def confirm_failures(self) -> list[tuple[str, str]]:
-        """(name, why) of every retraining that gave no number."""
+        """(name, reason) of every retraining without a score."""
         return [
             (entry.name, self._why(entry))
             for entry in self.history.confirmations
@@ -292,7 +292,7 @@ class Facts:
 
     @cached_property
     def fruitless(self) -> Mapping[int, int]:
-        """Trial → how many of its seeds were tried, where none of them gave a number."""
+        """Trial → number of its tried seeds, for trials of which no seed has a score."""
         tried: dict[int, set[int]] = {}
         for entry in self.history.confirmations:
             if entry.number is not None and entry.name not in self.confirmed:
@@ -300,16 +300,16 @@ class Facts:
         return {number: len(seeds) for number, seeds in tried.items()}
 
     def _why(self, entry: Confirmation) -> str:
-        """Why a retraining gave no number."""
+        """Returns the reason why a retraining has no score."""
         return f"{entry.status}, seed {entry.seed}: {self.redactor.message(entry.error)}"
 
     @cached_property
     def incomplete(self) -> list[Confirmed]:
-        """Who lacks a number of a seed that was tried."""
+        """Confirmed entries with a tried seed that has no score."""
         return [entry for entry in self.confirmed.values() if not entry.is_whole]
 
     def confirmation(self, record: Record) -> Confirmed | None:
-        """The confirmed number of a trial; None where it was not confirmed."""
+        """Returns the confirmed numbers of a trial; None if it was not confirmed."""
         found = [entry for entry in self.confirmed.values() if entry.number == record.number]
         return found[0] if found else None
 
@@ -317,7 +317,7 @@ class Facts:
 
     @cached_property
     def trivial_title(self) -> str:
-        """What the baseline without learning is called: "majority class"."""
+        """Title of the baseline without learning: "majority class"."""
         return self.history.baseline_names[TRIVIAL]
 
     @cached_property
@@ -358,7 +358,7 @@ class Facts:
 
     @cached_property
     def verdict(self) -> str:
-        """One sentence: what was found, how large it is, what it is worth, how sure that is."""
+        """The result in one sentence: the best adapter, its size, its score, and how certain the score is."""
         if not self.front:
             return self._nothing()
         best = self.front[0]
@@ -371,7 +371,7 @@ class Facts:
         return sentence[0].upper() + sentence[1:] + "."
 
     def _difference(self, first: Record, second: Record) -> float:
-        """By how much the first is better: on test where both were confirmed by all their seeds, else on validation."""
+        """Returns by how much the first is better: on test if both have scores of all seeds, else on validation."""
         found = [self.confirmation(first), self.confirmation(second)]
         means = [entry.interval.mean for entry in found if entry is not None and entry.is_whole]
         if len(means) == 2:
@@ -406,7 +406,7 @@ class Facts:
         return f"{joint} {text.count(size)} trainable parameters{part}".rstrip(",")
 
     def _against(self, record: Record) -> str:
-        """Against the first of frozen head and trivial baseline that is known, on the split that both have."""
+        """Compares with the frozen head, or else with the trivial baseline, on a split that both have."""
         for kind in ("head", "trivial"):
             baseline = self.baseline(kind)
             if baseline is None or baseline.record is record:
@@ -428,6 +428,6 @@ def _is_of(method: str, record: Record) -> bool:
 
 
 def best_by_score(facts: Facts, records: Sequence[Record]) -> Record:
-    """The best score; of equal ones the smallest, then the first."""
+    """Returns the record with the best score; of equal ones the smallest, then the first."""
     sign = -1 if facts.is_maximized else 1
     return min(records, key=lambda record: (sign * facts.score(record), facts.size(record) or 0.0, record.number))

@@ -1,13 +1,13 @@
-"""Which parameters mattered for the score: what a search's own trials can say of it.
+"""Importance of parameters for the score, estimated from a search's own trials.
 
-Two views. *By method*: how the scores of each method's complete trials lie, and the share of all variance that lies
+There are two views. *By method*: the range of scores of each method's complete trials, and the share of the variance
 between methods (eta squared). *By parameter*: a random forest (Breiman, 2001) predicts the score from the
-configuration; a parameter's importance is how much worse it predicts held-out trials when that parameter is
-shuffled among the trials that have it, as a share of the score's variance (permutation importance, five folds).
+configuration. A parameter is shuffled among the trials that have it; its importance is how much worse the forest then
+predicts held-out trials, as a share of the score's variance (permutation importance, five folds).
 
-Limits, which the report repeats: a search asks where it hopes, so good regions are over-represented; parameters that
-went together cannot be told apart; with few trials a forest learns little, which its held-out R² shows. Where that
-is below `LEAST_R2` nothing is claimed.
+The report repeats the limits. A search prefers promising regions, so these are over-represented. Parameters that always
+change together cannot be distinguished. With few trials a forest learns little; its held-out R² shows this. If R² is
+below `LEAST_R2`, the report claims nothing.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from autopeft.reports.facts import Facts
 
 LEAST_TRIALS = 20
 LEAST_R2 = 0.1
-FEWEST = 8  # trials that have a parameter, for it to be judged
+FEWEST = 8  # trials that a parameter needs to be judged
 _FOLDS, _TREES, _SHUFFLES = 5, 100, 5
 
 
 @dataclass(frozen=True, slots=True)
 class MethodSpread:
-    """How one method's complete trials scored.
+    """Scores of one method's complete trials.
 
     Attributes:
-        method: Its name.
-        n: Trials.
-        best, median, worst: Of the score.
+        method: Name of the method.
+        n: Number of trials.
+        best, median, worst: Scores.
     """
 
     method: str
@@ -51,8 +51,9 @@ class Importance:
 
     Attributes:
         name: Its key: `lora.rank`.
-        share: Of the score's variance among the trials that have it, lost when it is shuffled; 0 or below: none.
-        n: Trials that have it.
+        share: Share of the score's variance that is lost if the parameter is shuffled among the trials that have it.
+            0 or below: no importance.
+        n: Number of trials that have it.
     """
 
     name: str
@@ -62,14 +63,14 @@ class Importance:
 
 @dataclass(frozen=True)
 class Importances:
-    """What mattered.
+    """Importances of methods and parameters.
 
     Attributes:
         methods: Best method first.
-        between: Share of the score's variance that lies between methods; None with one method or no variance.
-        parameters: The most important first; empty where nothing can be said.
-        r2: Of the forest on held-out trials; None where none was grown.
-        why_not: Why nothing is said of parameters; empty where something is.
+        between: Share of the score's variance between methods; None with one method or no variance.
+        parameters: The most important first; empty if nothing can be claimed.
+        r2: R² of the forest on held-out trials; None if there is no forest.
+        why_not: Reason why nothing is claimed about parameters; else empty.
     """
 
     methods: tuple[MethodSpread, ...]
@@ -80,7 +81,7 @@ class Importances:
 
 
 def importances(facts: Facts, seed: int = 0) -> Importances:
-    """Looks at all complete trials of a search."""
+    """Computes importances from all complete trials of a search."""
     scores = np.array([facts.score(record) for record in facts.complete])
     methods, between = _by_method(facts, scores)
     if len(scores) < LEAST_TRIALS:
@@ -114,7 +115,7 @@ def _by_method(facts: Facts, scores: np.ndarray) -> tuple[tuple[MethodSpread, ..
 
 
 def _by_parameter(facts: Facts, scores: np.ndarray, seed: int) -> tuple[tuple[Importance, ...], float]:
-    """Importances, and R² on held-out trials."""
+    """Returns importances, and R² on held-out trials."""
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold
 
@@ -149,23 +150,23 @@ def _by_parameter(facts: Facts, scores: np.ndarray, seed: int) -> tuple[tuple[Im
 
 
 def _shuffle(columns: np.ndarray, mine: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The rows with one parameter's columns shuffled together."""
+    """Returns the rows with one parameter's columns shuffled together."""
     out = columns.copy()
     out[:, mine] = columns[rng.permutation(len(columns))][:, mine]
     return out
 
 
 def encode(records: Sequence[Record], n_layers: int) -> tuple[np.ndarray, list[str]]:
-    """Configurations as numbers for trees: a number as it is, a choice one-hot, a subset by item and size.
+    """Encodes configurations as numbers for trees: a number as it is, a choice one-hot, a subset by item and size.
 
-    What a configuration does not have is -1: below every code, and the same for all that lack it.
+    A parameter that a configuration does not have is -1, which is below every code.
 
     Args:
         records: Trials.
-        n_layers: Of the model: what `all`, `last_3` and `2-5` stand for among them.
+        n_layers: Layers of the model, for `all`, `last_3` and `2-5`.
 
     Returns:
-        (n_records, n_columns), and the parameter each column belongs to.
+        (n_records, n_columns), and the parameter of each column.
     """
     names = sorted({name for record in records for name in record.params})
     columns: list[np.ndarray] = []

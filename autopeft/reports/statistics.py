@@ -1,4 +1,4 @@
-"""What repeated runs say: means with intervals, comparisons, and what is tied.
+"""Statistics of repeated runs: means with intervals, comparisons, and ties.
 
 Two sources of chance stand behind a test score. The *seeds* (order of the data, start of the head and the adapter)
 show as spread over retrainings; the *test rows* are a sample too, which no number of seeds makes larger. `Sample`
@@ -27,8 +27,8 @@ class Interval:
     """A mean and how far it can be trusted.
 
     Attributes:
-        mean: Of the values.
-        half_width: Of the 95 % t interval over seeds; None with one value, which says nothing of its spread.
+        mean: Mean of the values.
+        half_width: Half width of the 95 % t interval over seeds; None with one value.
         deviation: Standard deviation over the values (n - 1); None with one value.
         n: Number of values.
     """
@@ -71,8 +71,8 @@ class Sample:
 
     Attributes:
         values: Seed → score on the test split.
-        rows: Test rows, where the score is a share of them; None for other metrics.
-        is_fixed: Whether no seed can change it (the majority class, the mean): one value is all there is to know.
+        rows: Number of test rows if the score is a share of them; None for other metrics.
+        is_fixed: Whether the score is the same for every seed (the majority class, the mean).
     """
 
     values: Mapping[int, float]
@@ -99,7 +99,7 @@ class Sample:
 
     @property
     def sources(self) -> str:
-        """What chance is counted."""
+        """Sources of chance that are counted."""
         return "seeds" if self.rows is None else f"seeds and the choice of {self.rows:,} test rows"
 
 
@@ -108,9 +108,9 @@ class Comparison:
     """Two configurations, compared.
 
     Attributes:
-        difference: Mean of the first less mean of the second.
-        p: Two-sided; None where nothing can be said (a configuration with one seed only).
-        test: How: "paired t", "Welch t", or why not.
+        difference: Mean of the first minus mean of the second.
+        p: Two-sided p value; None if there is no test (a configuration with one seed only).
+        test: "paired t", "Welch t", or the reason why there is no test.
     """
 
     difference: float
@@ -119,12 +119,12 @@ class Comparison:
 
 
 def compare(first: Sample, second: Sample) -> Comparison:
-    """Whether two means differ by more than chance: paired where both ran the same seeds, else by Welch.
+    """Tests whether two means differ by more than chance: paired if both ran the same seeds, else by Welch.
 
-    Within a search they do: a confirmation's seeds go by index, the same for all configurations.
+    Within a search they do: a confirmation uses the same seeds for all configurations.
 
-    The variance of the test rows is added as if the two models erred independently. Models on one base err on many
-    of the same rows, so this is an upper bound: what is called different is; what is called tied may not be.
+    The variance of the test rows is added as if the errors of the two models were independent. Models on one base are
+    often wrong on the same rows, so this is an upper bound. The test is cautious: it may call different models tied.
     """
     difference = first.mean - second.mean
     if not (first.can_be_compared and second.can_be_compared):

@@ -21,11 +21,11 @@ class Column:
     """One column.
 
     Attributes:
-        key: Of the rows' mappings.
-        title: For people.
-        format: A value as text; values that are absent show a dash.
-        is_number: Whether it is set to the right.
-        is_detail: Whether a narrow terminal leaves it out.
+        key: Key in the rows' mappings.
+        title: Title for people.
+        format: Turns a value into text. An absent value is a dash.
+        is_number: Whether the column is aligned to the right.
+        is_detail: Whether a narrow terminal leaves the column out.
     """
 
     key: str
@@ -41,13 +41,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows; each row has every column's key, None where it has no value.
+    """Columns and rows; each row has every column's key, with None for an absent value.
 
     Attributes:
-        title: What it is.
+        title: Title of the table.
         columns: In order.
-        rows: Values as they are, not yet text.
-        note: What a reader must know of the numbers; empty where nothing.
+        rows: Values, not yet text.
+        note: Remark that a reader needs to understand the numbers; empty if there is none.
     """
 
     title: str
@@ -63,14 +63,14 @@ class Table:
         return [[column.show(row) for column in self.columns] for row in self.rows]
 
     def markdown(self) -> str:
-        """As a Markdown table; text from outside stays text."""
+        """Returns a Markdown table. Text from outside is escaped."""
         head = "| " + " | ".join(text.markdown(column.title) for column in self.columns) + " |"
         rule = "|" + "|".join("---:" if column.is_number else "---" for column in self.columns) + "|"
         body = ["| " + " | ".join(text.markdown(value) for value in cells) + " |" for cells in self.cells()]
         return "\n".join([head, rule, *body])
 
     def csv(self) -> str:
-        """As CSV with the keys as its head and values in full; no cell can be read as a formula."""
+        """Returns CSV with the keys as its header and full values. No cell can be read as a formula."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow([text.cell(column.key) for column in self.columns])
@@ -101,12 +101,12 @@ def front_table(history: History, describe: Describe) -> Table:
 
 
 def trials_table(history: History, describe: Describe) -> Table:
-    """Everything that was asked for, with how it ended."""
+    """Everything that was asked for, and how it ended."""
     return trials(Facts(history, describe))
 
 
 def front(facts: Facts) -> Table:
-    """The front, the best score first; confirmed numbers and the drop where there are any."""
+    """The front, the best score first; with confirmed numbers and the drop if there are any."""
     rows = [_front_row(facts, record) for record in facts.front]
     columns = [
         Column("trial", "trial", str, True),
@@ -164,7 +164,7 @@ def _front_row(facts: Facts, record: Record) -> dict[str, Any]:
 
 
 def _test(found: Confirmed | None, fruitless: int | None = None) -> dict[str, Any]:
-    """What is known on test; `fruitless` retrainings gave no number at all."""
+    """Returns the test columns of a row. `fruitless` is the number of retrainings if none has a score."""
     if found is None:
         nothing = None if fruitless is None else f"none of {fruitless} seeds"
         return {"test": nothing, "seeds": None, "drop": None, "label": None}
@@ -187,7 +187,7 @@ def _confirmed_note(facts: Facts) -> str:
 
 
 def baselines(facts: Facts) -> Table:
-    """The baselines, and what the front's best has over each."""
+    """The baselines, and by how much the front's best is better than each."""
     best = facts.front[0] if facts.front else None
 
     def row(baseline: Baseline) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def baselines(facts: Facts) -> Table:
 
 
 def trials(facts: Facts) -> Table:
-    """Everything that was asked for. A stopped trial shows no score: its last one was not final."""
+    """Everything that was asked for. A stopped trial has no score, as its last one was not final."""
     rows = []
     for record in facts.history.records:
         seconds = record.metrics.get("train_seconds")
@@ -250,7 +250,7 @@ def trials(facts: Facts) -> Table:
 
 
 def failures(facts: Facts) -> Table:
-    """Trials that failed or ran out of memory, each with its reason, and retrainings that gave no number."""
+    """Trials that failed or ran out of memory, each with its reason, and retrainings without a score."""
     rows = [
         {
             "trial": record.number,
@@ -271,13 +271,13 @@ def failures(facts: Facts) -> Table:
 
 
 def refusals(facts: Facts) -> Table:
-    """Why configurations were refused before they cost anything, and how often."""
+    """Reasons why configurations were refused before training, and how often."""
     rows = tuple({"count": count, "why": reason} for reason, count in facts.refusals)
     return Table("Refused", (Column("count", "configurations", text.count, True), Column("why", "why")), rows)
 
 
 def resumes(facts: Facts) -> Table:
-    """Where the search went on after an interruption, and what changed in its config."""
+    """Resumes of the search: the machine that went on, and the changes of the config."""
     rows = []
     for event in facts.history.resumes:
         changes: Any = event.get("changes") or ()

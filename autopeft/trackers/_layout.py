@@ -164,7 +164,7 @@ class Layout:
         }
 
     def search(self, *, is_over: bool) -> Page:
-        """Makes the parent's page, with its curves over finished trials. The note is added when its address is known."""
+        """Makes the parent's page, with its curves over finished trials. The note is added later."""
         history, config = self.history, self.history.config
         unfinished = any(record.is_running for record in history.records)
         status = ("KILLED" if unfinished else "FINISHED") if is_over else "RUNNING"
@@ -263,7 +263,7 @@ class Layout:
     # ── what is on them ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _curves(self) -> tuple[Point, ...]:
-        """Returns the parent's metrics after each tell: step = number of finished trials. Earlier points never change."""
+        """Returns the metrics of the parent after each tell. Step: number of finished trials. Earlier points stay."""
         best_key = metric_key(f"best_{self.history.objectives[0].metric}", "search")
         if self._drawn is not self.progress.curve:  # the curve restarted, as a lost trial runs again
             self._drawn, self._curve, self._steps = self.progress.curve, [], 0

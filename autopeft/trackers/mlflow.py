@@ -143,7 +143,7 @@ class MLflow:
         return {name: sync.store.counts[name] for name in ("runs", "params", "metrics", "tags", "artifacts")}
 
     def open_command(self, history: History) -> str:
-        """Returns the line that opens MLflow at this search: a command with the address as a comment, or the address."""
+        """Returns the line that opens MLflow at this search: a command with its address as a comment, or an address."""
         redactor = Redactor.of([history.config, self.uri])
         pages = [f"#/experiments?{WORKFLOW}"]  # without the store there is still the way to MLflow's first page
         import_mlflow()
