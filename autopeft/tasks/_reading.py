@@ -12,6 +12,7 @@ import numpy as np
 
 from autopeft.errors import AutoPEFTError, ConfigError, EnvironmentFault, Fault, UsageError, did_you_mean
 from autopeft.tasks import Dataset, Raw
+from autopeft.tasks._columns import ArrowColumn
 from autopeft.tasks._splits import complete
 from autopeft.tasks._tables import Table, read_file
 from autopeft.tasks._targets import Target, nothing_wrong, text_faults
@@ -49,7 +50,7 @@ def read_table(
         raise ConfigError([Fault("data", "names no rows: give `train` (a file) or `hub` (a data set)")])
     every = {**columns, **target.columns}
     nothing_wrong(_once([fault for split, table in tables.items() for fault in _column_faults(table, every, split)]))
-    tables = {split: {name: table[name][:] for name in every} for split, table in tables.items()}
+    tables = {split: {name: table[name] for name in every} for split, table in tables.items()}
     nothing_wrong([fault for split, table in tables.items() for fault in target.shape_faults(table, split)])
     if "test" in tables and target.is_unlabelled(tables["test"]):
         del tables["test"]
@@ -125,7 +126,7 @@ def _from_hub(data: Mapping[str, Any], target: Target) -> tuple[dict[str, Table]
     names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     tables = {split: _undecoded(loaded[found[split]]) for split in SPLITS if found[split] in loaded}
     return (
-        {split: {name: table[name] for name in table.column_names} for split, table in tables.items()},
+        {split: _arrow(table) for split, table in tables.items()},
         names,
         f"{hub}@{data.get('revision') or 'main'}" if not Path(hub).is_dir() else hub,
     )
@@ -166,6 +167,12 @@ def _undecoded(table: Any) -> Any:
     return table
 
 
+def _arrow(table: Any) -> Table:
+    """The columns of a data set as they lie on the disk."""
+    plain = table.flatten_indices() if table._indices is not None else table
+    return {name: ArrowColumn(plain.data.column(name)) for name in plain.column_names}
+
+
 def _column_faults(table: Table, columns: Mapping[str, str], split: str) -> list[Fault]:
     return [
         Fault(f"data.{key}", f"no column {name!r} in {split}.{did_you_mean(name, table)} There are: {', '.join(table)}")
@@ -185,7 +192,8 @@ def _digest(splits: Mapping[str, Raw]) -> str:
     for name, raw in splits.items():
         digest.update(name.encode())
         for target in raw.targets.values():
-            digest.update(target.tobytes() if isinstance(target, np.ndarray) else repr(target).encode())
+            for part in [target] if isinstance(target, np.ndarray) else target:
+                digest.update(_bytes(part))
         for column in raw.inputs.values():
             for value in column:
                 digest.update(_bytes(value))

@@ -9,6 +9,7 @@ import numpy as np
 
 from autopeft.errors import ConfigError, Fault
 from autopeft.tasks import Raw
+from autopeft.tasks._columns import picked
 from autopeft.trial import derive_seed
 
 REST = "what is left of train"
@@ -77,10 +78,6 @@ def carve(raw: Raw, share: float, seed: int) -> tuple[Raw, Raw]:
 
 def rows_of(raw: Raw, index: np.ndarray) -> Raw:
     """Returns some rows of a split."""
-    inputs = {name: _some(column, index) for name, column in raw.inputs.items()}
-    targets = {name: _some(column, index) for name, column in raw.targets.items()}
+    inputs = {name: picked(column, index) for name, column in raw.inputs.items()}
+    targets = {name: picked(column, index) for name, column in raw.targets.items()}
     return Raw(inputs, targets, raw.rows[index], None if raw.strata is None else raw.strata[index])
-
-
-def _some(column: Any, index: np.ndarray) -> Any:
-    return column[index] if isinstance(column, np.ndarray) else [column[i] for i in index]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autopeft.errors import ConfigError, Fault, did_you_mean
+from autopeft.tasks._columns import BLOCK, ArrowColumn, on_disk
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
+ROWS = 1_000  # of a table of text that are in memory at once
 WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 
 Table = Mapping[str, Sequence[Any]]
@@ -35,10 +37,7 @@ def read_file(path: str | Path) -> Table:
         if path.suffix == ".json":
             return _json(path)
         if path.suffix == ".parquet":
-            import pandas as pd
-
-            frame = pd.read_parquet(path)
-            return {str(name): frame[name].tolist() for name in frame.columns}
+            return _parquet(path)
     except UnicodeDecodeError as fault:
         wrong = f"{fault.object[fault.start]:#04x}"
         raise _fault(f"{path} is not UTF-8: it has a byte {wrong}; save it as UTF-8") from fault
@@ -67,39 +66,63 @@ def read_columns(file: Path, columns: Sequence[str]) -> Table:
     return {column: table[column] for column in columns}
 
 
+def _parquet(path: Path) -> Table:
+    """The columns, from a memory map: a file of row groups that are compressed cannot be mapped itself."""
+    from pyarrow import parquet
+
+    file = parquet.ParquetFile(path)
+    table = on_disk(file.iter_batches(batch_size=BLOCK))
+    if table is None:
+        return {name: [] for name in file.schema_arrow.names}
+    return {name: ArrowColumn(table[name]) for name in table.column_names}
+
+
 def _separated(path: Path, separator: str) -> Table:
-    import pandas as pd
+    """The columns, from a memory map; whole numbers if each entry is one."""
     from pandas.errors import ParserError
 
+    is_whole: list[bool] = []
     try:
-        # We parse the header ourselves. With pandas' header, an extra comma in each row would make the first column the
-        # index. In a file of one column an empty line is a row.
-        frame = pd.read_csv(
-            path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""],
-            skip_blank_lines=not _has_one_column(path, separator),
-        )  # fmt: skip
+        table = on_disk(_batches(path, separator, is_whole))
     except ParserError as fault:
         why = re.sub(r"^.*C error: ", "", str(fault).splitlines()[0])
         hint = f"quote what holds a {'comma' if separator == ',' else 'tab'} or begins with a quote"
         raise _fault(f"{path} cannot be read: {why}; {hint}") from fault
-    header = [str(name) for name in frame.iloc[0]]
-    if len(set(header)) < len(header):
-        twice = next(name for at, name in enumerate(header) if name in header[:at])
-        raise _fault(f"{path} has two columns {twice!r}: rename one")
-    return {name: _typed(frame[at].iloc[1:].tolist()) for at, name in enumerate(header)}
+    assert table is not None, "pandas refuses a file without a line"
+    whole = [int if each else None for each in is_whole]
+    return {name: ArrowColumn(table[at], whole[at]) for at, name in enumerate(table.column_names)}
+
+
+def _batches(path: Path, separator: str, is_whole: list[bool]) -> Iterator[Any]:
+    """The rows as Arrow batches of text. Says of each column whether all its entries are whole numbers."""
+    import pandas as pd
+    import pyarrow as pa
+
+    # Without a header of pandas' own: with one, a comma too many in each row would make the first column its index. In
+    # a file of one column an empty line is a row.
+    reader = pd.read_csv(
+        path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""],
+        skip_blank_lines=not _has_one_column(path, separator), chunksize=ROWS,
+    )  # fmt: skip
+    header: list[str] = []
+    with reader:
+        for frame in reader:
+            if not header:
+                header = [str(name) for name in frame.iloc[0]]
+                if len(set(header)) < len(header):
+                    twice = next(name for at, name in enumerate(header) if name in header[:at])
+                    raise _fault(f"{path} has two columns {twice!r}: rename one")
+                is_whole += [True] * len(header)
+                frame = frame.iloc[1:]
+            columns = [[value if isinstance(value, str) else None for value in frame[at]] for at in range(len(header))]
+            for at, column in enumerate(columns):
+                is_whole[at] = is_whole[at] and all(value is None or WHOLE.fullmatch(value) for value in column)
+            yield pa.record_batch([pa.array(column, pa.string()) for column in columns], names=header)
 
 
 def _has_one_column(path: Path, separator: str) -> bool:
     with open(path, newline="", encoding="utf-8-sig") as file:
         return len(next(csv.reader(file, delimiter=separator), [])) == 1
-
-
-def _typed(column: list[Any]) -> list[Any]:
-    """Turns a column of text into whole numbers if each entry is one."""
-    entries: list[str | None] = [value if isinstance(value, str) else None for value in column]
-    if all(entry is None or WHOLE.fullmatch(entry) for entry in entries):
-        return [None if entry is None else int(entry) for entry in entries]
-    return list(entries)
 
 
 def _json_lines(path: Path) -> list[Any]:
