@@ -18,7 +18,8 @@ from autopeft import wiring
 from autopeft.config import Config, load
 from autopeft.errors import UsageError, command
 from autopeft.plan import Plan, plan
-from autopeft.runs import Run, go, open_run, opened, write_config
+from autopeft.run_folder import opened, write_config
+from autopeft.runs import Run, go, open_run
 
 if TYPE_CHECKING:
     import pandas as pd

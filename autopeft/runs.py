@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from autopeft.history import TRIVIAL, History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.redact import Redactor
+from autopeft.run_folder import keep_front, opened, write_config
 from autopeft.search import Ending
 from autopeft.trackers import Fillable, Opened, Tracker
 from autopeft.training.data import Data
@@ -497,36 +498,3 @@ def make_tracker(entry: Any, run: Run, quiet: bool) -> Tracker:
     given = plugins.taken(plugins.load("trackers", entry.name), offered)
     tracker: Tracker = plugins.make("trackers", entry.name, entry.options, run.folder, **given)
     return tracker
-
-
-def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], None]:
-    """Makes a listener that drops, after each tell, the trained tensors of trials that are not on the front."""
-    kept: set[int] = set()
-
-    def drop(told: set[int]) -> None:
-        nonlocal kept
-        members = {record.number for record in history.front()}
-        for number in (kept | told) - members:
-            shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
-        kept = members
-
-    drop(set(history.told))  # a driver that died may have left some
-    return lambda event: drop({event["number"]}) if event["event"] == "tell" else None
-
-
-def write_config(folder: Path, resolved: Mapping[str, Any]) -> None:
-    """Writes the resolved config for people to read. autopeft itself reads the ledger's first line."""
-    from ruamel.yaml import YAML
-
-    with open(folder / "config.yaml", "w") as file:
-        YAML(typ="safe", pure=True).dump(json.loads(json.dumps(resolved)), file)
-
-
-@contextlib.contextmanager
-def opened(folder: Path, *, is_search: bool = True) -> Iterator[Ledger]:
-    """Opens the ledger of a folder for writing."""
-    ledger = Ledger(folder / ledgers.NAME, is_search=is_search)
-    try:
-        yield ledger
-    finally:
-        ledger.close()

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from autopeft import plugins
 from autopeft.ledger import NAME, Ledger
 from autopeft.objectives import Objective
-from autopeft.runs import keep_front
+from autopeft.run_folder import keep_front
 from autopeft.search import Search
 from autopeft.space import Choice, Dimension, Float, Int, Space
 from autopeft.testing import example_sizes
