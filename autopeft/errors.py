@@ -37,7 +37,7 @@ class Fault:
     Attributes:
         path: Where, as keys joined by dots: `training.batch_size`.
         message: What was expected, what came, what to do.
-        line: Line in the file, from 1; None where the value came from elsewhere (`--set`).
+        line: Line in the file, from 1; None if the value came from elsewhere (`--set`).
     """
 
     path: str
@@ -63,7 +63,7 @@ class ConfigError(UsageError):
 
 
 class UnknownName(UsageError):
-    """A name that nothing answers to, with the nearest that does."""
+    """An unknown name, with the nearest known one."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, tuple(sorted(known))
@@ -97,7 +97,7 @@ class Refused(AutoPEFTError):
     """A configuration that may not run: over budget, empty, unsupported or a duplicate.
 
     Attributes:
-        known: Its counts, where they are what it is refused for: another budget may let it run.
+        known: The configuration's counts, if they are the reason: with another budget it may run.
     """
 
     def __init__(self, reason: str, known: Mapping[str, float] | None = None) -> None:
@@ -106,11 +106,11 @@ class Refused(AutoPEFTError):
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """` Did you mean 'tpe'?`, or nothing where no known name is near."""
+    """Returns ` Did you mean 'tpe'?`, or nothing if no known name is near."""
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def command(*words: object) -> str:
-    """A command that a message suggests, to be pasted into a shell: `command("autopeft", "track", folder)`."""
+    """Quotes a command that a message suggests for pasting into a shell: `command("autopeft", "track", folder)`."""
     return f"`{shlex.join(map(str, words))}`"

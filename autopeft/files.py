@@ -1,4 +1,4 @@
-"""Folders that are there whole, or not at all; and locks between processes of one node."""
+"""Folders that exist whole or not at all, and locks between processes of one node."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from pathlib import Path
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> None:
-    """Makes a folder by `build(temporary folder)`, then renames it: it is there whole, or not at all.
+    """Calls `build(temporary folder)`, then renames that folder: `folder` exists whole or not at all.
 
-    Of several processes one builds, the others wait.
+    If several processes call this at once, one builds and the others wait.
     """
     if folder.exists():
         return
     with locked(folder.with_name(folder.name + ".lock")):
         if folder.exists():
             return
-        for half_made in folder.parent.glob(f".{folder.name}.*"):  # by a process that was killed: the lock is ours
+        for half_made in folder.parent.glob(f".{folder.name}.*"):  # of a killed process: the lock is ours
             shutil.rmtree(half_made, ignore_errors=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -34,7 +34,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> None:
 
 
 def to_disk(folder: Path) -> None:
-    """Has a folder's files on the disk, not only in memory: after a power cut a renamed folder would hold empty ones."""
+    """Flushes a folder's files to the disk. Otherwise a renamed folder could hold empty files after a power cut."""
     for path in (*folder.rglob("*"), folder):
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -44,7 +44,7 @@ def to_disk(folder: Path) -> None:
 
 
 def trial_folder(folder: str | Path, number: int) -> Path:
-    """Where a trial's trained tensors lie in the folder of its run, where they were kept."""
+    """Returns the folder of a trial's trained tensors within its run's folder. It exists only if they were kept."""
     return Path(folder) / "trials" / f"{number:05d}"
 
 

@@ -1,4 +1,4 @@
-"""A folder that holds a model: its digest, and whether it is what it seems to be. Knows files, and no framework."""
+"""A folder that holds a model: its digest, and the refusal of peft adapters. Knows files, and no framework."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from autopeft.errors import UsageError
 
 ADAPTER = "adapter_config.json"
-PREFIX = "files:"  # of a digest; "sha256:" is that of a ledger written before: the safetensors alone
+PREFIX = "files:"  # of a digest; older ledgers have "sha256:", of the safetensors alone
 
-# What a model is read from beside its weights: a change of any of them is another model, or other inputs to it.
+# Files that a model is read from beside its weights. If one changes, the model or its inputs change.
 READ = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "*.model", "preprocessor_config.json", "processor_config.json", "*.index.json", "*.py",
 )  # fmt: skip
 WEIGHTS = ("*.safetensors", "*.bin")
-NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin")  # of whoever trained it
+NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin")  # left by the model's own training
 
 
 def digest(model: str) -> str | None:
-    """What a local model's files amount to, as a hub model's revision does; None for a name on the hub."""
+    """Returns the digest of a local model's files, which stands for a revision; None for a name on the hub."""
     if not os.path.isdir(model):
         return None
     folder, total = Path(model), hashlib.sha256()
@@ -34,7 +34,7 @@ def digest(model: str) -> str | None:
 
 
 def digest_as(model: str, was: str) -> str | None:
-    """The digest of a local model in the form of an earlier one; None for a name on the hub."""
+    """Returns a local model's digest in the same form as the digest `was`; None for a name on the hub."""
     if was.startswith(PREFIX) or not os.path.isdir(model):
         return digest(model)
     total = hashlib.sha256()
@@ -50,14 +50,14 @@ def _add(total: hashlib._Hash, file: Path) -> None:
 
 
 def refuse_adapter(model: str) -> None:
-    """Raises UsageError for a folder with a peft adapter in it: transformers would load and apply it, silently."""
+    """Raises UsageError for a folder with a peft adapter, as transformers would silently load and apply the adapter."""
     fault = adapter_fault(Path(model)) if os.path.isdir(model) else None
     if fault is not None:
         raise UsageError(f"the model {model!r} {fault}")
 
 
 def adapter_fault(folder: Path) -> str | None:
-    """What is wrong with a folder that holds a peft adapter, and what to do; None for one that holds none."""
+    """Explains why a folder with a peft adapter is refused, and what to do; None for a folder without an adapter."""
     file = folder / ADAPTER
     if not file.is_file():
         return None

@@ -22,7 +22,7 @@ KINDS = ("methods", "tasks", "samplers", "stoppers", "executors", "trackers")
 
 @lru_cache
 def names(kind: str) -> tuple[str, ...]:
-    """The names of all plugins of a kind, ours and other people's, sorted."""
+    """Lists the names of all plugins of a kind, ours and other people's, sorted."""
     return tuple(sorted({*_ours(kind), *(point.name for point in entry_points(kind))}))
 
 
@@ -35,17 +35,17 @@ def _ours(kind: str) -> frozenset[str]:
 
 @lru_cache
 def entry_points(kind: str) -> tuple[importlib.metadata.EntryPoint, ...]:
-    """Other people's plugins of a kind. Asked once: it reads the metadata of all that is installed (10 ms)."""
+    """Finds other people's plugins of a kind. Cached, as it reads the metadata of all installed packages (10 ms)."""
     return tuple(importlib.metadata.entry_points(group=f"autopeft.{kind}"))
 
 
 def load(kind: str, name: str) -> Any:
-    """The plugin of that name. Its module is imported here, and nothing before.
+    """Imports the module of a plugin and returns the plugin.
 
     Raises:
-        UnknownName: There is none.
-        UsageError: There are two: which one was meant, nobody said.
-        EnvironmentFault: Somebody else's, and it cannot be imported.
+        UnknownName: No plugin has that name.
+        UsageError: Two plugins have that name.
+        EnvironmentFault: The plugin is somebody else's, and cannot be imported.
     """
     if name not in names(kind):
         raise UnknownName(kind.removesuffix("s"), name, names(kind))
@@ -67,28 +67,28 @@ def load(kind: str, name: str) -> Any:
 
 
 def make(kind: str, name: str, options: Mapping[str, Any] | None = None, *given: Any, **more: Any) -> Any:
-    """An object of that plugin: `plugin(*given, **options, **more)`.
+    """Builds an object of a plugin: `plugin(*given, **options, **more)`.
 
     Args:
-        options: The user's, as the config has them.
-        given, more: What the search gives every plugin of the kind.
+        options: The user's options, as in the config.
+        given, more: Arguments that every plugin of the kind gets.
     """
     return load(kind, name)(*given, **{**(options or {}), **more})
 
 
 def taken(plugin: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what is offered, what the constructor of a plugin names among its parameters: a plugin says what it needs."""
+    """Picks the offered arguments that a plugin's constructor names. So a plugin gets only what it needs."""
     parameters = inspect.signature(plugin).parameters
     return {name: value for name, value in offered.items() if name in parameters}
 
 
 def about(kind: str, name: str) -> str:
-    """What a plugin is, in a line: the first sentence of its module's docstring."""
+    """Describes a plugin in a line: the first sentence of its module's docstring."""
     return sentence(sys.modules[load(kind, name).__module__].__doc__ or "")
 
 
 def sentence(text: str) -> str:
-    """The first paragraph on one line, up to a full stop that ends a sentence."""
+    """Returns the first sentence of a text's first paragraph, on one line."""
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
     end = paragraph.find(". ")
     return paragraph[: end + 1] if end > 0 else paragraph

@@ -19,10 +19,10 @@ PACKAGES = (
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """What a reader needs to judge a measured number, as JSON data.
+    """Collects as JSON data what a reader needs to judge a measured number.
 
     Args:
-        device: "cpu", "cuda" or "cuda:0": what training ran on.
+        device: The device that trained: "cpu", "cuda" or "cuda:0".
     """
     return {
         "versions": {"python": platform.python_version(), "autopeft": __version__, **_versions()},
@@ -45,7 +45,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> dict[str, Any] | None:
-    """The commit that autopeft runs from and whether its files were changed since; None outside a checkout."""
+    """Returns autopeft's own commit and whether files were changed since; None outside a checkout."""
     folder = Path(__file__).parent
     if not (folder.parent / ".git").exists():
         return None
@@ -69,7 +69,7 @@ def _processor() -> str:
 
 
 def _device(device: str) -> str:
-    """`cuda:0: NVIDIA H100, 79 GiB`; only the name where torch is not loaded: looking is no reason to load it."""
+    """Returns `cuda:0: NVIDIA H100, 79 GiB`; only `cuda:0` if torch is not loaded, as loading takes long."""
     torch = sys.modules.get("torch")
     if not device.startswith("cuda") or torch is None or not torch.cuda.is_available():
         return device

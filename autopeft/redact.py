@@ -1,7 +1,8 @@
-"""What leaves the ledger for people goes through here: reports, cards, boards, front files, trackers, the terminal.
+"""Masks secrets in all that people see: reports, cards, boards, front files, trackers, the terminal.
 
-Masked are the userinfo of URIs, values of keys that are named so, tokens of known form, and all of these wherever else they
-stand; and whose home a folder is in. The ledger itself and the run's `config.yaml` have them: a run must go on.
+Secrets are the userinfo of URIs, the values of keys such as `hub_token`, and tokens of known form. A value that is
+secret in one place is masked in all places. Home folders become `~`. The ledger and the run's `config.yaml` keep
+everything, as a resumed run needs it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 MASK = "***"
-SHORTEST = 6  # a secret that is looked for in texts: a shorter one is a piece of ordinary words
-# A key that ends in such a word: `hub_token`, `api-key`, `AWS_SECRET_ACCESS_KEY`; not `monkey`.
+SHORTEST = 6  # characters of a secret that is searched in texts: a shorter one would match within ordinary words
+# A key that ends in one of these words: `hub_token`, `api-key`, `AWS_SECRET_ACCESS_KEY`; not `monkey`.
 _NAMES = r"token|key|secret|password|passwd|credential"
 _SECRET_KEY = re.compile(rf"(?i)(^|[_\-. ])({_NAMES})s?$")
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://)([^/\s@'\"<>]+)@")
@@ -28,22 +29,22 @@ _HOME = r"(?:(?<![\w.~-])/(?:home|Users)/|\b[A-Za-z]:[\\/]+Users[\\/]+)[^/\\\s\"
 
 @dataclass(frozen=True)
 class Redactor:
-    """Masks what must not be shown.
+    """Masks secrets and home folders.
 
     Attributes:
-        secrets: Values that are known to be secret, longest first: they are masked wherever they stand.
+        secrets: Values known to be secret, longest first. They are masked wherever they appear.
     """
 
     secrets: tuple[str, ...] = ()
 
     @staticmethod
     def of(config: Any) -> Redactor:
-        """One that knows the secrets of a config: by their key's name, and the passwords of its URIs."""
+        """Builds a redactor that knows a config's secrets: values of keys with a secret name, and passwords in URIs."""
         found = {secret for secret in _secrets(config) if len(secret) >= SHORTEST}
         return Redactor(tuple(sorted(found, key=lambda secret: (-len(secret), secret))))
 
     def data(self, value: Any) -> Any:
-        """A config, as JSON data. Keys stay, so that a reader sees that there was something."""
+        """Masks a config, given as JSON data. Keys stay, so that a reader sees which values are masked."""
         if isinstance(value, Mapping):
             return {
                 key: MASK if isinstance(item, str) and item and _SECRET_KEY.search(str(key)) else self.data(item)
@@ -54,7 +55,7 @@ class Redactor:
         return self.text(value) if isinstance(value, str) else value
 
     def texts(self, value: Any) -> Any:
-        """JSON data whose keys tell nothing of secrets: a param may be called `lora.rank.key`."""
+        """Masks the texts of JSON data and ignores the keys' names: a param may be called `lora.rank.key`."""
         if isinstance(value, Mapping):
             return {key: self.texts(item) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
@@ -62,23 +63,23 @@ class Redactor:
         return self.text(value) if isinstance(value, str) else value
 
     def text(self, text: str) -> str:
-        """Any text, HTML too: what is masked is never part of its syntax. Home folders become `~`."""
+        """Masks a text; home folders become `~`. Works on HTML too: a mask never covers its syntax."""
         return _homes().sub("~", self.secret(text))
 
     def secret(self, text: str) -> str:
-        """The same with the folders as they are: for the user's own terminal, where paths are copied from."""
+        """Masks a text but leaves home folders, for the user's own terminal, from which paths are copied."""
         for secret in self.secrets:
             text = text.replace(secret, MASK)
         return _TOKENS.sub(MASK, _USERINFO.sub(rf"\1{MASK}@", text))
 
     def message(self, text: str) -> str:
-        """An error's text: also the values in `token: abc` and `password=abc`, which a library may have put there."""
+        """Masks an error's text, also values in `token: abc` and `password=abc`, which a library may have written."""
         return self.text(_PAIR.sub(rf"\1{MASK}", text))
 
 
 @functools.lru_cache
 def _homes() -> re.Pattern[str]:
-    """Home folders: of the usual places, and this user's, wherever it is."""
+    """Returns the pattern of home folders: those in the usual places, and this user's."""
     own = str(Path.home())
     mine = rf"(?<![\w.~/-]){re.escape(own)}(?![\w.-])|" if len(own) > 1 else ""
     return re.compile(mine + _HOME)

@@ -1,4 +1,4 @@
-"""A YAML file as plain data, with the line of each key. What is wrong with it is a ConfigError that names the line."""
+"""A YAML file as plain data, with the line of each key. A fault in the file is a ConfigError that names the line."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def read(path: Path, label: str | None = None) -> Document:
 
     Args:
         path: The file.
-        label: What to call it in messages; the path if absent.
+        label: The file's name in messages; the path if absent.
 
     Raises:
-        ConfigError: There is no such file, it is no YAML, or no mapping.
+        ConfigError: The file does not exist, or holds no YAML, or no mapping.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -62,10 +62,10 @@ def read(path: Path, label: str | None = None) -> Document:
 
 
 def value(text: str) -> Any:
-    """One value, as it would stand after a colon.
+    """Parses one value, written as after a colon.
 
     Raises:
-        ValueError: It is no YAML.
+        ValueError: The text is no YAML.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -77,7 +77,7 @@ def value(text: str) -> Any:
 
 
 def plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep copy as JSON data."""
+    """Returns a deep copy as JSON data."""
     copy: dict[str, Any] = json.loads(json.dumps(data, default=str))
     return copy
 
@@ -96,7 +96,7 @@ def _text(path: Path, label: str) -> str:
 
 
 def _note(node: Any, path: str, lines: dict[str, int], seen: set[int]) -> None:
-    """Notes the lines below a node; what an alias stands for is noted where it was first written."""
+    """Notes the lines of the keys below a node. Keys behind an alias have the lines where they were first written."""
     if id(node) in seen:
         return
     seen.add(id(node))

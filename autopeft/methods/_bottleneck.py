@@ -13,11 +13,11 @@ from autopeft.errors import Refused
 
 
 class Bottleneck(nn.Module):
-    """scale · U gelu(D x), U at 0 so that it begins as nothing. Linear, or 1 × 1 convolutions on feature maps.
+    """Computes scale · U gelu(D x). U begins at 0. Linear layers, or 1 × 1 convolutions on feature maps.
 
     Args:
         inputs, outputs: Features, or channels.
-        size: Of the bottleneck.
+        size: Width of the bottleneck.
         is_map: Whether x is (n, channels, height, width) rather than (..., features).
     """
 
@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
 
 
 class AddAfter:
-    """Forward hook of a layer: adds the adapter of the layer's own output, or of what was remembered."""
+    """Forward hook of a layer: adds the adapter's output, given the layer's own output or a remembered input."""
 
     def __init__(self, adapter: Bottleneck, remembered: Remember | None = None) -> None:
         self.adapter, self.remembered = adapter, remembered
@@ -54,7 +54,8 @@ class Remember:
     """Keeps a layer's input until the adapter takes it.
 
     Args:
-        block: What the layer is in. It begins afresh: what a pass left that ran out of memory is forgotten.
+        block: The block of the layer. Each pass of the block first drops an input that an earlier pass left: that pass
+            may have run out of memory.
         layer: Runs once in a pass of its block.
     """
 
@@ -78,7 +79,7 @@ class Remember:
 
 
 def add_beside(model: nn.Module, name: str, adapter: Bottleneck, suffix: str) -> None:
-    """Registers the adapter as a sibling of the layer: inside its block, by name; a second one as `…_2`."""
+    """Registers the adapter as a sibling of the layer, so that its name lies in the block. A second one is `…_2`."""
     path, _, leaf = name.rpartition(".")
     parent = model.get_submodule(path)
     first = f"{leaf}_{suffix}"
@@ -87,7 +88,7 @@ def add_beside(model: nn.Module, name: str, adapter: Bottleneck, suffix: str) ->
 
 
 def features(module: nn.Module) -> tuple[int, int, bool]:
-    """(inputs, outputs, whether on feature maps) of a linear layer or convolution, a peft layer's base included."""
+    """Returns (inputs, outputs, whether on feature maps) of a linear layer, a convolution, or a peft layer's base."""
     layer: Any = getattr(module, "get_base_layer", lambda: module)()
     if isinstance(layer, nn.Conv2d):
         return layer.in_channels, layer.out_channels, True

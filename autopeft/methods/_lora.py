@@ -37,7 +37,7 @@ class LowRank(PeftMethod):
 
 
 def require_linear(model: Any, site: Site, label: str) -> None:
-    """Raises Refused where a chosen module is no linear layer, or has no such rank."""
+    """Raises Refused if a chosen module is no linear layer, or cannot have such a rank."""
     import torch
 
     for name, rank in site.scope.sizes.items():

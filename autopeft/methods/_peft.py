@@ -1,4 +1,4 @@
-"""Methods of peft: its tuner put into a model in place. The model's own forward goes on working, nothing wraps it."""
+"""Methods of peft: its tuner changes a model in place. Nothing wraps the model: its own forward goes on working."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 from autopeft.errors import Refused
 from autopeft.methods import Method, Scope, Site
 
-# What model code reads of a convolution that a tuner layer has replaced (MobileNet's TensorFlow padding).
+# Attributes of a convolution that model code still reads after a tuner layer replaced it (MobileNet's TensorFlow
+# padding).
 CONVOLUTION_ATTRIBUTES = ("stride", "padding", "kernel_size", "dilation", "groups", "in_channels", "out_channels")
 
 
 class PeftMethod(Method):
-    """A method that peft implements: most are this table and nothing else.
+    """A method that peft implements. Most subclasses only set these attributes.
 
     Attributes:
         peft: Name of its config's class in peft.
@@ -31,7 +32,7 @@ class PeftMethod(Method):
     is_peft = True
 
     def config(self, site: Site) -> Any:
-        """A fresh peft config: peft changes the one that it is given."""
+        """Builds a new peft config on each call, as peft changes the config that it is given."""
         import peft
 
         if not site.scope.names:
@@ -40,7 +41,7 @@ class PeftMethod(Method):
             return getattr(peft, self.peft)(**self.given(site))
 
     def given(self, site: Site) -> dict[str, Any]:
-        """The config's arguments."""
+        """Returns the config's arguments."""
         own = {theirs: site.keys[ours] for ours, theirs in self.arguments.items()}
         return {"target_modules": site.scope.names, **own, **self.fixed}
 
@@ -48,11 +49,11 @@ class PeftMethod(Method):
         inject(model, self.config(site))
 
     def count(self, model: Any, site: Site) -> int | None:
-        """The sum over its modules of `numbers`; None where one of them is no plain linear layer."""
+        """Sums `numbers` over the modules; None if one of them is no plain linear layer."""
         return sum_of_linear(model, site, lambda kind, i, o, size: self.numbers(site.keys, kind, i, o, size))
 
     def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
-        """How many parameters it trains at one linear layer; None where there is no formula."""
+        """Counts the parameters trained at one linear layer; None if there is no formula."""
         return None
 
     def describe(self, keys: Mapping[str, Any]) -> str:
@@ -62,8 +63,8 @@ class PeftMethod(Method):
 def sum_of_linear(
     model: Any, site: Site, numbers: Callable[[str, int, int, int], int | None], sizes: int = 0
 ) -> int | None:
-    """The sum over the chosen modules of a function of (kind, inputs, outputs, size); None where one is no plain linear
-    layer, or the function knows none."""
+    """Sums a function of (kind, inputs, outputs, size) over the chosen modules. None if a module is no plain linear
+    layer, or if the function returns None for one."""
     import torch
 
     total = 0
@@ -80,7 +81,7 @@ def sum_of_linear(
 
 
 def by_module(scope: Scope) -> tuple[int, dict[str, int]]:
-    """(the largest size, peft's pattern of the modules with another one)."""
+    """Returns (the largest size, peft's pattern of the modules with another size)."""
     largest = max(scope.sizes.values(), default=0)
     return largest, {f"^{re.escape(name)}$": value for name, value in scope.sizes.items() if value != largest}
 
@@ -88,10 +89,10 @@ def by_module(scope: Scope) -> tuple[int, dict[str, int]]:
 def inject(model: Any, config: Any) -> Any:
     """Injects a peft adapter, called `default`, into the modules that its config names. Returns peft's tuner.
 
-    Where another component's adapter sits already, of another method or the same, the new one goes around it.
+    If a module already has another component's adapter, of whatever method, the new adapter goes around it.
 
     Raises:
-        Refused: Whatever peft raises, but that memory ran out.
+        Refused: peft raised anything else than out of memory.
     """
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -105,7 +106,7 @@ def inject(model: Any, config: Any) -> Any:
         tuner = make(model, config, "default", low_cpu_mem_usage=is_meta)
     for name, layer in inner.items():
         model.get_submodule(name).base_layer = layer
-    del model.peft_config  # the tuner is gone: to the next one this is a plain model
+    del model.peft_config  # the tuner is done: to the next tuner this is a plain model
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module.get_base_layer(), "stride"):
             for name in CONVOLUTION_ATTRIBUTES:
@@ -115,7 +116,7 @@ def inject(model: Any, config: Any) -> Any:
 
 
 def _taken_out(model: Any, names: Iterable[str], tuner: Any) -> dict[str, Any]:
-    """Puts back the bare layer where an adapter of the same tuner sits: peft would overwrite that one.
+    """Puts back the bare layer in place of each adapter of the same tuner, as peft would overwrite the adapter.
 
     Returns:
         Full module name → the layer with its adapter, to go inside the new one.
@@ -130,7 +131,7 @@ def _taken_out(model: Any, names: Iterable[str], tuner: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def refusing(hint: str = "") -> Iterator[None]:
-    """Makes a refusal of whatever peft raises, with its type and its text. Memory that ran out is none."""
+    """Turns whatever peft raises into Refused, with the error's type and text; except out of memory."""
     try:
         yield
     except Refused:

@@ -1,7 +1,7 @@
 """Attention that prepends a module's trained keys and values, through transformers' attention interface.
 
-A module with a prefix reads another config than its model does: one that names the attention below, which extends
-keys, values and mask, and goes on to the attention that was there. All other modules are as they were.
+A module with a prefix gets a config of its own, which names the attention below. That attention extends keys, values
+and mask, and then calls the model's attention. All other modules stay unchanged.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def add_prefix(model: Any, key: str, value: str, size: int) -> None:
     """Puts `prefix_key` and `prefix_value`, (size, width) each, on the attention module of two layers.
 
     Raises:
-        Refused: That module does not go by transformers' attention interface, or by one that knows no masks; or it has
-            a prefix.
+        Refused: The module does not use transformers' attention interface, or uses an attention without masks, or has a
+            prefix already.
     """
     owner = attention_of(model, key)
     for name, layer in (("prefix_key", key), ("prefix_value", value)):
@@ -42,10 +42,10 @@ def add_prefix(model: Any, key: str, value: str, size: int) -> None:
 
 
 def attention_of(model: Any, key: str) -> Any:
-    """The attention module of a layer that makes keys.
+    """Finds the attention module of a layer that makes keys.
 
     Raises:
-        Refused: That module does not go by transformers' attention interface, or by one that knows no masks.
+        Refused: The module does not use transformers' attention interface, or uses an attention without masks.
     """
     owner = model.get_submodule(key.rpartition(".")[0])
     if "ALL_ATTENTION_FUNCTIONS" not in type(owner).forward.__code__.co_names or not hasattr(owner, "config"):
@@ -63,7 +63,7 @@ def _with_prefix(
 ) -> Any:
     """softmax(q [P_k; K]ᵀ) [P_v; V]: query (n, heads, tokens, width), key and value (n, key heads, tokens, width).
 
-    Every query sees the whole prefix; positions are those without it.
+    Every query sees the whole prefix. Positions do not count the prefix.
     """
     before = module.config._attn_implementation.removeprefix(PREFIX)
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(before, sys.modules[type(module).__module__].eager_attention_forward)

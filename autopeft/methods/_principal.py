@@ -1,4 +1,4 @@
-"""LoRA that begins with a part of its layer's weight, which the layer gives up: the base is changed, and not trained."""
+"""LoRA that begins with a part of its layer's weight. The part is subtracted from the base, which is not trained."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from autopeft.methods._peft import inject
 
 
 class Principal(LowRank):
-    """LoRA by one of peft's beginnings that change the base.
+    """LoRA whose initialisation in peft changes the base.
 
-    A stock adapter of it would change the base anew where it is loaded; ours is exported with the changed weights.
+    A stock adapter would change the base again when it is loaded, so the export contains the changed weights.
 
     Attributes:
-        beginning: peft's name of it.
+        beginning: peft's name of the initialisation.
     """
 
     beginning: str
@@ -38,7 +38,7 @@ class Principal(LowRank):
         before = {id(module) for module in model.modules()}
         inject(model, config)
         added: list[Any] = [m for m in model.modules() if isinstance(m, LoraLayer) and id(m) not in before]
-        for layer in added:  # an SVD leaves views and strides of its own
+        for layer in added:  # an SVD returns views with unusual strides
             for matrix in (layer.lora_A["default"], layer.lora_B["default"]):
                 matrix.weight.data = matrix.weight.data.contiguous()
             weight = layer.get_base_layer().weight

@@ -12,7 +12,7 @@ from typing import Any
 from autopeft.methods import During, Site
 from autopeft.methods._peft import PeftMethod, inject
 
-COUNTING_STEPS = 100  # stands for the trial's steps where nothing is trained: the counts do not depend on it
+COUNTING_STEPS = 100  # stands for the trial's steps if nothing is trained: counts do not depend on the steps
 
 
 class AdaLora(PeftMethod):
@@ -63,12 +63,12 @@ class AdaLora(PeftMethod):
 
 
 class Allocation:
-    """The ranks of one trial's modules, by peft's allocator.
+    """Lowers the ranks of one trial's modules, by peft's allocator.
 
     Args:
         model: With AdaLoRA's layers in place.
-        config: Of peft.
-        before: Ids of modules that were there before: other adapters are left alone.
+        config: The peft config.
+        before: Ids of the modules that were there before, to leave other adapters alone.
     """
 
     def __init__(self, model: Any, config: Any, before: set[int]) -> None:
@@ -84,7 +84,7 @@ class Allocation:
         self.pattern: Any = None
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
-        """What the allocator reads of a model."""
+        """Yields names and parameters: all that the allocator reads of a model."""
         for name, layer in self.layers.items():
             for own, parameter in layer.named_parameters():
                 if own.startswith(("lora_A.", "lora_B.", "lora_E.")):
@@ -94,7 +94,7 @@ class Allocation:
         return During(self.penalty, self.after_step)
 
     def penalty(self) -> Any:
-        """The mean of ‖P ᵀP − I‖ and ‖Q Qᵀ − I‖ over the modules, weighted."""
+        """Returns the weighted mean of ‖P ᵀP − I‖ and ‖Q Qᵀ − I‖ over the modules."""
         import torch
 
         found = []
@@ -105,7 +105,7 @@ class Allocation:
         return self.config.orth_reg_weight * torch.stack(found).mean()
 
     def after_step(self, step: int) -> None:
-        """Drops triplets by the schedule; those that are dropped at its end stay dropped."""
+        """Drops triplets by the schedule. Triplets dropped at the schedule's end stay dropped."""
         last = self.config.total_step - self.config.tfinal
         if step < last:
             self.allocator.update_and_allocate(self, step)

@@ -24,7 +24,7 @@ class Boft(PeftMethod):
     reads_weights = True
 
     def count(self, model: Any, site: Site) -> int | None:
-        """inputs × block_size + outputs a linear layer. peft builds a matrix of inputs × inputs to say so."""
+        """Counts inputs × block_size + outputs a linear layer. Attaching builds a matrix of inputs × inputs."""
         import torch
 
         total, block = 0, site.keys["block_size"]

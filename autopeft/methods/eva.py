@@ -40,7 +40,7 @@ class Eva(LowRank):
 
 
 def inputs_of(model: Any, layers: Mapping[str, Any], site: Site) -> dict[str, Any]:
-    """(inputs, inputs) of each layer: Xᵀ X over all rows of its inputs that are no padding."""
+    """Computes Xᵀ X, (inputs, inputs), of each layer over all rows of its inputs that are no padding."""
     import torch
 
     grams: dict[str, Any] = {}

@@ -8,12 +8,12 @@ from typing import Any
 from autopeft.methods import Scope
 from autopeft.methods._unfreeze import Unfreeze, in_blocks
 
-# What stands for masked inputs while a model is pretrained, and is read by no task of ours: no gradient would reach it.
+# Parameters that stand for masked inputs in pretraining. No task of ours reads them, so no gradient would reach them.
 OF_PRETRAINING = ("mask_token", "masked_spec_embed", "mask_emb")
 
 
 class Full(Unfreeze):
-    """Trains all of the base, its embeddings too; not what only pretraining reads."""
+    """Trains all of the base with its embeddings, except parameters that only pretraining reads."""
 
     label = "full fine-tuning"
     baseline = "full fine-tuning"

@@ -20,7 +20,7 @@ class LoKr(PeftMethod):
     size = "rank"
 
     def numbers(self, keys: Mapping[str, Any], kind: str, inputs: int, outputs: int, size: int) -> int | None:
-        """Sides as near to each other as can be; a factor whose rank would not be low is a full matrix."""
+        """Splits each side into two factors that are near to each other. If `size` is not low, C and B A are full."""
         from peft.tuners.lokr.layer import factorization
 
         (in_m, in_n), (out_l, out_k) = factorization(inputs, -1), factorization(outputs, -1)

@@ -9,10 +9,10 @@ from typing import Any
 from autopeft.errors import Refused
 from autopeft.methods import Method, Site
 
-# Where a sub-layer ends → where it begins: the feed-forward, the attention.
+# Module kind at a sub-layer's end → module kind at its beginning: the feed-forward, the attention.
 BEGINS = {"down": "up", "output": "query"}
 
-# Model types whose attention gives its query layer the relative positions, too: it has two inputs.
+# Model types whose query layer runs a second time, on the relative positions.
 READS_TWICE = ("deberta-v2", "sew-d")
 
 
@@ -39,7 +39,7 @@ class ParallelAdapter(Method):
             last.register_forward_hook(AddAfter(adapter, remember))
 
     def count(self, model: Any, site: Site) -> int | None:
-        """Two matrices and two biases a sub-layer."""
+        """Counts two matrices and two biases for each sub-layer."""
         from autopeft.methods._bottleneck import features
 
         total = 0
@@ -50,7 +50,7 @@ class ParallelAdapter(Method):
 
 
 def places(model: Any, site: Site) -> Iterator[tuple[str, str, str]]:
-    """(block, layer where a sub-layer begins, layer where it ends), of each adapter."""
+    """Yields (block, first layer of the sub-layer, last layer of the sub-layer) for each adapter."""
     scope = site.scope
     if not scope.names:
         raise Refused("empty: no module is chosen")
@@ -63,7 +63,7 @@ def places(model: Any, site: Site) -> Iterator[tuple[str, str, str]]:
             begins = [name for name in scope.kinds.get(BEGINS[kind], ()) if name.startswith(f"{block}.")]
             ends = [name for name in names if name.startswith(f"{block}.")]
             if not ends and any(name.startswith(f"{block}.") for name in scope.kinds.get(kind, ())):
-                continue  # of size 0 here
+                continue  # the adapter has size 0 here
             if not ends or not begins:
                 raise Refused(f"{block} has no {BEGINS[kind]} and {kind} to put a parallel adapter beside")
             yield block, begins[0], ends[-1]

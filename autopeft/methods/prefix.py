@@ -1,7 +1,7 @@
 """Prefix tuning: trained keys and values, prepended in the chosen layers (Li and Liang, 2021, arXiv:2101.00190).
 
-Ours, not peft's: positions stay unshifted, so that inputs may be as long as ever, and it knows layers (AutoPEFT,
-Zhou et al., 2024, arXiv:2301.12132, masks them). Without the paper's reparametrisation by an MLP.
+Not peft's implementation: here positions stay unshifted, so that inputs may be as long as without a prefix, and layers
+can be chosen (as AutoPEFT does, Zhou et al., 2024, arXiv:2301.12132). Without the paper's reparametrisation by an MLP.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Prefix(Method):
             add_prefix(model, key, value, site.scope.sizes[key])
 
     def count(self, model: Any, site: Site) -> int | None:
-        """A row of keys and one of values a token and layer."""
+        """Counts a row of keys and a row of values for each token and layer."""
         from autopeft.methods._prefix_attention import attention_of
 
         for key, _ in pairs(site):
@@ -40,7 +40,7 @@ class Prefix(Method):
 
 
 def pairs(site: Site) -> list[tuple[str, str]]:
-    """The layers that make keys and values, by attention module."""
+    """Pairs the layer that makes keys with the layer that makes values, for each attention module."""
     keys, values = site.scope.modules.get("key", ()), site.scope.modules.get("value", ())
     if not keys or len(keys) != len(values):
         raise Refused("the model has no separate key and value layers to prepend to")

@@ -22,7 +22,7 @@ class SerialAdapter(Method):
     modules: tuple[str, ...] = ("down",)
 
     def count(self, model: Any, site: Site) -> int | None:
-        """Two matrices and two biases a layer."""
+        """Counts two matrices and two biases for each layer."""
         return sum_of_linear(model, site, lambda _, i, outputs, size: 2 * outputs * size + size + outputs)
 
     def attach(self, model: Any, site: Site) -> None:

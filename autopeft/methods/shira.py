@@ -18,13 +18,13 @@ class Shira(PeftMethod):
     peft = "ShiraConfig"
     keys: Mapping[str, str] = {"rank": "rank of the LoRA that has as many numbers"}
     arguments: Mapping[str, str] = {"rank": "r"}
-    fixed: Mapping[str, Any] = {"random_seed": 0}  # of the places, which an adapter does not carry
+    fixed: Mapping[str, Any] = {"random_seed": 0}  # fixes the random places, which a saved adapter does not contain
     stock: Mapping[str, Any] = {"rank": 8, "lr": 1e-3}
     size = "rank"
     reads_weights = True
 
     def count(self, model: Any, site: Site) -> int | None:
-        """rank × (inputs + outputs) a linear layer. peft draws a permutation of all its numbers to say so."""
+        """Counts rank × (inputs + outputs) a linear layer. Attaching draws a permutation of all its numbers."""
         import torch
 
         total = 0

@@ -12,7 +12,7 @@ from typing import Any
 from autopeft.errors import Refused
 from autopeft.methods import Method, Site
 
-BATCHES = 64  # what is frequent shows in these
+BATCHES = 64  # enough to find the frequent tokens
 
 
 class Tokens(Method):
@@ -49,7 +49,7 @@ class Tokens(Method):
 
         try:
             layer = model.get_input_embeddings()
-        except NotImplementedError:  # transformers' answer of a convolutional net
+        except NotImplementedError:  # transformers raises this for a convolutional net
             layer = None
         if not isinstance(layer, torch.nn.Embedding):
             raise Refused("unsupported: this model reads no tokens")
@@ -62,7 +62,7 @@ class Tokens(Method):
 
 
 def _shift(layer: Any, args: Any, output: Any) -> Any:
-    """Adds what is trained to the embeddings of the chosen tokens."""
+    """Adds the trained shifts to the embeddings of the chosen tokens."""
     at = (args[0].unsqueeze(-1) == layer.chosen_tokens).to(output.dtype)  # (..., size), mostly 0
     return output + at @ layer.chosen_shift.to(output.dtype)
 

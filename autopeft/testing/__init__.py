@@ -1,11 +1,11 @@
-"""Contract tests, a file a family: call them on your plugin, as our own tests do on every plugin of ours.
+"""Contract tests, one file for each kind of plugin. Call them on your plugin, as our tests do on ours.
 
-Each `check_…` raises an AssertionError that says which promise is broken. None needs pytest, a network or a GPU.
+Each `check_…` raises an AssertionError that names the broken promise. No check needs pytest, a network or a GPU.
 
     @pytest.mark.parametrize("check", testing.METHOD_CHECKS)
     @pytest.mark.parametrize("subject", testing.method_subjects(), ids=str)
     def test_contract(check, subject):
-        check("my_method", subject)     # raises Refused where the method is not for such a model
+        check("my_method", subject)     # raises Refused if the method is not for such a model
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ OBJECTIVES = (
 
 
 def example_space() -> Space:
-    """A small conditional space with every kind of domain, constants and a composed recipe."""
+    """Returns a small conditional space with every kind of domain, constants and a composed recipe."""
     return Space(
         {
             "method": Dimension(Choice(("head", "lora", "lora+bias")), "head"),
@@ -35,7 +35,7 @@ def example_space() -> Space:
 
 
 def example_sizes(params: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """Counts of a member of the example space; None for a few, as if they were over a budget."""
+    """Returns the counts of a member of the example space; None for a few members, as if they were over a budget."""
     if params.get("lora.rank", 0) > 48:
         return None
     return {"trainable_parameters": float(100 + 10 * len(json.dumps(dict(params))))}

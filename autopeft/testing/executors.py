@@ -21,10 +21,10 @@ from autopeft.trial import WEATHER, Evaluate, Phase, Report, Result, Status, Tri
 
 
 def check_executor(make: Callable[[], Executor]) -> None:
-    """With one slot it writes the ledger that a plain loop writes; what goes wrong outside of a trial ends the run.
+    """Checks that with one slot the ledger equals a plain loop's, and that an error outside of a trial ends the run.
 
     Args:
-        make: A new executor with one slot.
+        make: Builds a new executor with one slot.
     """
     executor = make()
     executor.check()
@@ -46,7 +46,7 @@ def check_executor(make: Callable[[], Executor]) -> None:
 
 
 class _Train:
-    """make_evaluate: a curve for each trial. Every sixth one fails; `broken` says what is."""
+    """make_evaluate: a curve for each trial. Every sixth trial fails. `broken` names the part that raises."""
 
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
@@ -82,7 +82,7 @@ class _StopThirds:
 def _ledger_of(
     run: Callable[[Conversation, _Train], None], make_evaluate: _Train, broken: str = ""
 ) -> list[Mapping[str, Any]]:
-    """The events of a search of 12 trials, without times."""
+    """Returns the events of a search of 12 trials, without times."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ledger.NAME
         book = Ledger(path)

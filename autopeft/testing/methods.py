@@ -18,9 +18,9 @@ class MethodSubject:
 
     Attributes:
         name: "bert".
-        base: All frozen, in evaluation mode.
-        meta: The same on the meta device.
-        inputs: Of the model's forward.
+        base: The model, all frozen, in evaluation mode.
+        meta: The same model on the meta device.
+        inputs: Arguments of the model's forward.
         labels: (n_rows,) int64.
     """
 
@@ -49,7 +49,7 @@ class MethodSubject:
 
 
 def method_subjects() -> list[MethodSubject]:
-    """A text encoder and a vision transformer of three layers, and a convolutional net."""
+    """Builds a text encoder and a vision transformer of three layers, and a convolutional net."""
     import torch
     import transformers
 
@@ -71,7 +71,7 @@ def method_subjects() -> list[MethodSubject]:
 
 
 def make_method_subject(name: str, architecture: Any, config: Any, inputs: Mapping[str, Any]) -> MethodSubject:
-    """A subject of any transformers architecture with a classifier."""
+    """Builds a subject of any transformers architecture with a classifier."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
@@ -85,7 +85,7 @@ def make_method_subject(name: str, architecture: Any, config: Any, inputs: Mappi
 
 
 def _calibrate(base: Any, inputs: Mapping[str, Any]) -> None:
-    """Gives batch norms the statistics of the batch, else a deep net of random weights answers 0 whatever it sees."""
+    """Gives batch norms the statistics of the batch. Otherwise a deep net of random weights always answers 0."""
     import torch
 
     norms = [module for module in base.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
@@ -99,7 +99,7 @@ def _calibrate(base: Any, inputs: Mapping[str, Any]) -> None:
 
 
 def method_recipes(name: str) -> Iterator[dict[str, Any]]:
-    """The stock configuration of a method, of one layer, and of the last layers."""
+    """Yields a method's stock configuration: everywhere, in one layer, and in the last layers."""
     yield {"method": name}
     if name != "head":
         yield {"method": name, f"{name}.layers": [1]}
@@ -107,7 +107,7 @@ def method_recipes(name: str) -> Iterator[dict[str, Any]]:
 
 
 def check_method_describes_itself(name: str, subject: MethodSubject) -> None:
-    """Its keys have a line each, its stock values are of its keys, and it has a name for a person."""
+    """Checks that each key has a line of text, stock values belong to keys, and the method has a name for people."""
     from autopeft import plugins
     from autopeft.methods import COMMON_KEYS
     from autopeft.naming import describe
@@ -122,7 +122,7 @@ def check_method_describes_itself(name: str, subject: MethodSubject) -> None:
 
 
 def check_method_count_is_exact(name: str, subject: MethodSubject) -> None:
-    """The count on the meta device is what a real model trains, on all layers and on some."""
+    """Checks that the count on the meta device equals what a real model trains, on all layers and on some."""
     import torch
 
     from autopeft.training.counter import Counter
@@ -143,7 +143,7 @@ def check_method_count_is_exact(name: str, subject: MethodSubject) -> None:
 
 
 def check_method_trains_its_own(name: str, subject: MethodSubject) -> None:
-    """The logits are finite at first; a gradient reaches every trained parameter and no other; a step changes each."""
+    """Checks that logits begin finite, and that gradients and a step reach exactly the trained parameters."""
     import torch
 
     for params in method_recipes(name):
@@ -163,7 +163,7 @@ def check_method_trains_its_own(name: str, subject: MethodSubject) -> None:
 
 
 def method_pairs(name: str) -> Iterator[dict[str, Any]]:
-    """The method alone, and in one recipe with each other one, this one first or last."""
+    """Yields the method alone, and in one recipe with each other method."""
     from autopeft import plugins
 
     yield {"method": name}
@@ -173,8 +173,9 @@ def method_pairs(name: str) -> Iterator[dict[str, Any]]:
 
 
 def check_method_trains_what_is_counted(name: str, subject: MethodSubject) -> None:
-    """Prepared as trials run it, by itself and beside every other method: each counted tensor has had a gradient, each
-    tensor that changes is counted. A pair that is refused is no pair."""
+    """Checks that each counted tensor gets a gradient, and that each tensor that changes is counted.
+
+    The method is prepared as in a trial, alone and beside every other method. Refused pairs are skipped."""
     import torch
 
     from autopeft.errors import Refused
@@ -202,7 +203,7 @@ def check_method_trains_what_is_counted(name: str, subject: MethodSubject) -> No
 
 
 def check_method_leaves_the_base(name: str, subject: MethodSubject) -> None:
-    """Attaching and training changes no weight, buffer, flag, hook or config of the base; frozen tensors are shared."""
+    """Checks that a trial changes no weight, buffer, flag, hook or config of the base, and shares frozen tensors."""
     before, modules = checksum(subject.base), len(list(subject.base.modules()))
     attached = attach_method(subject, {"method": name}, seed=1)
     train_method(subject, attached, steps=2)
@@ -218,7 +219,7 @@ def check_method_leaves_the_base(name: str, subject: MethodSubject) -> None:
 
 
 def check_method_saves_all_it_trains(name: str, subject: MethodSubject) -> None:
-    """The trained tensors, saved and loaded into a fresh clone, give the same logits."""
+    """Checks that the trained tensors, saved and loaded into a fresh clone, give the same logits."""
 
     import torch
     from safetensors.torch import load_file, save_file
@@ -238,7 +239,7 @@ def check_method_saves_all_it_trains(name: str, subject: MethodSubject) -> None:
 
 
 def check_method_clones_are_independent(name: str, subject: MethodSubject) -> None:
-    """Two trials whose steps alternate end as each does alone; one seed gives one beginning."""
+    """Checks that two trials with alternating steps end as each does alone, and that equal seeds begin equally."""
     import torch
 
     from autopeft.training.recipe import trained_state
@@ -262,7 +263,7 @@ def check_method_clones_are_independent(name: str, subject: MethodSubject) -> No
 
 
 def check_method_lowest_is_right(name: str, subject: MethodSubject) -> None:
-    """What the blocks below the lowest trained one give does not depend on what is trained; that one's output does."""
+    """Checks that training changes the output of the lowest trained block, and of no block below it."""
     import torch
 
     view = subject.view
@@ -282,7 +283,7 @@ def check_method_lowest_is_right(name: str, subject: MethodSubject) -> None:
 
 
 def check_method_head_is_the_seeds(name: str, subject: MethodSubject) -> None:
-    """Trials of one seed begin with one head, whatever their method; of another seed, with another."""
+    """Checks that trials of one seed begin with the same head, whatever their method; of two seeds, with two heads."""
     import torch
 
     from autopeft.training.recipe import trained_state
@@ -311,7 +312,7 @@ METHOD_CHECKS: tuple[Callable[[str, MethodSubject], None], ...] = (
 
 
 def checksum(model: Any) -> str:
-    """Of all weights and buffers, with their names."""
+    """Returns a checksum of all weights and buffers, with their names."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -319,14 +320,14 @@ def checksum(model: Any) -> str:
 
 
 def train_method(subject: MethodSubject, attached: Any, steps: int) -> None:
-    """Some steps of AdamW on the subject's batch, with each component's learning rate; the last gradient stays."""
+    """Takes steps of AdamW on the subject's batch, with each component's learning rate. The last gradients stay."""
     optimizer = _optimizer(attached)
     for step in range(1, steps + 1):
         _step(subject, attached, optimizer, step)
 
 
 def attach_method(subject: MethodSubject, params: Mapping[str, Any], seed: int) -> Any:
-    """A clone of the subject's base with a recipe, for a trial of ten steps on the subject's batch."""
+    """Attaches a recipe to a clone of the subject's base, for a trial of ten steps on the subject's batch."""
     from autopeft.training.recipe import attach
 
     return attach(subject.base, subject.view, params, seed, 10, lambda: itertools.repeat(subject.inputs))
@@ -341,7 +342,7 @@ def _optimizer(attached: Any) -> Any:
 
 
 def _step(subject: MethodSubject, attached: Any, optimizer: Any, step: int) -> None:
-    """One optimiser step, with what the components do during training; the gradients stay."""
+    """Takes one optimiser step, with the components' penalties and their work after it. The gradients stay."""
     optimizer.zero_grad(set_to_none=True)
     loss = subject.loss(attached.model)
     for during in attached.during:

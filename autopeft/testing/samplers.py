@@ -20,11 +20,11 @@ AT_ONCE = 3  # trials that run side by side
 
 
 def check_sampler(make: Callable[[Space, Sequence[Objective], Sizes], Sampler], trials: int = 30) -> None:
-    """Members of the space only; every kind of record heard; each ask a function of what it heard and of its seed.
+    """Checks that asks are members of the space and depend on seed and records only, and that all records are heard.
 
     Args:
-        make: A new sampler for the space, the objectives and the sizes, as `plugin(space, objectives, sizes, **options)`.
-        trials: How many numbers to ask for.
+        make: Builds a new sampler, as `plugin(space, objectives, sizes, **options)`.
+        trials: How many trials to ask for.
     """
     space = example_space()
     live = make(space, OBJECTIVES, example_sizes)
@@ -71,7 +71,7 @@ def _check_member(space: Space, number: int, params: Mapping[str, Any]) -> None:
 
 
 def _ends(begun: Record) -> list[tuple[str, Record]]:
-    """How a trial that began ends: all the ways there are, in turn. One that the machine cost begins and ends again."""
+    """Returns how a trial that began ends: each possible way in turn. A trial lost to the machine begins again."""
     trial, known = begun.trial, begun.known
     score = {"accuracy": 0.5 + (trial.seed % 1000) / 2000}
     complete = Record(trial, known, [], Status.COMPLETE, {**known, **score})

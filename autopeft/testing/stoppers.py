@@ -14,21 +14,23 @@ from autopeft.trial import Report, Status, Trial
 
 
 def check_stopper(make: Callable[[Sequence[Objective]], Stopper]) -> None:
-    """A verdict is a bool and a function of what was heard; what nothing beats runs on; a missing signal is an error.
+    """Checks that a verdict is a bool that depends on the reports only, and that the best trial so far runs on.
+
+    A report without the signal that the stopper reads has to raise an error.
 
     Args:
-        make: A new stopper for the objectives, as `plugin(objectives, **options)`.
+        make: Builds a new stopper for the objectives, as `plugin(objectives, **options)`.
     """
     heard = list(_rungs())
     verdicts = _verdicts(make(OBJECTIVES), heard)
     assert all(isinstance(verdict, bool) for verdict in verdicts), "whether to stop is True or False"
     assert verdicts == _verdicts(make(OBJECTIVES), heard), "the same rungs, heard again, were judged otherwise"
     stopper = make(OBJECTIVES)
-    for number in range(10):  # each smaller and better than all before it
+    for number in range(10):  # each trial is smaller and better than all before it
         record = Record(Trial(number, {"method": "head"}, 0), {"trainable_parameters": 1000.0 - number})
         record.reports.append(Report(10, {"accuracy": 0.5 + number / 100}))
         assert not stopper.report(record, record.reports[-1]), "stopped a trial that was smaller and better than all"
-    if any(verdicts):  # it looks at the score
+    if any(verdicts):  # the stopper reads the score
         record = Record(
             Trial(10, {"method": "head"}, 0), {"trainable_parameters": 1000.0}, [Report(10, {"other": 1.0})]
         )
@@ -41,7 +43,7 @@ def check_stopper(make: Callable[[Sequence[Objective]], Stopper]) -> None:
 
 
 def _rungs() -> Iterator[Record]:
-    """Forty trials of two rungs each, as they come in; a record's last report is the one to judge."""
+    """Yields forty trials, each once for each of its two rungs, in the order of the reports."""
     rng = np.random.default_rng(0)
     for number in range(40):
         record = Record(Trial(number, {"method": "head"}, 0), {"trainable_parameters": float(rng.integers(10, 10_000))})

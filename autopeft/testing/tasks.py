@@ -15,10 +15,10 @@ class TaskSubject:
     """A task with something to learn.
 
     Attributes:
-        name: Of the plugin.
-        data: As the config's section, paths absolute; from one source, so that each row is in one split.
-        model: Folder of a small model that it is for.
-        options: The task's own.
+        name: The plugin's name.
+        data: Like the config's section, with absolute paths; one source, so that each row is in one split.
+        model: Folder of a small model for the task.
+        options: The task's options.
     """
 
     name: str
@@ -33,14 +33,14 @@ class TaskSubject:
         return plugins.make("tasks", self.name, self.options)
 
     def encoded(self, raw: Any, about: Mapping[str, Any]) -> Any:
-        """Rows as the task encodes them for the model."""
+        """Encodes rows with the task for the model."""
         from autopeft.tasks import Source
 
         return self.task.encoder(Source(self.model, data=self.data), about)(raw)
 
 
 def check_task_describes_itself(subject: TaskSubject) -> None:
-    """Goals of its metrics, `loss` among them; kinds of its columns."""
+    """Checks that the task names its metrics' goals, `loss` among them, and its columns' kinds."""
     task = subject.task
     assert set(task.metrics.values()) <= {"maximize", "minimize"}, "a metric is maximised or minimised"
     assert task.metrics.get("loss") == "minimize", "the validation loss is a metric of every task"
@@ -49,7 +49,7 @@ def check_task_describes_itself(subject: TaskSubject) -> None:
 
 
 def check_task_reads_by_seed(subject: TaskSubject) -> None:
-    """The splits are a function of data and seed, share no row, and have targets for each row."""
+    """Checks that splits depend on data and seed only, share no row, and have targets for each row."""
     first, again, other = (subject.task.read(subject.data, seed) for seed in (0, 0, 1))
     assert {"train", "validation"} <= set(first.splits), "a search trains and validates"
     for name, raw in first.splits.items():
@@ -68,7 +68,7 @@ def check_task_reads_by_seed(subject: TaskSubject) -> None:
 
 
 def check_task_encodes_chunk_by_chunk(subject: TaskSubject) -> None:
-    """Chunks encode as the whole does: a row's encoding does not hang on the others, nor on what came before."""
+    """Checks that chunks encode as the whole does: a row's encoding depends on no other row, and no earlier chunk."""
     from autopeft.tasks import chunks
 
     dataset = subject.task.read(subject.data, 0)
@@ -84,7 +84,7 @@ def check_task_encodes_chunk_by_chunk(subject: TaskSubject) -> None:
 
 
 def check_task_fits_its_model(subject: TaskSubject) -> None:
-    """The model takes the inputs; a row's loss is a sum that does not hang on the others, and has a gradient."""
+    """Checks that the model takes the inputs, and that a row's loss depends on no other row and has a gradient."""
     import torch
 
     from autopeft.training.batches import collate, collate_targets
@@ -110,7 +110,7 @@ def check_task_fits_its_model(subject: TaskSubject) -> None:
 
 
 def check_task_scores(subject: TaskSubject) -> None:
-    """Every metric by its name and finite, whatever the order of the rows; JSON in detail; answers for each row."""
+    """Checks that metrics are named, finite and the same in any order of rows, the detail JSON, each row answered."""
     from autopeft.training.measure import pick_rows
 
     split, dataset, answers = _answered(subject)
@@ -135,7 +135,7 @@ def check_task_scores(subject: TaskSubject) -> None:
 
 
 def check_task_answers_without_targets(subject: TaskSubject) -> None:
-    """Rows without targets, as `predict` has them, are encoded and answered, each in its place."""
+    """Checks that rows without targets, as in `predict`, are encoded and get the same answers in the same order."""
     from autopeft.tasks import Raw
 
     _, dataset, answers = _answered(subject)
@@ -149,7 +149,7 @@ def check_task_answers_without_targets(subject: TaskSubject) -> None:
 
 
 def _answered(subject: TaskSubject) -> tuple[Any, Any, Any]:
-    """The validation split, its data set, and what the untrained model says of it."""
+    """Returns the validation split, its data set, and the untrained model's answers to the split."""
     dataset = subject.task.read(subject.data, 0)
     split = subject.encoded(dataset.splits["validation"], dataset.about)
     return split, dataset, _answers_of(subject, split, dataset.about)

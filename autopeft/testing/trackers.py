@@ -14,11 +14,11 @@ from autopeft.trackers import Fillable, Opened, Tracker
 
 
 def check_tracker_only_reads(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
-    """Neither the history nor an event is changed by a tracker, and the search need not wait for it.
+    """Checks that a tracker changes neither the history nor an event, and that the search need not wait for it.
 
     Args:
-        make: A new tracker of one run's folder, as `plugin(folder, **options)`.
-        events: Of a search, the header first.
+        make: Builds a new tracker of one run's folder, as `plugin(folder, **options)`.
+        events: The events of a search, the header first.
     """
     history, given, tracker = History(events[:1]), copy.deepcopy(list(events)), make()
     tracker.start(history)
@@ -38,7 +38,7 @@ def check_tracker_only_reads(make: Callable[[], Tracker], events: Sequence[Mappi
 
 
 def check_tracker_begins_anywhere(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
-    """A search may end, or go on, after any of its events: before the first trial, in the middle of one, at its end."""
+    """Checks that a search may end or go on after any event: before the first trial, within a trial, or at its end."""
     for cut in (1, 2, len(events) // 2, len(events)):
         history, tracker = History(events[:cut]), make()
         tracker.start(history)
@@ -46,11 +46,11 @@ def check_tracker_begins_anywhere(make: Callable[[], Tracker], events: Sequence[
             history.apply(event)
             tracker.handle(event)
         tracker.finish()
-        tracker.finish()  # an interrupted search may do so twice
+        tracker.finish()  # an interrupted search may call it twice
 
 
 def check_tracker_leaves_stdout(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
-    """stdout is for data (`--json`); trackers speak on stderr."""
+    """Checks that trackers write no text to stdout, which is for data (`--json`), but to stderr."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         history, tracker = History(events[:1]), make()
         tracker.start(history)
@@ -62,7 +62,7 @@ def check_tracker_leaves_stdout(make: Callable[[], Tracker], events: Sequence[Ma
 
 
 def check_tracker_fills_once(make: Callable[[], Tracker], events: Sequence[Mapping[str, Any]]) -> None:
-    """One that can be filled is filled without `start`; a second time adds nothing. One that can be opened says how."""
+    """Checks that `fill` needs no `start` and adds nothing the second time, and that `open_command` is one line."""
     history, tracker = History(events), make()
     if isinstance(tracker, Fillable):
         added = tracker.fill(history)
