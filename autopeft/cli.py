@@ -24,11 +24,11 @@ from autopeft.redact import Redactor
 if TYPE_CHECKING:
     from autopeft.runs import Run
 
-SCHEMA = 1  # of what `--json` prints
+SCHEMA = 1  # version of the `--json` output
 INTERRUPTED = 130
 MOST_CLASSES = 12  # rows of a table by class at a search's end: ten classes and the averages
 NARROW = 110  # columns of a terminal; in fewer, a table shows no details
-# Faults of the machine that reach us as they are.
+# Faults of the machine that arrive as a plain OSError.
 MACHINE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
 
 cli = typer.Typer(
@@ -85,7 +85,7 @@ def _run() -> int:
 
 
 def _wrong_usage(fault: Any) -> int:
-    """Typer's own: a wrong option or argument, or none at all, which asks for help."""
+    """Handles Typer's own errors: a wrong option or argument, or no argument at all, which asks for help."""
     if type(fault).__name__ == "NoArgsIsHelpError":
         print(fault.format_message())
         return 2
@@ -501,7 +501,7 @@ def _end_interrupted(folder: Path) -> NoReturn:
 
 
 def _show_search(run: Run, as_json: bool) -> None:
-    """What came out of a search, and where it is."""
+    """Prints the outcome of a search, and where its files are."""
     if as_json:
         _print_json(run.summary())
         return
@@ -515,23 +515,23 @@ def _show_search(run: Run, as_json: bool) -> None:
 
 
 def _plain(value: Any) -> str:
-    """A mapping as text: `id ec02693, is_dirty False`."""
+    """Writes a mapping as text: `id ec02693, is_dirty False`."""
     return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _records(frame: Any) -> Any:
-    """A frame's rows; what is absent in one is null."""
+    """Returns a frame's rows as JSON data; an absent value is null."""
     return json.loads(frame.to_json(orient="records"))
 
 
 def _relative(path: Path) -> str:
-    """As the user would type it from here."""
+    """Returns a path as the user would type it in the working folder."""
     path = path.resolve()
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def _print_table(table: Any) -> None:
-    """Numbers whole, and the names in what is left of the width; in a narrow terminal without the details."""
+    """Prints a table. In a narrow terminal columns of details are left out, and only names and reasons are wrapped."""
     from rich.console import Console
     from rich.table import Table
 
@@ -557,7 +557,7 @@ def _print_table(table: Any) -> None:
 
 
 def _print_classes(run: Run) -> None:
-    """The best trial by class, where that is short; the report has the rest."""
+    """Prints the best trial by class if the table is short; the report has long ones."""
     from autopeft.reports.classes import class_tables
     from autopeft.reports.facts import Facts
 
@@ -572,5 +572,5 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    """To stderr, without passwords that a library has put into its message."""
+    """Writes to stderr, without passwords that a library may have put into its message."""
     print(Redactor().secret(text), file=sys.stderr)

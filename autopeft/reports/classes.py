@@ -1,4 +1,4 @@
-"""scikit-learn's classification report of a trial, from the counts by class that its ledger has."""
+"""scikit-learn's classification report of a trial, from the ledger's counts by class."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from autopeft.reports.facts import Facts
 from autopeft.reports.table import Column, Table
 from autopeft.trial import Status
 
-MOST_ROWS = 20  # classes in a text; of more, those with the lowest F1
+MOST_ROWS = 20  # classes in a text; if there are more, those with the lowest F1
 AVERAGES = ("macro average", "weighted average")
 
 
 def class_scores(rows: np.ndarray, predicted: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """(n_classes + 2, 3): precision, recall and F1 of each class, then their plain mean over the classes that occur, and
-    the one weighted by rows.
+    """Computes precision, recall and F1, (n_classes + 2, 3): of each class, then their plain mean over the classes that
+    occur, then their mean weighted by rows.
 
     Args:
-        rows, predicted, correct: (n_classes,): rows of the class, rows that were given it, and those of both. What
-            nothing was given, or has no row, scores 0, as with scikit-learn's `zero_division=0`.
+        rows, predicted, correct: (n_classes,): rows of the class, rows predicted as the class, and rows that are both.
+            A class without rows or predictions scores 0, as with scikit-learn's `zero_division=0`.
     """
     precision = correct / np.maximum(predicted, 1)
     recall = correct / np.maximum(rows, 1)
     f1 = 2 * correct / np.maximum(rows + predicted, 1)
     scores = np.stack([precision, recall, f1], axis=1)
-    occurs = (rows > 0) | (predicted > 0)  # scikit-learn's macro average leaves out what neither split nor answers have
+    occurs = (rows > 0) | (predicted > 0)  # scikit-learn's macro average leaves out all other classes
     return np.vstack([scores, scores[occurs].mean(axis=0), rows @ scores / max(rows.sum(), 1)])
 
 
 def class_tables(facts: Facts, most: int | None = None) -> list[Table]:
-    """A table each of the best and the knee; none where the ledger has no counts.
+    """Makes a table for the best trial and one for the knee; none if the ledger has no counts.
 
     Args:
         most: Classes to show at most; all if None.
@@ -47,7 +47,7 @@ def class_tables(facts: Facts, most: int | None = None) -> list[Table]:
 
 
 def class_table(facts: Facts, record: Record, place: str = "", most: int | None = None) -> Table:
-    """Precision, recall and F1 by class: on validation, and on test where it was confirmed (the mean over seeds)."""
+    """Makes a table of precision, recall and F1 by class, on validation, and on test if confirmed (mean over seeds)."""
     confirmations = [c for c in facts.history.confirmations if c.number == record.number]
     retrained = [c.detail for c in confirmations if c.status is Status.COMPLETE]
     counts = {"validation": [record.detail], "test": retrained}
@@ -80,7 +80,7 @@ def class_table(facts: Facts, record: Record, place: str = "", most: int | None 
 
 
 def _scores(facts: Facts, split: str, counts: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
-    """The mean over retrainings; None if there are none, if they have no counts by class, or no rows of the classes."""
+    """Averages the scores over retrainings; None without retrainings, counts by class, or rows of the classes."""
     if not counts or not all("predicted" in each for each in counts) or _rows(facts, split, counts) is None:
         return None
     rows = _rows(facts, split, counts)
@@ -90,12 +90,12 @@ def _scores(facts: Facts, split: str, counts: Sequence[Mapping[str, Any]]) -> np
 
 
 def _rows(facts: Facts, split: str, counts: Sequence[Mapping[str, Any]]) -> Any:
-    """Rows of each class; in ledgers of schema 1 the header has them."""
+    """Returns the rows of each class; from the header in ledgers of schema 1."""
     of_header = facts.header["dataset"].get("label_rows", {}).get(split)
     rows = next((each["rows"] for each in counts if "rows" in each), of_header)
     return None if rows is None else np.array(rows)
 
 
 def _names(facts: Facts, record: Record) -> list[Any]:
-    """What is counted: classes; or what the counts name, such as types of entities. None where there is neither."""
+    """Returns the names beside the counts, such as types of entities, else the labels; empty without either."""
     return list(record.detail.get("names", facts.header["dataset"].get("label_names", ())))

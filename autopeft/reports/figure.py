@@ -1,10 +1,10 @@
 """The front figure: trainable parameters against score, as PNG, and its numbers as JSON and CSV.
 
-All complete trials in their method's colour, the front as a staircase, its knee a star, the baselines drawn in, at
-most eight names. A stopped trial's score is not final, so it is not drawn.
+The figure shows all complete trials in their method's colour, the front as a staircase, the knee as a star, the
+baselines, and at most eight names. A stopped trial's score is not final, so it is not drawn.
 
-`plot` works out what is drawn; here matplotlib draws it, for trackers and documents, and `svg` for web pages: there it
-needs tooltips, colours that follow the reader's, and no font that is known.
+`plot` computes the content. Here matplotlib draws it, for trackers and documents. `svg` draws it for web pages, which
+need tooltips and the reader's light or dark colours, and whose font is not known.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def front_csv(history: History, path: Path | str, describe: Describe, name: str 
 
 
 def front_data(facts: Facts) -> dict[str, Any]:
-    """The front as plain data, with a schema version."""
+    """Returns the front as plain data, with a schema version."""
     data: dict[str, Any] = facts.redactor.texts(_front_data(facts))
     return data
 
@@ -103,7 +103,7 @@ def _front_data(facts: Facts) -> dict[str, Any]:
 
 
 def front_csv_text(facts: Facts) -> str:
-    """The front as CSV text."""
+    """Returns the front as CSV text."""
     keys = sorted({key for record in facts.front for key in record.params} - {"method"})
     metrics = sorted({key for record in facts.front for key in record.metrics})
     out = io.StringIO()
@@ -229,7 +229,7 @@ def _point(axes: Axes, plot: Plot, mark: Mark) -> None:
 
 
 def _interval(axes: Axes, mark: Mark) -> None:
-    """What the test split says of a point of the front: a hollow circle, its whisker the 95 % interval."""
+    """Draws a confirmed test mean as a hollow circle, and its 95 % interval as a whisker."""
     if not mark.shows_test or mark.confirmed is None:
         return
     color = look(mark.method).light
@@ -248,7 +248,7 @@ def _interval(axes: Axes, mark: Mark) -> None:
 
 
 def _baselines(axes: Axes, plot: Plot) -> list[Any]:
-    """The lines of the baselines and their texts, which the names must not cover."""
+    """Draws the baselines' lines and texts. Returns the texts, which the names must not cover."""
     texts = []
     if plot.head is not None:
         axes.axhline(plot.head, color=_QUIET, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
@@ -296,7 +296,7 @@ def _baselines(axes: Axes, plot: Plot) -> list[Any]:
 
 
 def _names(figure: Figure, axes: Axes, plot: Plot, texts: list[Any]) -> None:
-    """Names beside their points: measured with the real font, placed where nothing is covered."""
+    """Writes names beside their points, measured with the real font, so that they cover nothing."""
     if not plot.labelled:
         return
     from matplotlib.patheffects import withStroke
@@ -362,7 +362,7 @@ def _names(figure: Figure, axes: Axes, plot: Plot, texts: list[Any]) -> None:
 
 
 def segments(corners: list[tuple[float, float]], half: float) -> list[Box]:
-    """Thin boxes along a line of horizontal and vertical pieces."""
+    """Returns thin boxes along a line of horizontal and vertical pieces."""
     return [
         Box(min(a[0], b[0]) - half, min(a[1], b[1]) - half, max(a[0], b[0]) + half, max(a[1], b[1]) + half)
         for a, b in pairwise(corners)
@@ -370,7 +370,7 @@ def segments(corners: list[tuple[float, float]], half: float) -> list[Box]:
 
 
 def _frame(figure: Figure, facts: Facts, plot: Plot) -> None:
-    """Title, what is drawn, and the legend below."""
+    """Draws the title, the caption, and the legend below."""
     model = f" · {facts.model_name}" if facts.model_name else ""
     figure.text(0.085, 0.945, text.plain(f"{facts.name}{model}"), fontsize=10.5, color=_INK, weight="bold")
     figure.text(0.085, 0.9, caption(facts, plot), fontsize=8, color=_QUIET)
@@ -404,7 +404,7 @@ def _frame(figure: Figure, facts: Facts, plot: Plot) -> None:
 
 
 def _legend(figure: Figure, items: list[tuple[str, dict[str, Any]]]) -> None:
-    """Keys in rows, each as wide as its name: matplotlib's own columns are all as wide as the widest."""
+    """Draws the keys in rows, each as wide as its name. In matplotlib's legend all are as wide as the widest."""
     from matplotlib.lines import Line2D
 
     width, size = float(figure.bbox.width), 7 * _DPI / 72
@@ -428,7 +428,7 @@ def _legend(figure: Figure, items: list[tuple[str, dict[str, Any]]]) -> None:
 
 
 def caption(facts: Facts, plot: Plot) -> str:
-    """What the figure draws, and what it leaves out."""
+    """Describes what the figure draws, and what it leaves out."""
     parts = [text.plural(len(plot.marks), "complete trial")]
     stopped = facts.counts.get("STOPPED", 0)
     if stopped:

@@ -1,7 +1,7 @@
 """The HTML report: one self-contained file. Light and dark, readable on a phone; no request leaves the page.
 
-Everything that came from outside (names, errors, configs) is escaped by jinja2 or `svg`; a content security policy
-lets only the page's own script run, by its hash, and nothing be loaded.
+jinja2 or `svg` escapes everything that came from outside (names, errors, configs). A content security policy lets only
+the page's own script run, by its hash, and lets nothing be loaded.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def write(history: History, path: Path | str, describe: Describe, *, name: str =
     """Writes the report of a search.
 
     Args:
-        history: With its header, at least.
+        history: The search's history, at least its header.
         path: The file.
         describe: Params → a name for people.
-        name: Of the run.
+        name: The run's name.
     """
     path = Path(path)
     path.write_text(render(history, describe, name=name), encoding="utf-8")
@@ -39,7 +39,7 @@ def write(history: History, path: Path | str, describe: Describe, *, name: str =
 
 
 def render(history: History, describe: Describe, *, name: str = "") -> str:
-    """The report of a search as text."""
+    """Renders the report of a search as text."""
     facts = Facts(history, describe, name)
     found = importances(facts)
     shown = page(
@@ -70,14 +70,14 @@ def render(history: History, describe: Describe, *, name: str = "") -> str:
 
 
 def front(history: History, describe: Describe, *, name: str = "") -> str:
-    """The interactive front alone: the verdict, the figure and its table, to be seen at once in a small frame."""
+    """Renders the front alone, to fit in a small frame: the verdict, the interactive figure and its table."""
     facts = Facts(history, describe, name)
     methods = [str(record.params["method"]) for record in history.records]
     return facts.redactor.text(page("front.html.j2", methods=methods, values=_front_values(facts)))
 
 
 def _front_values(facts: Facts) -> dict[str, Any]:
-    """What the figure's template shows."""
+    """Returns the values for the figure's template."""
     plot = front_plot(facts)
     return {
         "facts": facts,
@@ -90,14 +90,14 @@ def _front_values(facts: Facts) -> dict[str, Any]:
 
 
 def fragment(history: History, describe: Describe) -> str:
-    """The front as a picture and a table, for a notebook: no script, no page around it."""
+    """Renders the front as a picture and a table, for a notebook: no script, no page around it."""
     facts = Facts(history, describe)
     picture = svg.front(facts, front_plot(facts), theme="light")
     return facts.redactor.text(f"<div>{picture}{table.front(facts).html()}</div>")
 
 
 def subtitle(facts: Facts) -> str:
-    """Model, task and sizes in one line."""
+    """Writes model, task and sizes in one line."""
     config = facts.history.config
     task = config.get("task", "")
     parts = [facts.model_name or "", str(task.get("name", "") if isinstance(task, dict) else task)]
@@ -110,7 +110,7 @@ def subtitle(facts: Facts) -> str:
 
 
 def page(template: str, methods: list[str], values: dict[str, Any]) -> str:
-    """A page of ours, with its style and script inside."""
+    """Renders a template to a page with its style and script inside."""
     script = _read("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     style = svg.style(methods) + _read("page.css")
@@ -134,7 +134,7 @@ def _read(name: str) -> str:
 
 
 def _tiles(facts: Facts) -> list[dict[str, str]]:
-    """The numbers that a reader looks for first."""
+    """Returns the numbers that a reader looks for first."""
     tiles = []
     for record, title in ((facts.front[0] if facts.front else None, "best"), (facts.knee, "knee")):
         if record is None or (title == "knee" and record is facts.front[0]):

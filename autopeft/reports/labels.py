@@ -1,4 +1,4 @@
-"""Where to write names in a figure so that none covers another, nor a point of the front."""
+"""Places names in a figure so that no name covers another name or a point of the front."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Box:
         return Box(x - half, y - half, x + half, y + half)
 
     def overlap(self, other: Box) -> float:
-        """The common area."""
+        """Returns the common area."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.bottom, other.bottom) - max(self.top, other.top)
         return width * height if width > 0 and height > 0 else 0.0
@@ -44,18 +44,18 @@ def place(
     soft: Sequence[Box] = (),
     unit: float = 1.0,
 ) -> list[Box | None]:
-    """A place near its anchor for each label, the first ones first; None where there is no room.
+    """Finds a place near its anchor for each label, in order; None for a label if there is no room.
 
-    Candidates lie on rings around the anchor. One that leaves the bounds or touches a hard box or an earlier label
-    is out; of the rest the one that covers least of the soft boxes and stays nearest wins, above left at even cost:
-    there a front leaves the figure empty.
+    Candidates lie on rings around the anchor. A candidate that leaves the bounds, or touches a hard box or an earlier
+    label, is out. Of the rest, the nearest one that covers least of the soft boxes wins. At equal cost the label goes
+    above left, as a front leaves that part of the figure empty.
 
     Args:
         anchors: (x, y) of each label's point.
         sizes: (width, height) of each label.
         bounds: All labels lie inside.
-        hard: Never covered: the front's points, texts that are there already.
-        soft: Better not covered: the other points, the front's line.
+        hard: Boxes that are never covered: the front's points, texts that are there already.
+        soft: Boxes that are better not covered: the other points, the front's line.
         unit: Pixels to a point of the font's size, for pictures of a higher resolution.
     """
     taken = list(hard)
@@ -80,7 +80,7 @@ def place(
 
 
 def _beside(x: float, y: float, width: float, height: float, distance: float, angle: float) -> Box:
-    """A box whose nearest side or corner lies `distance` from the point in that direction (0 is right, then down)."""
+    """Returns a box whose nearest side or corner is `distance` from the point at `angle` (0 is right, then down)."""
     dx, dy = math.cos(angle), math.sin(angle)
     centre_x = x + distance * dx + width / 2 * max(-1.0, min(1.0, 1.6 * dx))
     centre_y = y + distance * dy + height / 2 * max(-1.0, min(1.0, 1.6 * dy))
@@ -88,7 +88,7 @@ def _beside(x: float, y: float, width: float, height: float, distance: float, an
 
 
 def text_width(text: str, size: float) -> float:
-    """About how wide a sans-serif text is, in pixels: for figures drawn without a font at hand."""
+    """Estimates the width of a sans-serif text in pixels, for figures drawn without a font at hand."""
     return 1.06 * size * sum(_WIDTHS.get(char, 0.7 if char.isupper() else 0.56) for char in text)
 
 

@@ -1,8 +1,8 @@
 """Leaderboards: searches, methods or models side by side.
 
-Confirmed numbers first, ranked by the test mean, what is statistically tied in one group; then those that only
-validation speaks for, marked so. Which trial stands for a search is chosen by validation alone, never by its test
-score. Runs on other data or with another metric stand on a board of their own.
+Confirmed rows come first, ranked by their test mean; statistically tied rows share a group. Rows with a validation
+score only follow, marked so. Validation alone chooses the trial that represents a search, never the test score. Runs
+on other data or with another metric have a board of their own.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Entry:
     """One search on the board.
 
     Attributes:
-        name: Of the run.
-        history: With its header.
+        name: The run's name.
+        history: The run's history, with its header.
         describe: Params → a name for people, for this run's model.
     """
 
@@ -47,15 +47,15 @@ class Row:
 
     Attributes:
         search: The run's name.
-        trial: Its number; None for the trivial baseline.
-        name: What was trained.
+        trial: The trial's number; None for the trivial baseline.
+        name: The configuration's name for people.
         role: "best", "knee", "front", "best lora" …, or a baseline's title.
         method, model: Names.
-        score: Validation, one seed.
-        size: Trainable parameters; None where they are not known.
-        confirmed: The test score; None where it was not confirmed.
-        fruitless: How many seeds were tried where none gave a number; 0 where that is not so.
-        group: What it is tied with, from 1; 0 for one seed, and where seeds are missing; None where it was not confirmed.
+        score: The validation score, one seed.
+        size: Trainable parameters; None if not known.
+        confirmed: The confirmed test score; None if not confirmed.
+        fruitless: Number of seeds tried, if none of them gave a score; else 0.
+        group: Number of the group of tied rows, from 1; 0 for one seed, or if seeds are missing; None if not confirmed.
     """
 
     search: str
@@ -79,7 +79,7 @@ class Row:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it was confirmed by all seeds that were tried: only then it is compared."""
+        """Whether all tried seeds gave a test score. Only such rows are compared."""
         return self.confirmed is not None and self.confirmed.is_whole
 
 
@@ -88,10 +88,10 @@ class Board:
     """All rows of one metric on one data set.
 
     Attributes:
-        metric, goal: Of the score.
-        data: What it was measured on, for people.
-        rows: Confirmed first.
-        notes: How to read it.
+        metric, goal: The score's metric and goal.
+        data: The data's name for people.
+        rows: All rows, confirmed ones first.
+        notes: Sentences on how to read the board.
     """
 
     metric: str
@@ -102,13 +102,13 @@ class Board:
 
 
 def render(entries: Sequence[Entry], format: str = "markdown", *, by: By = "search") -> str:
-    """The leaderboard as text.
+    """Renders the leaderboard as text.
 
     Args:
         entries: The searches.
         format: "markdown", "html", "csv" or "json".
-        by: "search": best, knee and baselines of each; "method": the best of each method of each search; "all": the
-            front, what was confirmed, and the baselines.
+        by: Trials that are shown of each search. "search": best, knee and baselines; "method": the best of each method;
+            "all": the front, the confirmed trials and the baselines.
 
     Raises:
         UsageError: No such format, or no entry has a complete trial.
@@ -123,7 +123,7 @@ def render(entries: Sequence[Entry], format: str = "markdown", *, by: By = "sear
 
 
 def boards(entries: Sequence[Entry], *, by: By = "search") -> list[Board]:
-    """The boards, one a metric and data set, in order of their first entry.
+    """Builds one board for each metric and data set, in order of their first entry.
 
     Raises:
         UsageError: `by` is unknown, or no entry has a complete trial.
@@ -141,7 +141,7 @@ def boards(entries: Sequence[Entry], *, by: By = "search") -> list[Board]:
 
 
 def board_table(board: Board) -> Table:
-    """A board's rows for people."""
+    """Makes a table of a board's rows for people."""
     searches = {row.search for row in board.rows if row.search}
     models = {row.model for row in board.rows}
     metric = text.metric_title(board.metric)
@@ -175,7 +175,7 @@ def markdown(found: Sequence[Board]) -> str:
 
 
 def html(found: Sequence[Board]) -> str:
-    """A self-contained page."""
+    """Renders the boards as a self-contained page."""
     from autopeft.reports.html import page
 
     shown = [{"table": board_table(board), "notes": board.notes} for board in found]
@@ -183,7 +183,7 @@ def html(found: Sequence[Board]) -> str:
 
 
 def csv(found: Sequence[Board]) -> str:
-    """All boards in one table; no cell can be read as a formula."""
+    """Writes all boards as one CSV table. No cell can be read as a formula."""
     keys = (
         "metric",
         "goal",
@@ -223,7 +223,7 @@ def csv(found: Sequence[Board]) -> str:
 
 
 def data(found: Sequence[Board]) -> dict[str, Any]:
-    """The boards as plain data, with a schema version."""
+    """Returns the boards as plain data, with a schema version."""
     return {"schema": SCHEMA, "kind": "autopeft.leaderboard", "boards": [_board_data(board) for board in found]}
 
 
@@ -282,7 +282,7 @@ def _board(group: Sequence[Facts], by: By) -> Board:
 
 
 def _model_names(group: Sequence[Facts]) -> list[str]:
-    """The name of each search's model; with the folder above it, where two models are called the same."""
+    """Names each search's model; with the folder above it if two models have the same name."""
     models = [facts.header.get("model", {}) for facts in group]
     weights: dict[str | None, set[Any]] = {}
     for facts, model in zip(group, models, strict=True):
@@ -296,7 +296,7 @@ def _model_names(group: Sequence[Facts]) -> list[str]:
 
 
 def _rows(facts: Facts, by: By) -> list[Row]:
-    """One search's rows, each trial once."""
+    """Returns the rows of one search, each trial once."""
     chosen: dict[int, str] = {}
     if by == "search":
         chosen[facts.front[0].number] = "best"
@@ -322,7 +322,7 @@ def _rows(facts: Facts, by: By) -> list[Row]:
 
 
 def _once(rows: Sequence[Row]) -> list[Row]:
-    """The rows, the trivial baseline of equal data once; a confirmed one where there is one."""
+    """Keeps one trivial baseline of each score, a confirmed one if there is one, and all other rows."""
     trivial = [row for row in rows if row.trial is None]
     kept = {row.score: row for row in reversed(trivial)} | {row.score: row for row in trivial if row.confirmed}
     out = [row for row in rows if row.trial is not None]
@@ -413,7 +413,7 @@ def _notes(facts: Facts, placed: Sequence[Row], rest: Sequence[Row]) -> list[str
 
 
 def _data_key(facts: Facts) -> str:
-    """What must be equal for two scores to be compared: metric, labels, and the rows that were scored."""
+    """Returns a key that is equal for comparable scores: of metric, labels, and the rows that were scored."""
     dataset = facts.header.get("dataset", {})
     sizes = dataset.get("sizes", {})
     same = [
@@ -435,5 +435,5 @@ def _data_title(facts: Facts) -> str:
         task: Any = config.get("task", "data")
         name = task.get("name", "data") if isinstance(task, dict) else task
     rows = facts.rows("test")
-    # The folder, too: `test.parquet` alone names nothing.
+    # With the folder, as `test.parquet` alone does not tell one data set from another.
     return "/".join(facts.redactor.text(str(name)).split("/")[-2:]) + (f" ({rows:,} test rows)" if rows else "")

@@ -21,7 +21,7 @@ def write(
     """Writes the report of a search.
 
     Args:
-        picture: Path of the front's PNG as seen from the file; shown where that file is there.
+        picture: Path of the front's PNG, relative to the report; shown if the PNG exists.
     """
     path = Path(path)
     shown = picture if (path.parent / picture).is_file() else ""
@@ -30,7 +30,7 @@ def write(
 
 
 def render(history: History, describe: Describe, *, name: str = "", picture: str = "") -> str:
-    """The report of a search as text."""
+    """Renders the report of a search as text."""
     facts = Facts(history, describe, name)
     return facts.redactor.text("\n".join(_lines(facts, picture)).rstrip() + "\n")
 
@@ -61,7 +61,7 @@ def _lines(facts: Facts, picture: str) -> Iterator[str]:
 
 
 def _table(shown: Table, instead: str = "", before: str = "") -> Iterator[str]:
-    """A section with a table; left out when it is empty and there is nothing to say instead."""
+    """Yields the lines of a section with a table, or with `instead` if the table is empty; nothing without either."""
     if not shown.rows and not instead:
         return
     yield f"## {shown.title}\n"
@@ -85,7 +85,7 @@ def _importance(facts: Facts) -> Iterator[str]:
 
 
 def _volumes(facts: Facts) -> Table:
-    """Hypervolume at some trials, the last one among them."""
+    """Makes a table of the hypervolume at some trials, the last one among them."""
     total = len(facts.volumes)
     shown = sorted({round((index + 1) * total / MOST_ROWS) for index in range(MOST_ROWS)} - {0})
     rows = tuple({"trials": count, "volume": facts.volumes[count - 1]} for count in shown)
@@ -94,7 +94,7 @@ def _volumes(facts: Facts) -> Table:
 
 
 def _curves(facts: Facts) -> Table:
-    """The front's learning curves: what each rung reported."""
+    """Makes a table of the front's learning curves: the report at each rung."""
     metrics = content.reported_metrics(facts)
     rows = tuple(
         {"trial": record.number, "step": report.step, **{metric: report.metrics.get(metric) for metric in metrics}}

@@ -1,7 +1,7 @@
 """One colour and one shape a method, the same in every figure, light and dark.
 
-A recipe's look depends on its name alone, never on what else is in the figure. The methods we know have their own
-pair; any other name gets one by its hash. Shape repeats what colour says, for those who do not see the difference.
+A recipe's look depends on its name alone, never on the rest of the figure. Each method of ours has a pair of its own;
+any other name gets a pair by its hash. The shape repeats the colour, for readers who do not see the colours differ.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Look:
 
 
 def look(method: str) -> Look:
-    """The look of a recipe."""
+    """Returns the look of a recipe."""
     if method in _KNOWN:
         (light, dark), shape = _KNOWN[method]
         return Look(light, dark, shape)

@@ -1,4 +1,4 @@
-"""What the front figure shows, worked out before anything is drawn: points, limits, baselines, whom to name."""
+"""The content of the front figure, computed before drawing: points, limits, baselines, and which points get names."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Mark:
 
     Attributes:
         number, method, name: The trial.
-        x, y: Where it lies; `y` is the true score, also of a mark that is drawn at the edge.
-        is_front, is_knee: Its place.
+        x, y: Size and score; `y` is the true score, even if the mark is drawn at the edge.
+        is_front, is_knee: Whether the trial is on the front, and whether it is the knee.
         baseline: "frozen head", "full fine-tuning", or empty.
-        is_beyond: Whether its score lies off the axis, so that it is drawn at the edge.
-        low, high: The 95 % interval of its confirmed mean; None where it was not confirmed.
-        confirmed: Its confirmed mean; None where it was not.
+        is_beyond: Whether the score lies off the axis, so that the mark is drawn at the edge.
+        low, high: The 95 % interval of the confirmed mean; None if not confirmed.
+        confirmed: The confirmed mean; None if not confirmed.
     """
 
     number: int
@@ -45,12 +45,12 @@ class Mark:
 
     @property
     def shows_test(self) -> bool:
-        """Whether its confirmed mean is drawn: of the front and the baselines only."""
+        """Whether the confirmed mean is drawn, as it is for the front and the baselines only."""
         return self.confirmed is not None and (self.is_front or bool(self.baseline))
 
     @property
     def label(self) -> str:
-        """What the figure calls it."""
+        """The mark's name in the figure."""
         return self.baseline or text.short_name(self.name, 46)
 
 
@@ -60,19 +60,19 @@ class Plot:
 
     Attributes:
         marks: All complete trials that are drawn, the front last, so that it is on top.
-        steps: The front as a staircase: corner points, left to right; empty for other than two objectives.
-        x_limits, y_limits: In data units; on log, of x itself.
+        steps: The front as a staircase: corner points, left to right; empty unless there are two objectives.
+        x_limits, y_limits: Limits in data units; on a log axis of x, not of its logarithm.
         is_log: Whether x is logarithmic.
-        x_title, y_title: Axis titles, with what the score is.
-        trivial: The trivial baseline's score; None where it is not known.
-        trivial_title: What it is called.
+        x_title, y_title: Axis titles.
+        trivial: The trivial baseline's score; None if not known.
+        trivial_title: The trivial baseline's name.
         trivial_is_shown: Whether its line lies within the limits.
-        head: The frozen head's score; None where none was trained.
+        head: The frozen head's score; None if none was trained.
         labelled: The marks to name, the most important first, at most `MOST_LABELS`.
         methods: All methods drawn, in order of their first trial.
         beyond: How many marks lie off the axis.
         is_maximized: Whether up is better.
-        note: What a reader must know beside; empty where nothing.
+        note: A further remark for the reader, or empty.
     """
 
     marks: tuple[Mark, ...]
@@ -93,20 +93,20 @@ class Plot:
     note: str
 
     def across(self, x: float) -> float:
-        """x as a share of the width, 0 left and 1 right."""
+        """Returns x as a share of the width, 0 left and 1 right."""
         low, high = self.x_limits
         if self.is_log:
             return (math.log10(max(x, 1.0)) - math.log10(low)) / (math.log10(high) - math.log10(low))
         return (x - low) / (high - low)
 
     def up(self, y: float) -> float:
-        """y as a share of the height, 0 bottom and 1 top; what lies beyond sits just inside the edge."""
+        """Returns y as a share of the height, 0 bottom and 1 top; just inside the edge if y lies beyond the limits."""
         low, high = self.y_limits
         return min(max((y - low) / (high - low), 0.012), 0.988)
 
 
 def front_plot(facts: Facts) -> Plot:
-    """The figure of a search."""
+    """Works out the figure of a search."""
     baseline, head = facts.baseline("trivial"), facts.baseline("head")
     trivial = None if baseline is None else baseline.score
     y_limits, trivial_is_shown = _y_limits(facts, trivial)
@@ -145,7 +145,7 @@ def front_plot(facts: Facts) -> Plot:
 
 
 def tip(mark: Mark, facts: Facts) -> list[str]:
-    """What a tooltip says of a mark, a line each."""
+    """Returns the lines of a mark's tooltip."""
     lines = [mark.name, f"trial {mark.number} · {mark.method}"]
     metric = text.metric_title(facts.metric)
     lines.append(f"{metric} {text.score(mark.y)} ({facts.validation_label})")
@@ -166,7 +166,7 @@ def tip(mark: Mark, facts: Facts) -> list[str]:
 
 
 def wrap(label: str, width: int = 25) -> list[str]:
-    """A label in one line, or in two of about the same length."""
+    """Splits a label into one line, or two lines of about the same length."""
     if len(label) > width:
         for narrower in range(len(label) // 2, width):
             lines = textwrap.wrap(label, narrower)
@@ -176,7 +176,7 @@ def wrap(label: str, width: int = 25) -> list[str]:
 
 
 def ticks(limits: tuple[float, float], most: int = 6) -> list[float]:
-    """Round values on a linear axis."""
+    """Chooses round values on a linear axis."""
     low, high = limits
     raw = (high - low) / most
     power = 10.0 ** math.floor(math.log10(raw))
@@ -186,13 +186,13 @@ def ticks(limits: tuple[float, float], most: int = 6) -> list[float]:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """Tick values with as many digits as the one that needs most."""
+    """Writes all tick values with the same digits: as many as any of them needs."""
     digits = max((len(f"{value:.6f}".rstrip("0").split(".")[1]) for value in values), default=0)
     return [f"{value:,.{digits}f}" for value in values]
 
 
 def log_ticks(limits: tuple[float, float]) -> list[float]:
-    """Powers of ten within the limits; with values between them where there are fewer than three."""
+    """Chooses powers of ten within the limits, with values between them if there are fewer than three."""
     low, high = math.floor(math.log10(limits[0])), math.ceil(math.log10(limits[1]))
     powers = [10.0**power for power in range(low, high + 1) if limits[0] <= 10.0**power <= limits[1]]
     if len(powers) >= 3:
@@ -222,7 +222,7 @@ def _mark(facts: Facts, record: Record, y_limits: tuple[float, float]) -> Mark:
 
 
 def _y_limits(facts: Facts, trivial: float | None) -> tuple[tuple[float, float], bool]:
-    """Limits that show the front, the baselines and most trials; the trivial baseline where it is not far off.
+    """Chooses limits that show the front, the baselines and most trials, and the trivial baseline if it is not far off.
 
     Returns:
         (low, high), and whether the trivial baseline lies within.
@@ -265,7 +265,7 @@ def _x_limits(xs: Sequence[float], is_log: bool) -> tuple[float, float]:
 def _steps(
     front: Sequence[Mark], x_limits: tuple[float, float], y_limits: tuple[float, float], is_maximized: bool
 ) -> tuple[tuple[float, float], ...]:
-    """What is reached with at most x: flat from each front point to the next, from the worst edge to the right one."""
+    """Returns the corners of the best score with at most x parameters, from the bad edge to the right edge."""
     ordered = sorted(front, key=lambda mark: (mark.x, mark.y))
     if not ordered:
         return ()
@@ -278,12 +278,12 @@ def _steps(
 
 
 def _labelled(marks: Sequence[Mark]) -> list[Mark]:
-    """Knee, best, smallest and baselines, then front members as far from the named ones as can be."""
+    """Chooses the marks to name: knee, best, smallest, baselines, then front members far from the named ones."""
     front = sorted((mark for mark in marks if mark.is_front), key=lambda mark: mark.x)
     first = [mark for mark in front if mark.is_knee]
     first += [front[-1], front[0]] if front else []
     first += [mark for mark in marks if mark.baseline]
-    places: dict[tuple[float, float], Mark] = {}  # one name a place; of equal points the baseline has it
+    places: dict[tuple[float, float], Mark] = {}  # one name a place; among equal points the baseline gets it
     for mark in first:
         if (mark.x, mark.y) not in places or mark.baseline:
             places[mark.x, mark.y] = mark

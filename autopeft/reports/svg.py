@@ -50,7 +50,7 @@ _RULES = """
 
 
 def style(methods: Iterable[str], theme: str = "auto") -> str:
-    """The CSS of all figures of a page: the rules, the theme's colours, and a class for each method.
+    """Returns the CSS of all figures of a page: the rules, the theme's colours, and a class for each method.
 
     Args:
         theme: "auto", "light" or "dark".
@@ -72,12 +72,12 @@ def style(methods: Iterable[str], theme: str = "auto") -> str:
 
 
 def method_class(method: str) -> str:
-    """A CSS class for a method, whatever characters its name has."""
+    """Returns a CSS class for a method, whatever characters its name has."""
     return "ap-m-" + hashlib.sha256(method.encode()).hexdigest()[:8]
 
 
 def _tag(name: str, content: str = "", **attributes: object) -> str:
-    """An element. Attribute values are escaped; `content` is markup that is already safe."""
+    """Writes an element. Attribute values are escaped; `content` is markup that is already safe."""
     named = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_number(value), quote=True)}"'
         for key, value in attributes.items()
@@ -133,11 +133,11 @@ _CHART = _Frame(430, 260, 52, 14, 14, 42)
 
 
 def front(facts: Facts, plot: Plot, *, theme: str = "auto", narrow: bool = False, with_style: bool = True) -> str:
-    """The front figure.
+    """Draws the front figure.
 
     Args:
         narrow: For a phone: trial numbers in place of names.
-        with_style: Whether the picture carries its own CSS; a page with several has it once.
+        with_style: Whether the picture contains its CSS. A page with several pictures contains the CSS once.
     """
     frame = _NARROW if narrow else _WIDE
     size = 11.0 if narrow else 12.5
@@ -223,7 +223,7 @@ def _front_baselines(plot: Plot, frame: _Frame, size: float) -> list[str]:
 
 
 def _front_names(plot: Plot, frame: _Frame, size: float, narrow: bool) -> tuple[list[str], list[str]]:
-    """The names, and the thin lines that lead to those that had to go further away."""
+    """Draws the names, and thin lines to the names that are far from their points."""
     low, high = plot.y_limits
     where = {mark.number: (frame.x(plot.across(mark.x)), frame.y(plot.up(mark.y))) for mark in plot.marks}
     texts = [[f"#{mark.number}"] if narrow and not mark.baseline else wrap(mark.label) for mark in plot.labelled]
@@ -246,7 +246,7 @@ def _front_names(plot: Plot, frame: _Frame, size: float, narrow: bool) -> tuple[
         if box is None:
             continue
         x, y = where[mark.number]
-        is_left = box.right < x  # set towards its point, whatever the reader's font
+        is_left = box.right < x  # aligned towards its point, whatever the reader's font
         spans = "".join(
             _tag(
                 "tspan",
@@ -304,7 +304,7 @@ def _point(facts: Facts, plot: Plot, frame: _Frame, mark: Mark, narrow: bool) ->
 
 
 def shape(name: str, x: float, y: float, r: float) -> str:
-    """A marker as a path, of about the same area whatever its shape.
+    """Draws a marker as a path; all shapes have about the same area.
 
     Args:
         name: One of `palette.SHAPES`.
@@ -339,7 +339,7 @@ def _polygon(points: Sequence[tuple[float, float]]) -> str:
 
 
 def key(method: str) -> str:
-    """A method's marker alone, for a legend."""
+    """Draws a method's marker alone, for a legend."""
     parts = _tag("path", d=shape(look(method).shape, 8, 8, 5), class_="ap-s")
     group = _tag("g", parts, class_=f"ap-pt ap-on {method_class(method)}")
     return _tag("svg", group, class_="ap-key", viewBox="0 0 16 16", width=16, height=16, aria_hidden="true")
@@ -353,11 +353,11 @@ class Series:
     """One line of a chart.
 
     Attributes:
-        name: For its tooltip.
+        name: Text of the tooltip.
         points: (x, y), x ascending, at least one.
-        method: Gives its colour.
-        is_quiet: Whether it stays in the background.
-        is_cut: Whether it ended early: its last point gets a bar.
+        method: The method that gives the line its colour.
+        is_quiet: Whether the line stays in the background.
+        is_cut: Whether the trial ended early; then the last point gets a bar.
     """
 
     name: str
@@ -368,7 +368,7 @@ class Series:
 
 
 def curves(series: Sequence[Series], x_title: str, y_title: str, *, is_step: bool = False) -> str:
-    """A chart of lines over a linear axis; quiet ones below. Empty where there is nothing to draw."""
+    """Draws a chart of lines over a linear axis, quiet lines below. Empty if there is nothing to draw."""
     points = [point for line in series for point in line.points]
     if not points:
         return ""

@@ -7,38 +7,38 @@ import re
 from datetime import datetime
 
 ABSENT = "–"
-# What Markdown reads as markup; an underscore within a word is none, and `http:` and `www.` would become links.
+# Characters that Markdown reads as markup: an underscore unless within a word; `http:` and `www.`, which become links.
 _MARKDOWN = re.compile(r"([\\`*{}\[\]<>|#~!&$]|(?<!\w)_|_(?!\w)|(?<=http):|(?<=https):|(?<=www)\.)", re.IGNORECASE)
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _LEARNING_RATE = re.compile(r",\s*(?:[\w ]+ )?lr [\d.e+-]+$", re.IGNORECASE)
 
 
 def score(value: float | None, digits: int = 4) -> str:
-    """A score: fixed digits where it is a share, else four significant ones."""
+    """Writes a score: with fixed digits if it is a share, else with four significant ones."""
     if value is None:
         return ABSENT
     return f"{value:.{digits}f}" if abs(value) < 10 else f"{value:.4g}"
 
 
 def signed(value: float | None, digits: int = 4) -> str:
-    """A difference, its sign always shown."""
+    """Writes a difference, always with its sign."""
     if value is None:
         return ABSENT
     return ("+" if value >= 0 else "−") + score(abs(value), digits)
 
 
 def mean_and_interval(mean: float, half_width: float | None, digits: int = 4) -> str:
-    """`0.9012 ± 0.0031`, or the mean alone where no interval is known."""
+    """Writes `0.9012 ± 0.0031`, or the mean alone if no interval is known."""
     return score(mean, digits) + ("" if half_width is None else f" ± {score(half_width, digits)}")
 
 
 def count(value: float | None) -> str:
-    """A whole number in full: `24,578`."""
+    """Writes a whole number in full: `24,578`."""
     return ABSENT if value is None else f"{value:,.0f}"
 
 
 def short_count(value: float) -> str:
-    """A whole number for an axis: `24.6k`, `1.2M`."""
+    """Writes a whole number for an axis: `24.6k`, `1.2M`."""
     for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor * 0.9995:
             return f"{value / factor:.3g}{unit}"
@@ -46,7 +46,7 @@ def short_count(value: float) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A part of a whole in percent, with as many digits as it needs: `0.11 %`."""
+    """Writes a part of a whole in percent, with as many digits as needed: `0.11 %`."""
     percent = 100 * part / whole
     if percent == 0 or percent >= 10:
         return f"{percent:.0f} %"
@@ -64,7 +64,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(iso: str) -> str:
-    """`2026-11-24T02:00:00+00:00` → `2026-11-24 02:00 UTC`; what is no such time stays as it is."""
+    """Rewrites `2026-11-24T02:00:00+00:00` as `2026-11-24 02:00 UTC`. Any other text stays as it is."""
     try:
         then = datetime.fromisoformat(iso)
     except ValueError:
@@ -73,7 +73,7 @@ def moment(iso: str) -> str:
 
 
 def shortened(value: str, limit: int = 160) -> str:
-    """The beginning of a long text."""
+    """Cuts a long text after its beginning."""
     line = " ".join(value.split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
@@ -84,12 +84,12 @@ def plural(number: int, noun: str, many: str | None = None) -> str:
 
 
 def metric_title(metric: str) -> str:
-    """A metric's name for people: `trainable parameters`."""
+    """Returns a metric's name for people: `trainable parameters`."""
     return metric.replace("_", " ")
 
 
 def short_name(name: str, limit: int = 44) -> str:
-    """A readable name for a figure: without its learning rates at the end, cut at a word."""
+    """Shortens a name for a figure: drops the learning rates at its end, and cuts at a word."""
     while (shorter := _LEARNING_RATE.sub("", name)) != name:
         name = shorter
     if len(name) <= limit:
@@ -99,24 +99,24 @@ def short_name(name: str, limit: int = 44) -> str:
 
 
 def plain(value: object, limit: int = 60) -> str:
-    """Text for matplotlib: `$` begins no formula, one line, not without end."""
+    """Prepares text for matplotlib: one line of limited length, in which `$` begins no formula."""
     return shortened(str(value), limit).replace("$", r"\$")
 
 
 def markdown(value: object) -> str:
-    """Text that Markdown shows as it is: nothing in it becomes a link, a tag, a column or a heading."""
+    """Escapes text for Markdown: nothing in it becomes a link, a tag, a column or a heading."""
     return _MARKDOWN.sub(r"\\\1", " ".join(str(value).split()))
 
 
 def code(value: object) -> str:
-    """Text as inline code, whatever backticks it has."""
+    """Writes text as inline code, whatever backticks it has."""
     text = " ".join(str(value).split())
     fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
 def cell(value: object) -> object:
-    """A value for a CSV cell. Text that a spreadsheet would run as a formula gets an apostrophe before it.
+    """Prepares a value for a CSV cell. Text that a spreadsheet would run as a formula gets an apostrophe before it.
 
     Numbers stay numbers: a negative one is no formula.
     """
