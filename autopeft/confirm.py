@@ -13,12 +13,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
-from autopeft.trial import Report, Result, Trial, derive_seed
+from autopeft.trial import Report, Result, Trial, counted, derive_seed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,17 @@ class Candidate:
         name: `trial 17`, or a baseline's name.
         number: Number of the trial; None if the search did not run it.
         params: The configuration.
+        known: Its counts, which a retraining must have too.
     """
 
     name: str
     number: int | None
     params: Mapping[str, Any]
+    known: Mapping[str, float] = field(default_factory=dict, compare=False)
 
     @staticmethod
     def of(record: Record) -> Candidate:
-        return Candidate(f"trial {record.number}", record.number, record.params)
+        return Candidate(f"trial {record.number}", record.number, record.params, record.known)
 
 
 class Chooser(Protocol):
@@ -132,8 +134,9 @@ class Confirm:
         return False
 
     def tell(self, result: Result) -> None:
-        """Writes a retraining's outcome to the ledger."""
+        """Writes a retraining's outcome to the ledger. It fails if its counts are not those of its trial."""
         candidate = self._jobs[result.trial.number]
+        result = counted(result, candidate.known)
         optional = {"detail": dict(result.detail), "fault": result.fault}
         event = self.ledger.append(
             {

@@ -21,7 +21,7 @@ from autopeft.ledger import Ledger
 from autopeft.samplers import Sampler, Sizes
 from autopeft.space import Space, canonical
 from autopeft.stoppers import Stopper
-from autopeft.trial import Report, Result, Status, Trial, derive_seed
+from autopeft.trial import Report, Result, Trial, counted, derive_seed
 
 MOST_REFUSALS_IN_A_ROW = 1000
 
@@ -198,10 +198,7 @@ class Search:
         """
         number = result.trial.number
         known = self._running_record(number).known
-        wrong = [f"{name} is {result.metrics[name]:,.0f}, foretold were {known[name]:,.0f}" for name in known
-                 if result.metrics.get(name, known[name]) != known[name]]  # fmt: skip
-        if wrong and result.status is Status.COMPLETE:
-            result = Result(result.trial, Status.FAILED, {}, f"counted wrongly before training: {'; '.join(wrong)}")
+        result = counted(result, known)
         metrics = {**known, **result.metrics}
         event = {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics}
         optional = {"detail": dict(result.detail), "fault": result.fault}

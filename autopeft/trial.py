@@ -132,6 +132,22 @@ class Result:
         return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["detail"]), data["fault"])
 
 
+def counted(result: Result, known: Mapping[str, float]) -> Result:
+    """Returns the result, FAILED if it is complete with other counts than were foretold.
+
+    Args:
+        known: Metrics that were known before training.
+    """
+    wrong = [
+        f"{name} is {result.metrics[name]:,.0f}, foretold were {value:,.0f}"
+        for name, value in known.items()
+        if result.metrics.get(name, value) != value
+    ]
+    if not wrong or result.status is not Status.COMPLETE:
+        return result
+    return Result(result.trial, Status.FAILED, {}, f"counted wrongly before training: {'; '.join(wrong)}")
+
+
 # Trains and scores one trial: yields a Report at each rung, then exactly one Result, and possibly a Phase in between.
 # It is a generator, so that every executor writes its own loop: closing it between two reports ends the trial early.
 # The trial's exceptions become Results inside. An exception that leaves `evaluate` is a bug or an interrupt.

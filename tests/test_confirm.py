@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,21 @@ def test_a_failed_retraining_is_not_tried_again(path):
     conversation.tell(Result(trial, Status.FAILED, error="the training loss is nan"))
     ledger.close()
     assert "seen before" in confirm(path, 1, CANDIDATES[:1]).notes[0]
+
+
+def test_a_retraining_with_other_counts_than_its_trial_has_failed(path):
+    """The count is what its mean stands beside on the front."""
+    ledger = Ledger(path)
+    candidate = replace(CANDIDATES[0], known={"trainable_parameters": 10.0})
+    conversation = Confirm(ledger, Round(History(ledger.events), [candidate], 2), seed=0)
+    for count in (10.0, 11.0):
+        trial = conversation.ask()
+        assert trial is not None
+        conversation.tell(Result(trial, Status.COMPLETE, {"accuracy": 0.5, "trainable_parameters": count}))
+    first, second = conversation.history.confirmations
+    assert (first.status, second.status) == (Status.COMPLETE, Status.FAILED)
+    assert second.error == "counted wrongly before training: trainable_parameters is 11, foretold were 10"
+    ledger.close()
 
 
 def lose(path: Path, seeds: int = 2) -> list[int]:
