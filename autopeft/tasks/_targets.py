@@ -155,14 +155,11 @@ class Numbers:
     def about(
         self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
     ) -> tuple[dict[str, Any], list[Fault]]:
-        """Returns mean and standard deviation of the training rows. The model learns the number in these units."""
-        values, faults = self._values(train, "train")
-        if faults:
-            return {"n_outputs": 1}, []  # `encode` reports the faults
-        deviation = float(values.std())
-        if not deviation > 0:
+        """No statistics here: splits are carved later, and those of training are of its own rows."""
+        values, wrong = self._values(train, "train")
+        if not wrong and not values.std() > 0:  # `encode` reports what is wrong
             return {"n_outputs": 1}, [Fault("data.label", f"{self.column!r} is {values[0]:g} in each row of train")]
-        return {"n_outputs": 1, "mean": float(values.mean()), "deviation": deviation}, []
+        return {"n_outputs": 1}, []
 
     def encode(
         self, table: Mapping[str, Sequence[Any]], split: str, about: Mapping[str, Any]

@@ -11,14 +11,13 @@ from autopeft.tasks._tables import read_columns
 from autopeft.tasks._text import encode_rows, model_config, tokenizer
 
 
-class Texts:
-    """The half of a `Task` that knows texts and no targets.
+class FromTables:
+    """What a `Task` on words has in common: rows of tables, read by a tokenizer.
 
     Rows come from CSV, TSV, JSON, JSON Lines, Parquet, or a Hugging Face data set on disk or on the hub.
     """
 
-    auto_class = "AutoModelForSequenceClassification"
-    columns: Mapping[str, Kind] = {"text": "texts", "label": "target"}
+    columns: Mapping[str, Kind]
     reads_folders = False
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
@@ -27,6 +26,13 @@ class Texts:
     def processor(self, source: Source) -> Any:
         """The model's tokenizer."""
         return tokenizer(source.model, source.options)
+
+
+class Texts(FromTables):
+    """The half of a `Task` that knows texts and no targets."""
+
+    auto_class = "AutoModelForSequenceClassification"
+    columns: Mapping[str, Kind] = {"text": "texts", "label": "target"}
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
         """Token ids, end to end; what is longer than `max_length` (or than the model takes) is cut."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from autopeft.errors import UsageError
 from autopeft.objectives import Goal
 from autopeft.tasks import Batch, Columns, Dataset, Kept, Kind, Ragged, Raw, Scores, Source, Split, column_names
 from autopeft.tasks._reading import read_table
-from autopeft.tasks._tables import read_columns
 from autopeft.tasks._targets import Texts
 from autopeft.tasks._text import (
     NO_LIMIT,
@@ -31,12 +29,13 @@ from autopeft.tasks._text import (
     special_tokens,
     tokenizer,
 )  # fmt: skip
+from autopeft.tasks._texts import FromTables
 
 UNSCORED = -100  # the label of a prompt's tokens, and of padding
 CUT_PROMPT, CUT_COMPLETION = 1, 2  # bits of the target `cut`
 
 
-class CausalLanguageModelling:
+class CausalLanguageModelling(FromTables):
     """Rows from CSV, TSV, JSON, JSON Lines, Parquet, or a Hugging Face data set on disk or on the hub.
 
     Args:
@@ -47,7 +46,6 @@ class CausalLanguageModelling:
 
     auto_class = "AutoModelForCausalLM"
     columns: Mapping[str, Kind] = {"prompt": "text", "completion": "target"}
-    reads_folders = False
     calls_model = True
     trivial_title = "untouched base"
     metrics: Mapping[str, Goal] = {
@@ -68,13 +66,6 @@ class CausalLanguageModelling:
         return read_table(
             data, column_names(self.columns, data, inputs_only=True), Texts(data, "completion", n_outputs=0), seed
         )
-
-    def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)))
-
-    def processor(self, source: Source) -> Any:
-        """The model's tokenizer."""
-        return tokenizer(source.model, source.options)
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
         """Encodes token ids end to end, with the completion's as `labels`; prompts only if there are no completions."""

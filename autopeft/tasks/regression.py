@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from autopeft.errors import ConfigError, Fault
 from autopeft.objectives import Goal
 from autopeft.tasks import Batch, Columns, Dataset, Kept, Raw, Scores, Source, Split, column_names
 from autopeft.tasks._reading import read_table
@@ -18,7 +19,7 @@ NO_SPREAD = 1e-6  # as a share of the largest value; a smaller spread is roundin
 
 
 class Regression(Texts):
-    """A number a row, learned in units of the training file's deviation from its mean; scored and answered as it was."""
+    """A number a row, learned in units of the training split's deviation from its mean; scored and answered as it was."""
 
     trivial_title = "mean of train"
     metrics: Mapping[str, Goal] = {
@@ -31,7 +32,11 @@ class Regression(Texts):
     calls_model = False
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
-        return read_table(data, column_names(self.columns, data, inputs_only=True), Numbers(data), seed)
+        dataset = read_table(data, column_names(self.columns, data, inputs_only=True), Numbers(data), seed)
+        values = dataset.splits["train"].targets["value"]
+        if not values.std() > 0:
+            raise ConfigError([Fault("data.label", f"is {values[0]:g} in each row of train")], "data")
+        return replace(dataset, about={**dataset.about, "mean": float(values.mean()), "deviation": float(values.std())})
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
         """Texts as token ids; target `value` (n_rows,): deviations from the mean."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +12,16 @@ from autopeft.objectives import Goal
 from autopeft.tasks import Batch, Columns, Dataset, Kept, Kind, Ragged, Raw, Scores, Source, Split, column_names
 from autopeft.tasks._entities import OUTSIDE, Tags, counts
 from autopeft.tasks._reading import read_table
-from autopeft.tasks._tables import read_columns
 from autopeft.tasks._targets import some_rows
-from autopeft.tasks._text import READS_LAST, model_config, tokenizer
+from autopeft.tasks._text import READS_LAST, model_config
+from autopeft.tasks._texts import FromTables
 from autopeft.tasks._windows import Window, windows
 from autopeft.tasks._words import WordTags, word_faults, words_of
 
 UNSCORED = -100  # tag of tokens without one: special tokens, further tokens of a word, words of another window
 
 
-class TokenClassification:
+class TokenClassification(FromTables):
     """Words and a tag each, in BIO. The tag stands at a word's first token.
 
     A long document has several windows. Targets: `tags`, one a token; `document`, the row of the data from which a
@@ -40,19 +39,11 @@ class TokenClassification:
         "loss": "minimize",
     }
     columns: Mapping[str, Kind] = {"tokens": "text", "tags": "target"}
-    reads_folders = False
     calls_model = False
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         columns = column_names(self.columns, data, inputs_only=True)
         return read_table(data, columns, WordTags(data), seed, input_faults=word_faults)
-
-    def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)))
-
-    def processor(self, source: Source) -> Any:
-        """The model's tokenizer."""
-        return tokenizer(source.model, source.options)
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
         """Encodes each window as a row. A document longer than `max_length` (or than the model takes) has several."""
