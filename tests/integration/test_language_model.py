@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 import yaml
 
 from autopeft import app, ledger
@@ -95,10 +94,21 @@ def test_from_search_to_prediction_with_a_kill(tmp_path):
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "adapter", check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("executor", ["packed"])
-def test_executors_agree(tmp_path, executor):
-    """A pack takes trials of it alone; with one slot each writes the ledger that serial writes."""
+def test_ray_tune_writes_the_ledger_that_serial_writes(tmp_path, ray_up):
     given = config(tmp_path, budget={"trials": 4}, trackers=[])
-    for name, options in {"serial": {}, executor: {"slots": 1}}.items():
+    for name, options in {"serial": {}, "ray_tune": {"slots": 1}}.items():
         app.search(load({**given, "executor": {"name": name, **options}}), tmp_path / name, quiet=True)
-    assert events(tmp_path / executor)[1:] == events(tmp_path / "serial")[1:]
+    assert events(tmp_path / "ray_tune")[1:] == events(tmp_path / "serial")[1:]
+
+
+def test_packed_has_serials_trials(tmp_path):
+    """The task calls the model itself: of a pack of three, each trial runs alone, and comes out as it does in serial."""
+    given = config(tmp_path, budget={"trials": 4}, trackers=[])
+    for name, options in {"serial": {}, "packed": {"slots": 3}}.items():
+        app.search(load({**given, "executor": {"name": name, **options}}), tmp_path / name, quiet=True)
+    told = {
+        name: sorted((e for e in events(tmp_path / name) if e["event"] == "tell"), key=lambda e: e["number"])
+        for name in ("packed", "serial")
+    }
+    assert len(told["serial"]) == 4
+    assert told["packed"] == told["serial"]
