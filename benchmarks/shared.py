@@ -28,6 +28,12 @@ def minilm() -> str:
     return str(get_model_path())
 
 
+def of_data(name: str, model: str) -> list[str]:
+    """Overrides of a config: a model, and the files of a data set's splits."""
+    files = {split: shared() / "data" / name / f"{split}.parquet" for split in ("train", "validation", "test")}
+    return [f"model={model}", *(f"data.{split}={file}" for split, file in files.items() if file.exists())]
+
+
 def search_and_confirm(config: Path, overrides: list[str]) -> None:
     """Runs a benchmark's config, or goes on with it; confirms the front; copies the product's report beside it."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

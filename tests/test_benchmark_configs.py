@@ -1,0 +1,35 @@
+"""Each benchmark that is one config fits the data that it is for: no fault, every split read."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from models import bert
+
+from autopeft import app, plugins
+from autopeft.config import resolve
+from tests.conftest import PROJECT, shared_path
+
+NAMES = sorted(path.parent.name for path in (PROJECT / "benchmarks").glob("*/config.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reads_its_data(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = shared_path("data")
+    monkeypatch.setenv("AUTOPEFT_SHARED", str(data.parent))
+    monkeypatch.setattr(sys, "path", [str(PROJECT / "benchmarks"), *sys.path])
+    import shared
+
+    found: list[tuple[Path, list[str]]] = []
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(shared, "minilm", lambda: bert(tmp_path / "model"))
+    monkeypatch.setattr(shared, "search_and_confirm", lambda *given: found.append(given))
+    runpy.run_path(str(PROJECT / "benchmarks" / name / "run.py"), run_name="__main__")
+    config = app.check(*found[0])
+    assert config.budget.trials is not None and config.budget.trials >= 24
+    task = plugins.make("tasks", config.task.name, config.task.options)
+    dataset = task.read(resolve(config)["data"], config.seed)
+    assert list(dataset.splits) == ["train", "validation", "test"]
