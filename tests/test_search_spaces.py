@@ -27,7 +27,7 @@ def shipped(name: str, n_layers: int = 12, kinds: tuple[str, ...] = BERT) -> Spa
 
 
 def test_these_come_with_autopeft() -> None:
-    assert {"digits", "small", "lora", "all_methods", "autopeft_tacl24"} <= set(NAMES)
+    assert {"digits", "small", "lora", "all_methods", "language_model", "autopeft_tacl24"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("n_layers", [1, 4, 24])
@@ -67,6 +67,14 @@ def test_first_trials_are_the_stock_of_each_method_but_for_the_learning_rate(nam
             given = {k.split(".", 1)[1]: v for k, v in params.items() if k.startswith(f"{component}.")}
             del given["lr"]
             assert given == {key: stock[key] for key in given}, component
+
+
+@pytest.mark.parametrize(("kinds", "attention"), [(BERT, ["query", "value"]), (GPT2, ["qkv"])])
+def test_a_language_model_is_adapted_in_all_its_linear_layers(kinds: tuple[str, ...], attention: list[str]) -> None:
+    space = shipped("language_model", kinds=kinds)
+    assert space.dimensions["lora.modules"].default == list(kinds)
+    assert space.dimensions["vera.modules"].default == attention
+    assert {"lora.rslora", "lora.dora", "lora.rank", "lora.layers", "lora_plus.ratio"} <= set(space.dimensions)
 
 
 def test_all_methods_has_all_methods() -> None:
@@ -141,17 +149,23 @@ def test_inside_a_wheel_the_spaces_lie_in_the_package(tmp_path: Path, monkeypatc
 def test_the_readme_says_what_the_files_say() -> None:
     """Its table of learning rates against all_methods.yaml and small.yaml; its table of spaces against the folder."""
     text = (spaces.folder() / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| ([\d.e-]+) – ([\d.e-]+) \| ([\d.e-]+) \|", text, flags=re.M)
-    assert {name for name, *_ in rows} == {*plugins.names("methods")}
-    for name, low, high, default in rows:
-        for space in (shipped("all_methods"), shipped("small")):
-            if f"{name}.lr" in space.dimensions:
-                dimension = space.dimensions[f"{name}.lr"]
-                assert isinstance(dimension.domain, Float)
-                found = (dimension.domain.low, dimension.domain.high, dimension.default)
-                assert all(map(math.isclose, found, map(float, (low, high, default)))), name
+    general, of_language_models = text.split("`language_model` has ranges of its own")
+    assert {name for name, *_ in _rates(general)} == {*plugins.names("methods")}
+    for part, names in ((general, ("all_methods", "small")), (of_language_models, ("language_model",))):
+        for name, *rates in _rates(part):
+            for space in map(shipped, names):
+                if f"{name}.lr" in space.dimensions:
+                    dimension = space.dimensions[f"{name}.lr"]
+                    assert isinstance(dimension.domain, Float)
+                    found = (dimension.domain.low, dimension.domain.high, dimension.default)
+                    assert all(map(math.isclose, found, map(float, rates))), name
     table = text.split("| space | for |")[1].split("\n\n")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, flags=re.M)) == set(NAMES)
+
+
+def _rates(text: str) -> list[tuple[str, ...]]:
+    """Returns (method, low, high, default) of each row of a table of learning rates."""
+    return re.findall(r"^\| `(\w+)` \| ([\d.e-]+) – ([\d.e-]+) \| ([\d.e-]+) \|", text, flags=re.M)
 
 
 def test_the_examples_of_the_readme_are_spaces() -> None:

@@ -18,6 +18,8 @@ class Bias(Unfreeze):
 
     def unfreezes(self, model: Any, scope: Scope, keys: Mapping[str, Any]) -> list[str]:
         names = [name for name in in_blocks(model, scope) if name.endswith(".bias")]
+        if not any(name.endswith(".bias") for name, _ in model.named_parameters()):
+            raise Refused("empty: this model has no biases (Llama and most newer language models have none)")
         if scope.modules:
             chosen = set(scope.names)
             names = [name for name in names if name.rpartition(".")[0] in chosen]

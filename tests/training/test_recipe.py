@@ -68,6 +68,15 @@ def test_bias_of_modules_without_any_is_refused():
         attached({"method": "bias", "bias.modules": ["convolution"]}, MOBILENET)
 
 
+def test_a_model_without_biases_is_refused_bitfit(tmp_path):
+    from models import writer
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(writer(tmp_path, "llama"))
+    with pytest.raises(Refused, match="this model has no biases"):
+        attach(model, view(model), {"method": "bias"}, 0)
+
+
 def test_a_component_of_size_0_is_not_there():
     params = {"method": "serial_adapter+parallel_adapter+prefix", "serial_adapter.size": 2, "parallel_adapter.size": 0,
               "prefix.size": 0, "shared.layers": [1, 2]}  # fmt: skip
