@@ -1,7 +1,8 @@
 """Several trials in one pass over their base, in this process: for one GPU that the batch of one trial leaves idle.
 
-Trials of LoRA are packed, and trials that train the head only. Other trials run one at a time between them. Scores
-equal those of `serial` up to rounding, which depends on the trials that share a pass.
+Trials of LoRA share passes, and so do trials that train the head only. Other trials run by themselves, to the bit as in
+`serial`. All of them take turns, so that no trial waits for the end of another. Scores of those that share passes equal
+those of `serial` up to rounding, which depends on the trials that share a pass.
 """
 
 from __future__ import annotations

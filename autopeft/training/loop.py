@@ -78,14 +78,22 @@ class Worker:
         Args:
             course: The trial's course, if the caller keeps its clock.
         """
-        for event in self.phases(trial, split, course):
-            if not isinstance(event, Phase):
+        for event in self.turns(trial, split, course):
+            if isinstance(event, (Report, Result)):
                 yield event
 
     def phases(
         self, trial: Trial, split: str = "validation", course: Course | None = None
     ) -> Generator[Report | Result | Phase, None, None]:
         """Does the same as `evaluate`, and also yields each phase when it begins."""
+        for event in self.turns(trial, split, course):
+            if event is not None:
+                yield event
+
+    def turns(
+        self, trial: Trial, split: str = "validation", course: Course | None = None
+    ) -> Generator[Report | Result | Phase | None, None, None]:
+        """Does the same as `phases`, and also yields None after each step, so that other trials can have their turn."""
         known: dict[str, float] = {}
         try:
             for event in self._evaluate(trial, split, course or self.course(trial)):
@@ -101,7 +109,7 @@ class Worker:
             finite = {name: value for name, value in known.items() if math.isfinite(value)}
             yield Result(trial, status, finite, error=explain(fault))
 
-    def _evaluate(self, trial: Trial, split: str, course: Course) -> Iterator[Report | Result | Phase]:
+    def _evaluate(self, trial: Trial, split: str, course: Course) -> Iterator[Report | Result | Phase | None]:
         setup, built = self.setup, self.prefix.seconds
         yield Phase.PREPARING
         network = self.network(trial)
@@ -120,6 +128,7 @@ class Worker:
             if step in course.rungs:
                 scores = self.scores(network, "validation").metrics if setup.train.score_rungs else {}
                 yield course.report(step, scores)
+            yield None
         course.mark()
         yield Phase.SCORING
         answers = self.answers(network, split)

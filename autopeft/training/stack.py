@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autopeft import recipe
 from autopeft.tasks import Ragged, Split
 from autopeft.training.answers import SCORE_BATCH, Answers
 from autopeft.training.batches import batch_weight, by_length, collate_targets, endless
@@ -73,7 +74,8 @@ class Member:
         Raises:
             Refused: The recipe is empty, or does not fit the model.
         """
-        if worker.task.calls_model:
+        parts = recipe.parts(trial.params)
+        if worker.task.calls_model or not all(part.method.packs or part.name == "head" for part in parts):
             return None
         course = worker.course(trial)
         attached = worker.attach(trial)

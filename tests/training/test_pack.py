@@ -20,6 +20,7 @@ from autopeft.training.model import CHAINED, view
 from autopeft.training.network import Network
 from autopeft.training.pack import Pack
 from autopeft.training.recipe import trained_state
+from autopeft.training.runners import Alone
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import WEATHER, Report, Result, Status, Trial
 
@@ -199,6 +200,57 @@ def test_what_cannot_be_packed_runs_alone(setup):
     assert found[0][-1].status is Status.COMPLETE
 
 
+def test_trials_that_run_alone_side_by_side_are_to_the_bit_what_they_are_alone(setup):
+    """Each draws its dropout from its own random state, whoever has a turn in between."""
+    worker = Worker(setup)
+    trials = [lora(number, dora=True, dropout=0.3) for number in (10, 11)]
+    expected = [list(worker.evaluate(trial)) for trial in trials]
+    ours = [tensors(setup, trial.number) for trial in trials]
+    found = run(Pack(worker), [MIXED[0], *trials])
+    for trial, events, own in zip(trials, expected, ours, strict=True):
+        assert [steady(event) for event in found[trial.number]] == [steady(event) for event in events]
+        assert all(torch.equal(tensor, own[name]) for name, tensor in tensors(setup, trial.number).items())
+
+
+def test_nobody_waits_for_the_end_of_another(setup, monkeypatch):
+    """A step of the stack takes a second, one alone three, and each gets as much time as the others."""
+    clock, seconds, shares = [0.0], {Stack: 1.0, Alone: 3.0}, []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def timed(kind, name):
+        whole = getattr(kind, name)
+
+        def slow(self):
+            clock[0] += seconds[kind]
+            running = pack._running()
+            if len(running) == 4:
+                shares.append([runner.seconds for runner in running])
+            return whole(self)
+
+        monkeypatch.setattr(kind, name, slow)
+
+    timed(Stack, "step")
+    timed(Alone, "turn")
+    biases = [Trial(10 + n, {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2}, 7) for n in (0, 1)]
+    head = Trial(20, {"method": "head", "head.lr": 1e-2}, 7)
+    pack, order = Pack(Worker(setup)), []
+    for trial in (*biases, MIXED[0], head):
+        pack.join(trial)
+    while events := pack.advance():
+        order += [trial.number for trial, event in events if isinstance(event, Result)]
+    assert len(shares) > 50 and all(max(some) - min(some) <= 3.0 for some in shares)
+    assert sorted(order[:2]) == [0, 20] and sorted(order[2:]) == [10, 11], "by what their steps take"
+
+
+def test_a_newcomer_does_not_make_up_for_what_it_missed(setup):
+    pack = Pack(Worker(setup))
+    pack.join(MIXED[0])
+    pack.advance()
+    pack.join(Trial(10, {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2}, 7))
+    stack, newcomer = pack._running()
+    assert 0 < newcomer.seconds == stack.seconds
+
+
 def test_who_joins_leaves_the_global_random_state_as_it_was(setup):
     """From which a trial that runs alone meanwhile draws its dropout."""
     pack = Pack(Worker(setup))
@@ -229,7 +281,7 @@ def test_time_in_which_another_trial_has_the_worker_counts_for_nothing(setup, mo
         time.sleep(2.2)
         yield Result(trial, Status.COMPLETE, {"accuracy": 0.5})
 
-    monkeypatch.setattr(Worker, "evaluate", slow)
+    monkeypatch.setattr(Worker, "turns", slow)
     bias = Trial(10, {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2}, 7)
     head = Trial(11, {"method": "head", "head.lr": 1e-2}, 7)
     found = run(Pack(Worker(setup.but(epochs=1, trial_seconds=2.0))), [MIXED[0], head, bias])
@@ -370,7 +422,7 @@ def test_lora_twice_in_one_recipe_is_no_member_and_scores_as_it_does_alone(setup
     assert Member.of(Worker(setup), Trial(0, twice, 5)) is None
     by_layer = {"method": "lora", "lora.rank.1": 2, "lora.rank.query.0": 0}
     assert Member.of(Worker(setup), Trial(1, by_layer, 5)) is not None
-    (alone, ours), (packed, theirs) = alone_and_packed(setup, [Trial(0, twice, 5), Trial(1, by_layer, 5), MIXED[0]])
+    (alone, ours), (packed, theirs) = alone_and_packed(setup, [Trial(0, twice, 5), Trial(1, by_layer, 5), MIXED[2]])
     for number in (0, 1):
         assert steady(packed[number][-1]) == pytest.approx(steady(alone[number][-1]), rel=1e-3, abs=1e-3)
         same(ours[number], theirs[number])

@@ -1,0 +1,231 @@
+"""Who takes turns in a pack: a trial alone, and the members of a stack. A turn is one step, or a scoring.
+
+A trial alone has its own random state, so that its scores are those of `serial`, whoever has turns in between.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from autopeft.training.answers import NOT_FINITE
+from autopeft.training.course import Course
+from autopeft.training.faults import is_trials_own
+from autopeft.training.loop import Worker
+from autopeft.training.stack import Member, Stack
+from autopeft.trial import Report, Result, Status, Trial
+
+logger = logging.getLogger(__name__)
+
+Events = list[tuple[Trial, Report | Result]]
+
+
+class Runner(Protocol):
+    """Takes turns with others.
+
+    Attributes:
+        seconds: Time of all its turns.
+    """
+
+    seconds: float
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        """Returns its running trials; none if it needs no turn."""
+
+    @property
+    def courses(self) -> Sequence[Course]:
+        """Returns the courses of its running trials."""
+
+    def turn(self) -> Events:
+        """Takes one turn. Returns its trials' events; a trial with a Result runs no longer."""
+
+    def leave(self, trial: Trial) -> None:
+        """Ends one of its trials, without a result."""
+
+
+class Alone:
+    """Runs one trial as `serial` does, a step a turn.
+
+    Args:
+        worker: Owner of the base, the data and the caches.
+        trial: The trial.
+        split: Split of the final score.
+        reported: The step of the trial's last report in an earlier attempt. Reports up to there are not repeated.
+    """
+
+    def __init__(self, worker: Worker, trial: Trial, split: str, reported: int = 0) -> None:
+        self.trial, self.reported, self.seconds = trial, reported, 0.0
+        self.course = worker.course(trial)
+        self.random = RandomState(worker.device)
+        self._events = worker.turns(trial, split, self.course)
+        self._is_running = True
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return (self.trial,) if self._is_running else ()
+
+    @property
+    def courses(self) -> Sequence[Course]:
+        return (self.course,) if self._is_running else ()
+
+    def turn(self) -> Events:
+        with self.random.installed():
+            try:
+                event = next(self._events)
+            except StopIteration:  # it was told to end
+                self._is_running = False
+                return []
+        self._is_running = not isinstance(event, Result)
+        if isinstance(event, Result) or (isinstance(event, Report) and event.step > self.reported):
+            return [(self.trial, event)]
+        return []
+
+    def leave(self, trial: Trial) -> None:
+        self._events.close()
+        self._is_running = False
+
+
+class RandomState:
+    """The global random state of one trial, installed during its turns only.
+
+    Args:
+        device: The worker's device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._own = self._get()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Installs the trial's state, and afterwards keeps it and puts back the state that was there before."""
+        before = self._get()
+        self._set(self._own)
+        try:
+            yield
+        finally:
+            self._own = self._get()
+            self._set(before)
+
+    def _get(self) -> tuple[torch.Tensor, ...]:
+        of_device = (torch.cuda.get_rng_state(self.device),) if self.device.type == "cuda" else ()
+        return torch.random.get_rng_state(), *of_device
+
+    def _set(self, states: tuple[torch.Tensor, ...]) -> None:
+        torch.random.set_rng_state(states[0])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], self.device)
+
+
+class Together:
+    """Runs the members of one stack, a step of all of them a turn. The stack is built anew if its members change.
+
+    Args:
+        worker: Owner of the base, the data and the caches.
+        split: Split of the final score.
+        scatter: Is given members whose pass failed: each begins again, alone.
+
+    Attributes:
+        members: Those that share the next pass.
+        reported: The step of each trial's last report.
+    """
+
+    def __init__(self, worker: Worker, split: str, scatter: Callable[[Sequence[Member]], None]) -> None:
+        self.worker, self.split, self.scatter = worker, split, scatter
+        self.members: list[Member] = []
+        self.reported: dict[int, int] = {}
+        self.seconds = 0.0
+        self._most_members = 1_000_000  # of one pass, until memory runs out
+        self._stack: Stack | None = None
+
+    @property
+    def trials(self) -> Sequence[Trial]:
+        return [member.trial for member in self.members]
+
+    @property
+    def courses(self) -> Sequence[Course]:
+        return [member.course for member in self.members]
+
+    def turn(self) -> Events:
+        """Takes one step of all members, and scores those that are due.
+
+        If the step fails, one member may be the cause, but it is not known which. Or memory is too small even for one
+        member, and only a trial that runs alone divides its batch. So each member starts again, alone.
+        """
+        try:
+            if self._stack is None:
+                self._stack = Stack(self.worker, self.members, self._most_members)
+            stack = self._stack
+            losses = stack.step()
+            events = self._events(stack, losses)
+            self._most_members = stack.most_members
+        except Exception as fault:
+            if not is_trials_own(fault):
+                raise
+            numbers = ", ".join(str(member.trial.number) for member in self.members)
+            logger.warning("the pack of trials %s came apart, and each begins again alone: %s", numbers, fault)
+            apart, self.members, self._stack = self.members, [], None
+            self.scatter(apart)
+            return []
+        ended = {trial.number for trial, event in events if isinstance(event, Result)}
+        if ended:
+            self.gather([member for member in self.members if member.trial.number not in ended])
+        return events
+
+    def leave(self, trial: Trial) -> None:
+        self.gather([member for member in self.members if member.trial.number != trial.number])
+
+    def gather(self, members: Sequence[Member]) -> None:
+        """Changes the members: each gets its tensors back, and the next step builds a new stack."""
+        if self._stack is not None:
+            self._stack.unload()
+        self._stack, self.members = None, list(members)
+
+    def _events(self, stack: Stack, losses: list[float]) -> Events:
+        """Returns the members' events after a step."""
+        setup = self.worker.setup
+        events: Events = []
+        due, done = [], []
+        for index, (member, loss) in enumerate(zip(stack.members, losses, strict=True)):
+            failure = member.course.failure(member.step, loss)
+            if failure is not None:
+                events.append((member.trial, failure))
+            elif member.step in member.course.rungs:
+                due.append(index)
+            elif member.step == member.course.total:
+                member.course.mark()
+                done.append(index)
+        return [*events, *self._rung(stack, due), *self._results(stack, done, setup.machine.micro_batch_size)]
+
+    def _rung(self, stack: Stack, due: Sequence[int]) -> Events:
+        """Returns the reports of members at a rung; a member whose outputs are not finite has failed."""
+        if not due:
+            return []
+        data, is_scored = self.worker.data, self.worker.setup.train.score_rungs
+        events: Events = []
+        for index, own in zip(due, stack.answers("validation", due) if is_scored else [None] * len(due), strict=True):
+            member = stack.members[index]
+            if own is not None and not own.are_finite:
+                events.append((member.trial, Result(member.trial, Status.FAILED, error=NOT_FINITE)))
+                continue
+            metrics = {} if own is None else own.scores(data.weights["validation"], data.about).metrics
+            events.append((member.trial, member.course.report(member.step, metrics)))
+            self.reported[member.trial.number] = member.step
+        return events
+
+    def _results(self, stack: Stack, done: Sequence[int], micro_batch_size: int) -> Events:
+        """Returns the results of members after their last step."""
+        if not done:
+            return []
+        answers, used = stack.answers(self.split, done), {"micro_batch_size": float(micro_batch_size)}
+        stack.unload()
+        members = [stack.members[index] for index in done]
+        return [
+            (member.trial, self.worker.finish(member.course, member.attached, own, self.split, used))
+            for member, own in zip(members, answers, strict=True)
+        ]
