@@ -34,6 +34,15 @@ def of_data(name: str, model: str) -> list[str]:
     return [f"model={model}", *(f"data.{split}={file}" for split, file in files.items() if file.exists())]
 
 
+def smollm2() -> str:
+    """The folder of SmolLM2-135M-Instruct, as `./dev setup bench` made it."""
+    from smollm2 import folder
+
+    if not folder().is_dir():
+        sys.exit("SmolLM2-135M is not in the cache: ./dev setup bench brings it")
+    return str(folder())
+
+
 def search_and_confirm(config: Path, overrides: list[str]) -> None:
     """Runs a benchmark's config, or goes on with it; confirms the front; copies the product's report beside it."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

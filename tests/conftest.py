@@ -61,6 +61,16 @@ def minilm() -> str:
     return str(package.get_model_path())
 
 
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The path of a real small language model, SmolLM2-135M-Instruct; skipped where `./dev setup bench` has not run."""
+    from benchmarks.smollm2 import folder
+
+    if not folder().is_dir():
+        pytest.skip(f"needs {folder()}: ./dev setup bench brings SmolLM2-135M-Instruct")
+    return str(folder())
+
+
 @pytest.fixture(scope="module")
 def ray_up() -> Iterator[None]:
     """One Ray for a module's tests, as starting it takes seconds: 4 CPUs and 2 GPUs, declared and not real."""
