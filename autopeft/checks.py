@@ -280,8 +280,16 @@ def data_keys_of(draft: Draft, known: Sequence[str]) -> None:
         if key not in keys:
             message = f"there is no such key.{did_you_mean(key, keys)} There are: {', '.join(keys)}"
             draft.fault(f"data.{key}", message)
-        elif key not in known and not isinstance(value, str):
-            draft.fault(f"data.{key}", f"expected the name of a column, got {value!r}")
+        elif key not in known and not _names_columns(value, task.columns[key]):
+            several = ", or a list of names" if task.columns[key] == "targets" else ""
+            draft.fault(f"data.{key}", f"expected the name of a column{several}, got {value!r}")
+
+
+def _names_columns(value: Any, kind: str) -> bool:
+    """Whether a value of `data` is the name of a column; of several, each once, where the kind allows it."""
+    if isinstance(value, list) and kind == "targets":
+        return bool(value) and all(isinstance(name, str) for name in value) and len(set(value)) == len(value)
+    return isinstance(value, str)
 
 
 def default_objectives(draft: Draft) -> None:
@@ -341,11 +349,11 @@ def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any], task
         draft.fault(at, f"{path.name}: expected {'a folder, or ' if takes_folders else ''}one of {', '.join(ENDINGS)}")
     else:
         columns = _header(path)
-        text = data.get("text")
         keys = ("text", "image", "label") if task is None else task.columns
-        named = {key: [data.get(key)] for key in keys}
-        if "text" in named:
-            named["text"] = (text if len(text) == 2 else []) if isinstance(text, list) else [text]
+        given = {key: data.get(key) for key in keys}
+        named = {key: names if isinstance(names, list) else [names] for key, names in given.items()}
+        if "text" in named and isinstance(given["text"], list) and len(named["text"]) != 2:
+            named["text"] = []  # pydantic says so
         for column_key, names in named.items():
             for name in names:
                 if columns is not None and isinstance(name, str) and name not in columns:

@@ -122,6 +122,35 @@ def write_numbers(path, rows, seed=0):
     return path
 
 
+def write_sets(path, rows, seed=0):
+    """A CSV of texts and their labels, with semicolons: `praise` if there is a good word, `blame` if there is a bad one,
+    `time` if there is a day or a night; often none."""
+    rng = np.random.default_rng(seed)
+    lines = ["text,labels"]
+    of = {"praise": {"good", "fine", "nice"}, "blame": {"bad", "awful", "dull"}, "time": {"day", "night"}}
+    for _ in range(rows):
+        words = rng.choice(WORDS, rng.integers(1, 5)).tolist()
+        held = [label for label, signs in of.items() if signs & set(words)]
+        lines.append(f"{' '.join(words)},{';'.join(held)}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_columns(path, rows, seed=0):
+    """A CSV of texts with two labels each: `mood`, and `topic`, one of four."""
+    rng = np.random.default_rng(seed)
+    lines = ["text,mood,topic"]
+    for index in range(rows):
+        mood, topic = ("bad", "good")[index % 2], ("day", "night", "film", "song")[index // 2 % 4]
+        words = [
+            *rng.choice([["bad", "awful", "dull"], ["good", "fine", "nice"]][index % 2], rng.integers(1, 4)),
+            topic,
+        ]
+        lines.append(f"{' '.join(rng.permutation(words))},{mood},{topic}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 def write_words(path, rows, seed=0):
     """A CSV of words and their tags: `day` and `night` are times, and a `good film` is a work of two words. Some rows
     are longer than the 32 tokens of `bert`."""

@@ -19,8 +19,9 @@ import numpy as np
 from autopeft.objectives import Goal
 
 # Kind of column that a key of the config's `data` names: one column of texts, one or two of them, a column of pictures,
-# or a column of targets of any type.
-Kind = Literal["text", "texts", "picture", "target"]
+# a column of sounds, or a column of targets of any type, or several of them.
+Kind = Literal["text", "texts", "picture", "sound", "target", "targets"]
+TARGETS = ("target", "targets")
 
 # Values that scoring needs for each row, by name: (n_rows, ...) arrays, or lists if the shape differs between rows.
 Kept = Mapping[str, "np.ndarray | list[Any]"]
@@ -271,12 +272,15 @@ class OwnBase(Protocol):
 def column_names(columns: Mapping[str, Kind], data: Mapping[str, Any], *, inputs_only: bool = False) -> dict[str, str]:
     """Returns column of the data → the key of the config's `data` that names it."""
     return {
-        name: key for key, kind in columns.items() if kind != "target" or not inputs_only for name in named(data, key)
+        name: key
+        for key, kind in columns.items()
+        if kind not in TARGETS or not inputs_only
+        for name in named(data, key)
     }
 
 
 def named(data: Mapping[str, Any], key: str) -> list[str]:
-    """Returns the columns that a key names: one, or the two of a pair."""
+    """Returns the columns that a key names: one, the two of a pair, or several of targets."""
     value = data.get(key) or key
     return [value] if isinstance(value, str) else list(value)
 

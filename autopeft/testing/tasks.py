@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -41,11 +41,13 @@ class TaskSubject:
 
 def check_task_describes_itself(subject: TaskSubject) -> None:
     """Checks that the task names its metrics' goals, `loss` among them, and its columns' kinds."""
+    from autopeft.tasks import Kind
+
     task = subject.task
     assert set(task.metrics.values()) <= {"maximize", "minimize"}, "a metric is maximised or minimised"
     assert task.metrics.get("loss") == "minimize", "the validation loss is a metric of every task"
     assert next(iter(task.metrics)) != "loss", "the default metric says what people want, not what trains"
-    assert set(task.columns.values()) <= {"text", "texts", "picture", "target"}, "columns are of known kinds"
+    assert set(task.columns.values()) <= set(get_args(Kind)), "columns are of known kinds"
 
 
 def check_task_reads_by_seed(subject: TaskSubject) -> None:

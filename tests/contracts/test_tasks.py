@@ -7,7 +7,17 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from models import bert, vit, write_completions, write_numbers, write_texts, write_words, writer
+from models import (
+    bert,
+    vit,
+    write_columns,
+    write_completions,
+    write_numbers,
+    write_sets,
+    write_texts,
+    write_words,
+    writer,
+)
 
 from autopeft import plugins, testing
 from autopeft.tasks.text_classification import TextClassification
@@ -30,6 +40,20 @@ def numbers(folder):
 def words(folder):
     (folder / "model").mkdir()
     data = {"train": str(write_words(folder / "train.csv", 60)), "tokens": "words", "tags": "tags",
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    return data, bert(folder / "model")
+
+
+def sets(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_sets(folder / "train.csv", 80)), "text": "text", "labels": "labels",
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    return data, bert(folder / "model")
+
+
+def columns(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_columns(folder / "train.csv", 80)), "text": "text", "labels": ["mood", "topic"],
             "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
     return data, bert(folder / "model")
 
@@ -62,6 +86,8 @@ SUBJECTS = {
     "image_classification": pictures,
     "digits": digits,
     "regression": numbers,
+    "multilabel_classification": sets,
+    "multioutput_classification": columns,
     "token_classification": words,
     "causal_language_modelling": completions,
 }

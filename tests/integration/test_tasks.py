@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from models import bert, write_numbers, write_words
+from models import bert, write_columns, write_numbers, write_sets, write_words
 
 from autopeft import app, wiring
 from autopeft import ledger as ledgers
@@ -41,15 +41,17 @@ class Subject:
         answer: A column of predictions.
         trivial: What its reports call the answer without learning.
         space: What may be tried.
+        task: The config's `task`, if it is more than a name.
     """
 
     write: Callable[[Path, int], Path]
-    columns: dict[str, str]
+    columns: dict[str, Any]
     score: str
     answer: str
     trivial: str
     model: Callable[[Path], str] = bert
     space: dict[str, Any] = field(default_factory=lambda: SPACE)
+    task: dict[str, Any] | None = None
 
 
 SPACE = {
@@ -63,21 +65,31 @@ SPACE = {
     },
 }
 
+LONGER = {"steps": 60, "precision": "fp32", "attention": "eager"}
+
 SUBJECTS = {
     "token_classification": Subject(write_words, {"tokens": "words", "tags": "tags"}, "f1", "tags", "no entity"),
     "regression": Subject(write_numbers, {"label": "score"}, "mean_absolute_error", "value", "mean of train"),
 }
 
+# Tasks that add nothing to how trials are run, killed or resumed: once through, in this process.
+ONCE = {
+    "multilabel_classification": Subject(write_sets, {}, "micro_f1", "labels", "majority of each label"),
+    "multioutput_classification": Subject(
+        write_columns, {"labels": ["mood", "topic"]}, "mean_accuracy", "mood", "majority class of each column"
+    ),
+}
+
 
 def config(folder: Path, task: str, **options: Any) -> dict[str, Any]:
     """A search of seconds."""
-    subject = SUBJECTS[task]
+    subject = {**SUBJECTS, **ONCE}[task]
     if not (folder / "model").exists():
         (folder / "model").mkdir()
         subject.model(folder / "model")
         subject.write(folder / "train.csv", 120)
     return {
-        "model": str(folder / "model"), "task": task, "space": subject.space,
+        "model": str(folder / "model"), "task": subject.task or task, "space": subject.space,
         "data": {"train": str(folder / "train.csv"), "test_share": 0.2, "validation_share": 0.2, **subject.columns},
         "objectives": [subject.score, "trainable_parameters"],
         "training": {"steps": 12, "precision": "fp32", "attention": "eager"},
@@ -162,6 +174,34 @@ def test_export_and_predict(job, capsys, monkeypatch):
     for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102  (our own card)
         assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ONCE)
+def test_from_search_to_prediction(task, tmp_path):
+    """What was learned is better than the answer without learning, and the export's file of answers shows it."""
+    subject = ONCE[task]
+    run = app.search(load(config(tmp_path, task, budget={"trials": 3}, training=LONGER)), tmp_path / "run", quiet=True)
+    assert [record.status for record in run.history.records] == ["COMPLETE"] * 3, run.history.records
+    run.confirm(1, which=("best",), quiet=True)
+    report = (run.folder / "report.md").read_text()
+    assert subject.trivial in report
+    (confirmed, trivial) = (
+        next(c.metrics for c in run.history.confirmations if (c.number is None) is is_trivial)
+        for is_trivial in (False, True)
+    )
+    assert set(confirmed) >= set(trivial), "all metrics, of the test split too"
+    best = run.pick("best")
+    assert best.metrics[subject.score] > run.history.objectives[0].reference
+    run.export("best", tmp_path / "adapter")
+    given = pd.read_csv(tmp_path / "train.csv")
+    found = app.predict(tmp_path / "adapter", tmp_path / "train.csv", tmp_path / "answers.csv")
+    assert len(found) == len(given) == len(pd.read_csv(tmp_path / "answers.csv"))
+    answered = found[subject.answer]
+    if subject.answer in given:  # labels
+        is_right = answered == given[subject.answer].fillna("")
+        assert is_right.mean() > given[subject.answer].value_counts(normalize=True, dropna=False).max()
+    else:
+        assert np.isfinite(answered).all()
 
 
 @pytest.mark.parametrize("task", SUBJECTS)
