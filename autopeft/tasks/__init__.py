@@ -23,6 +23,8 @@ from autopeft.objectives import Goal
 Kind = Literal["text", "texts", "picture", "sound", "target", "targets"]
 TARGETS = ("target", "targets")
 
+UNSCORED = -100  # target of a token that has none; torch's losses leave it out
+
 # Values that scoring needs for each row, by name: (n_rows, ...) arrays, or lists if the shape differs between rows.
 Kept = Mapping[str, "np.ndarray | list[Any]"]
 
@@ -267,6 +269,30 @@ class OwnBase(Protocol):
 
     def base(self, name: str) -> Path:
         """Returns the folder of that base, and makes the base if it is not in the cache."""
+
+
+@runtime_checkable
+class TokenWise(Protocol):
+    """A task with one output a token, whose loss is a sum over the tokens that have a target.
+
+    Such a task's rows can lie end to end, and outputs be computed for the tokens with a target only. It is optional:
+    `Task.loss` says the same of padded rows.
+
+    Attributes:
+        token_target: Ragged target with an entry for each token of the inputs, UNSCORED where there is no target.
+        foretells: Whether a token's output is about the next token of its row, not about the token itself.
+    """
+
+    token_target: str
+    foretells: bool
+
+    def token_loss(self, outputs: Any, wanted: Any) -> Any:
+        """Computes the loss of each token (n_tokens,); 0 where its target is UNSCORED.
+
+        Args:
+            outputs: The model's logits (n_tokens, n_outputs), fp32.
+            wanted: (n_tokens,), the tokens' targets.
+        """
 
 
 def column_names(columns: Mapping[str, Kind], data: Mapping[str, Any], *, inputs_only: bool = False) -> dict[str, str]:

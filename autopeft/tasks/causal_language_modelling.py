@@ -17,7 +17,20 @@ import numpy as np
 
 from autopeft.errors import UsageError
 from autopeft.objectives import Goal
-from autopeft.tasks import Batch, Columns, Dataset, Kept, Kind, Ragged, Raw, Scores, Source, Split, column_names
+from autopeft.tasks import (
+    UNSCORED,
+    Batch,
+    Columns,
+    Dataset,
+    Kept,
+    Kind,
+    Ragged,
+    Raw,
+    Scores,
+    Source,
+    Split,
+    column_names,
+)  # fmt: skip
 from autopeft.tasks._reading import read_table
 from autopeft.tasks._targets import Texts
 from autopeft.tasks._text import (
@@ -31,12 +44,13 @@ from autopeft.tasks._text import (
 )  # fmt: skip
 from autopeft.tasks._texts import FromTables
 
-UNSCORED = -100  # the label of a prompt's tokens, and of padding
 CUT_PROMPT, CUT_COMPLETION = 1, 2  # bits of the target `cut`
 
 
 class CausalLanguageModelling(FromTables):
     """Rows from CSV, TSV, JSON, JSON Lines, Parquet, or a Hugging Face data set on disk or on the hub.
+
+    Targets: `labels`, one a token, UNSCORED for those of a prompt; `cut`.
 
     Args:
         generate_rows: Number of first rows of a split whose completions are generated (greedily) for `exact_match`;
@@ -47,6 +61,7 @@ class CausalLanguageModelling(FromTables):
     auto_class = "AutoModelForCausalLM"
     columns: Mapping[str, Kind] = {"prompt": "text", "completion": "target"}
     calls_model = True
+    token_target, foretells = "labels", True
     trivial_title = "untouched base"
     metrics: Mapping[str, Goal] = {
         "perplexity": "minimize",
@@ -109,6 +124,12 @@ class CausalLanguageModelling(FromTables):
         wanted = targets["labels"][:, 1:]
         foretold = outputs[:, :-1].transpose(1, 2)
         return cross_entropy(foretold, wanted, ignore_index=UNSCORED, reduction="none").sum(1)
+
+    def token_loss(self, outputs: Any, wanted: Any) -> Any:
+        """Computes the cross entropy of each token that is foretold; 0 for those of a prompt."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, wanted, ignore_index=UNSCORED, reduction="none")
 
     def keep(self, outputs: Any, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
         """Keeps each row's loss and number of right tokens, and for the first rows the model's own completion."""

@@ -9,7 +9,20 @@ import numpy as np
 
 from autopeft.errors import UsageError
 from autopeft.objectives import Goal
-from autopeft.tasks import Batch, Columns, Dataset, Kept, Kind, Ragged, Raw, Scores, Source, Split, column_names
+from autopeft.tasks import (
+    UNSCORED,
+    Batch,
+    Columns,
+    Dataset,
+    Kept,
+    Kind,
+    Ragged,
+    Raw,
+    Scores,
+    Source,
+    Split,
+    column_names,
+)  # fmt: skip
 from autopeft.tasks._entities import OUTSIDE, Tags, counts
 from autopeft.tasks._reading import read_table
 from autopeft.tasks._targets import some_rows
@@ -18,15 +31,13 @@ from autopeft.tasks._texts import FromTables
 from autopeft.tasks._windows import Window, windows
 from autopeft.tasks._words import WordTags, word_faults, words_of
 
-UNSCORED = -100  # tag of tokens without one: special tokens, further tokens of a word, words of another window
-
 
 class TokenClassification(FromTables):
     """Words and a tag each, in BIO. The tag stands at a word's first token.
 
-    A long document has several windows. Targets: `tags`, one a token; `document`, the row of the data from which a
-    window comes; `word`, for each token its word's index in the document (-1 for none). Rows to be predicted have no
-    `tags`.
+    A long document has several windows. Targets: `tags`, one a token, UNSCORED for special tokens, further tokens of a
+    word, and words of another window; `document`, the row of the data from which a window comes; `word`, for each token
+    its word's index in the document (-1 for none). Rows to be predicted have no `tags`.
     """
 
     trivial_title = "no entity"
@@ -40,6 +51,7 @@ class TokenClassification(FromTables):
     }
     columns: Mapping[str, Kind] = {"tokens": "text", "tags": "target"}
     calls_model = False
+    token_target, foretells = "tags", False
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         columns = column_names(self.columns, data, inputs_only=True)
@@ -83,14 +95,16 @@ class TokenClassification(FromTables):
 
     def loss(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
         """Computes the cross entropy, summed over the scored words of each row; 0 for rows to be predicted."""
-        from torch.nn.functional import cross_entropy
-
         if "tags" not in targets:
             return outputs.new_zeros(len(outputs))
-        losses = cross_entropy(
-            outputs.flatten(0, 1), targets["tags"].flatten(), reduction="none", ignore_index=UNSCORED
-        )
+        losses = self.token_loss(outputs.flatten(0, 1), targets["tags"].flatten())
         return losses.view(len(outputs), -1).sum(dim=1)
+
+    def token_loss(self, outputs: Any, wanted: Any) -> Any:
+        """Computes the cross entropy of each token; 0 for one that is not scored."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(outputs, wanted, reduction="none", ignore_index=UNSCORED)
 
     def keep(self, outputs: Any, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
         """Keeps for each window its document, its own words, and their likeliest tags."""

@@ -111,6 +111,28 @@ def check_task_fits_its_model(subject: TaskSubject) -> None:
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters()), "nothing to learn from"
 
 
+def check_task_loses_the_same_token_by_token(subject: TaskSubject) -> None:
+    """Checks that the losses of a row's tokens sum to the row's loss, if the task has one output a token."""
+    import torch
+
+    from autopeft.tasks import UNSCORED, TokenWise
+    from autopeft.training.batches import collate_targets
+
+    task = subject.task
+    if not isinstance(task, TokenWise):
+        return
+    dataset = task.read(subject.data, 0)
+    split = subject.encoded(dataset.splits["validation"], dataset.about)
+    targets = collate_targets(split, np.arange(min(len(split), 6)))
+    wanted = targets[task.token_target]
+    outputs = torch.randn(*wanted.shape, max(2, int(wanted.max()) + 1), generator=torch.Generator().manual_seed(0))
+    behind = torch.full_like(wanted[:, :1], UNSCORED)
+    of_tokens = torch.cat([wanted[:, 1:], behind], 1) if task.foretells else wanted
+    losses = task.token_loss(outputs.flatten(0, 1), of_tokens.flatten()).view(wanted.shape)
+    assert (losses[of_tokens == UNSCORED] == 0).all(), "a token without a target has no loss"
+    assert torch.allclose(losses.sum(1), task.loss(outputs, targets), rtol=1e-4), "tokens' losses sum to the row's"
+
+
 def check_task_scores(subject: TaskSubject) -> None:
     """Checks that metrics are named, finite and the same in any order of rows, the detail JSON, each row answered."""
     from autopeft.training.measure import pick_rows
@@ -178,6 +200,7 @@ TASK_CHECKS = (
     check_task_reads_by_seed,
     check_task_encodes_chunk_by_chunk,
     check_task_fits_its_model,
+    check_task_loses_the_same_token_by_token,
     check_task_scores,
     check_task_answers_without_targets,
 )
