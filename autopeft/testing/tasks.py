@@ -119,7 +119,8 @@ def check_task_loses_the_same_token_by_token(subject: TaskSubject) -> None:
     from autopeft.training.batches import collate_targets
 
     task = subject.task
-    if not isinstance(task, TokenWise):
+    is_token_wise = isinstance(task, TokenWise)  # in a name, as it would narrow the type of `task`
+    if not is_token_wise:
         return
     dataset = task.read(subject.data, 0)
     split = subject.encoded(dataset.splits["validation"], dataset.about)
