@@ -402,7 +402,8 @@ def model_layers(model: Any) -> int | None:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    return next((values[key] for key in LAYER_KEYS if isinstance(values.get(key), int) and values[key] > 0), None)
+    keys = LAYER_KEYS if not values.get("is_encoder_decoder") else ()  # both stacks count: torch's model says how many
+    return next((values[key] for key in keys if isinstance(values.get(key), int) and values[key] > 0), None)
 
 
 def _is_number(value: Any) -> bool:

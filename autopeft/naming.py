@@ -11,6 +11,7 @@ from autopeft.recipe import Part
 # All module kinds of a model: a transformer, one with query, key and value in one matrix, a convolutional net.
 EVERY = (
     {"query", "key", "value", "output", "up", "down"},
+    {"query", "key", "value", "output", "cross_query", "cross_key", "cross_value", "cross_output", "up", "down"},
     {"qkv", "output", "up", "down"},
     {"convolution"},
 )

@@ -15,7 +15,7 @@ from typing import Any
 
 from autopeft import plugins, recipe
 from autopeft.errors import Fault, UnknownName
-from autopeft.methods import COMMON_KEYS, MODULE_KINDS
+from autopeft.methods import COMMON_KEYS, CROSS, MODULE_KINDS
 from autopeft.space import Space, components, method_of, parse
 
 FUSED = ("query", "key", "value")  # one matrix in some models (GPT-2): `qkv`
@@ -66,7 +66,8 @@ def read(
     Args:
         spec: The mapping that `space.parse` takes. `{subset: layers}` has one item a block. `{subset: modules}` has the
             module kinds of the model. Kinds in its default that the model lacks are dropped (`query`, `key` and
-            `value` become `qkv` if they are one matrix). If none is left, the default is all kinds. A key of a kind
+            `value` become `qkv` if they are one matrix), and attention to an encoder is added to that of the same
+            name. If none is left, the default is all kinds. A key of a kind
             that the model lacks (`rank.query`) is dropped. A key of a layer that it lacks (`rank.30`) is a fault.
         n_layers: Number of blocks of the model. None if the model is not at hand: then a key may name any layer.
         kinds: Module kinds of the model.
@@ -171,6 +172,7 @@ def _fitted_value(stock: Any, value: Any, kinds: Sequence[str]) -> Any:
     default, items = value["default"], value.get("subset")
     if items == "modules" and set(default) <= set(MODULE_KINDS):
         there = {"qkv" if kind in FUSED and kind not in kinds and "qkv" in kinds else kind for kind in default}
+        there |= {CROSS[kind] for kind in default if kind in CROSS}
         return {**value, "default": [kind for kind in kinds if kind in there] or "all"}
     if isinstance(items, list) and sorted(map(str, default)) == sorted(str(i) for i in items if i in default):
         return {**value, "default": [item for item in items if item in default]}

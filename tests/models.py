@@ -204,3 +204,22 @@ def write_completions(path, rows, seed=0):
         lines.append(f"{' '.join(rng.permutation(words))},{'yes it is' if index % 2 else 'no'}")
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def translator(kind="t5"):
+    """An encoder-decoder of two blocks each, with random weights: for `<pad>` 1, `</s>` 2, and 20 tokens."""
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "t5":
+        config = transformers.T5Config(
+            vocab_size=20, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, decoder_start_token_id=1,
+            eos_token_id=2, pad_token_id=1, feed_forward_proj="gated-gelu",
+        )  # fmt: skip
+        return transformers.T5ForConditionalGeneration(config)
+    config = transformers.BartConfig(
+        vocab_size=20, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=48, decoder_ffn_dim=48, max_position_embeddings=32, pad_token_id=1,
+        bos_token_id=0, eos_token_id=2, decoder_start_token_id=2, forced_eos_token_id=2,
+    )  # fmt: skip
+    return transformers.BartForConditionalGeneration(config)

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 # The module kinds of a model, as `ModelView` names them. A space's `modules` chooses among these:
-MODULE_KINDS = ("query", "key", "value", "qkv", "output", "up", "down", "convolution", "depthwise")
+MODULE_KINDS = (
+    "query", "key", "value", "qkv", "output", "cross_query", "cross_key", "cross_value", "cross_output", "up", "down",
+    "convolution", "depthwise",
+)  # fmt: skip
+
+# Attention from a decoder to its encoder. In a default, and where no kinds are chosen, `query` stands for
+# `cross_query`, too, as peft's own defaults do; a configuration that lists kinds means those in the list.
+CROSS = {kind: f"cross_{kind}" for kind in ("query", "key", "value", "output")}
 
 # Grouped convolutions. `modules: all` leaves them out, as few methods take them: a configuration has to name them.
 FEW_TAKE = "depthwise"

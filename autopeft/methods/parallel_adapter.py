@@ -10,7 +10,7 @@ from autopeft.errors import Refused
 from autopeft.methods import Method, Site
 
 # Module kind at a sub-layer's end → module kind at its beginning: the feed-forward, the attention.
-BEGINS = {"down": "up", "output": "query"}
+BEGINS = {"down": "up", "output": "query", "cross_output": "cross_query"}
 
 # Model types whose query layer runs a second time, on the relative positions.
 READS_TWICE = ("deberta-v2", "sew-d")
@@ -56,7 +56,7 @@ def places(model: Any, site: Site) -> Iterator[tuple[str, str, str]]:
         raise Refused("empty: no module is chosen")
     for kind, names in scope.modules.items():
         if kind not in BEGINS:
-            raise Refused(f"a parallel adapter goes beside a sub-layer: {' or '.join(BEGINS)}, not {kind}")
+            raise Refused(f"a parallel adapter goes beside a sub-layer: down, output or cross_output, not {kind}")
         if kind == "output" and model.config.model_type in READS_TWICE:
             raise Refused(f"the attention of {model.config.model_type} reads two inputs: no adapter goes beside it")
         for block in scope.blocks:
@@ -64,6 +64,8 @@ def places(model: Any, site: Site) -> Iterator[tuple[str, str, str]]:
             ends = [name for name in names if name.startswith(f"{block}.")]
             if not ends and any(name.startswith(f"{block}.") for name in scope.kinds.get(kind, ())):
                 continue  # the adapter has size 0 here
+            if not ends and not begins and kind.startswith("cross_"):
+                continue  # a block of the encoder
             if not ends or not begins:
                 raise Refused(f"{block} has no {BEGINS[kind]} and {kind} to put a parallel adapter beside")
             yield block, begins[0], ends[-1]

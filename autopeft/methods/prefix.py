@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from autopeft.errors import Refused
-from autopeft.methods import Method, Site
+from autopeft.methods import CROSS, Method, Site
 from autopeft.methods._peft import sum_of_linear
 
 
@@ -22,7 +22,7 @@ class Prefix(Method):
     stock: Mapping[str, Any] = {"size": 24, "lr": 5e-3}
     size = "size"
     sized_by = ("layer",)
-    modules: tuple[str, ...] = ("key", "value")
+    modules: tuple[str, ...] = ("key", "value")  # of a decoder's attention to its encoder, too
 
     def attach(self, model: Any, site: Site) -> None:
         from autopeft.methods._prefix_attention import add_prefix
@@ -41,7 +41,8 @@ class Prefix(Method):
 
 def pairs(site: Site) -> list[tuple[str, str]]:
     """Pairs the layer that makes keys with the layer that makes values, for each attention module."""
-    keys, values = site.scope.modules.get("key", ()), site.scope.modules.get("value", ())
+    chosen = site.scope.modules
+    keys, values = ((*chosen.get(kind, ()), *chosen.get(CROSS[kind], ())) for kind in ("key", "value"))
     if not keys or len(keys) != len(values):
         raise Refused("the model has no separate key and value layers to prepend to")
     for key, value in zip(keys, values, strict=True):

@@ -39,7 +39,8 @@ class Tokens(Method):
         layer.register_parameter(
             "chosen_shift", torch.nn.Parameter(torch.zeros(size, layer.embedding_dim, device=device))
         )
-        layer.register_forward_hook(_shift)
+        for reader in _readers(model, layer):
+            reader.register_forward_hook(Shift(layer))
 
     def count(self, model: Any, site: Site) -> int | None:
         return int(site.keys["size"] * self._embedding(model, site).embedding_dim)
@@ -61,10 +62,21 @@ class Tokens(Method):
         return f"{self.label} of {keys['size']} tokens"
 
 
-def _shift(layer: Any, args: Any, output: Any) -> Any:
-    """Adds the trained shifts to the embeddings of the chosen tokens."""
-    at = (args[0].unsqueeze(-1) == layer.chosen_tokens).to(output.dtype)  # (..., size), mostly 0
-    return output + at @ layer.chosen_shift.to(output.dtype)
+def _readers(model: Any, layer: Any) -> list[Any]:
+    """Finds the embeddings with the layer's weight. An encoder and its decoder read tokens with one each."""
+    embeddings = (module for module in model.modules() if hasattr(module, "num_embeddings"))
+    return [module for module in embeddings if module.weight is layer.weight]
+
+
+class Shift:
+    """Forward hook of an embedding: adds the trained shifts of the chosen tokens, which `owner` holds."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def __call__(self, layer: Any, args: Any, output: Any) -> Any:
+        at = (args[0].unsqueeze(-1) == self.owner.chosen_tokens).to(output.dtype)  # (..., size), mostly 0
+        return output + at @ self.owner.chosen_shift.to(output.dtype)
 
 
 plugin = Tokens

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from autopeft.errors import EnvironmentFault, UsageError
+from autopeft.methods import CROSS
 from autopeft.model_folder import ADAPTER, refuse_adapter
 from autopeft.tasks._text import model_padding
 from autopeft.training.setup import ModelSpec
@@ -28,6 +29,7 @@ _ATTENTION = (
     r"(.*\.)?(attn|attention|self_attn|cross_attn|encoder_attn|SelfAttention|EncDecAttention|crossattention"
     r"|self_attention|multi_head_attention)\.(.*\.)?"
 )
+_FROM_ENCODER = re.compile(r"(.*\.)?(cross_attn|encoder_attn|encdec_attn|EncDecAttention|crossattention)\..*")
 KIND_RULES: tuple[tuple[str, str], ...] = (
     ("qkv", r"(.*\.)?(c_attn|in_proj|qkv|qkv_proj|query_key_value|Wqkv)"),
     ("query", r"(.*\.)?(query|query_proj|q_proj|q_lin|q|to_q|q_head|Wq)"),
@@ -66,10 +68,11 @@ class ModelView:
     """The parts of one model, by full module names.
 
     Attributes:
-        blocks: The repeated blocks, in order of running.
-        stem: Modules with parameters that run before block 0.
+        blocks: The repeated blocks, in order of running: those of an encoder, then those of its decoder.
+        stem: Modules with parameters that run before block 0, or between an encoder's blocks and its decoder's.
         kinds: Module kind → its modules in the blocks, in order. Convolutions: `convolution`, and `depthwise` where
-            they are grouped; fused attention projections: `qkv`.
+            they are grouped; fused attention projections: `qkv`; those of a decoder's attention to its encoder:
+            `cross_query`, `cross_key`, `cross_value`, `cross_output`.
         head: Modules that each trial initialises and trains: outside the pretrained model, or not in its checkpoint.
         above: Modules after the blocks that are not the head, such as the last norm.
         unknown: Linear and convolution modules in the blocks whose kind is clear from neither config, name nor shape.
@@ -297,7 +300,10 @@ def _names(model: nn.Module, modules: list[nn.Module]) -> tuple[str, ...]:
 
 
 def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
-    """Finds the lists of same-class modules with the most parameters: one list, or an encoder's and a decoder's."""
+    """Finds the lists of same-class modules with the most parameters: one list, or an encoder's and a decoder's.
+
+    An encoder's list comes first. Its blocks may be of another class than the decoder's (BART).
+    """
     lists = [
         (name, module)
         for name, module in model.named_modules()
@@ -308,7 +314,9 @@ def _block_lists(model: nn.Module) -> list[tuple[str, nn.ModuleList]]:
         raise UsageError(f"{type(model).__name__} has no list of like blocks, so there are no layers to adapt")
     largest, entries = max(lists, key=lambda pair: sizes[pair[0]])
     depth = largest.count(".")
-    return [(n, m) for n, m in lists if type(m[0]) is type(entries[0]) and n.count(".") == depth]
+    twins = {largest.replace("decoder", "encoder"), largest.replace("encoder", "decoder")}
+    found = [(n, m) for n, m in lists if n in twins or (type(m[0]) is type(entries[0]) and n.count(".") == depth)]
+    return sorted(found, key=lambda pair: "decoder" in pair[0].split("."))
 
 
 def _head(model: nn.Module, blocks: tuple[str, ...]) -> tuple[str, ...]:
@@ -336,6 +344,7 @@ def _outside(
     paths = {part for name, _ in lists for part in _ancestors(name)}
     above: list[str] = []
     below: list[str] = []
+    last = lists[-1][0]
     output: Any = getattr(model, "get_output_embeddings", lambda: None)()
     inputs = {id(parameter) for parameter in model.get_input_embeddings().parameters()} if output is not None else set()
     for container in ["", *sorted(paths - {name for name, _ in lists}, key=len)]:
@@ -349,7 +358,8 @@ def _outside(
                 if not any(id(parameter) in inputs for parameter in child.parameters()):  # tied: already below
                     above.append(name)
             elif name not in head and any(True for _ in child.parameters()):
-                (above if seen_blocks and ABOVE.match(leaf) else below).append(name)
+                is_above = seen_blocks and ABOVE.match(leaf) and (not container or _within(last, container))
+                (above if is_above else below).append(name)
     return tuple(above), tuple(below)
 
 
@@ -391,7 +401,8 @@ def _by_name(name: str, module: nn.Module) -> str | None:
     """Tells the kind of a module from its name inside its block."""
     if isinstance(module, nn.Conv2d):
         return "depthwise" if module.groups > 1 else "convolution"
-    return next((kind for kind, pattern in KIND_RULES if re.fullmatch(pattern, name)), None)
+    kind = next((kind for kind, pattern in KIND_RULES if re.fullmatch(pattern, name)), None)
+    return CROSS.get(kind, kind) if kind and _FROM_ENCODER.fullmatch(name) else kind
 
 
 def _by_shape(layers: Mapping[str, nn.Module]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from autopeft import plugins, recipe
 from autopeft.errors import Refused
-from autopeft.methods import During, Method, Scope, Site
+from autopeft.methods import CROSS, During, Method, Scope, Site
 from autopeft.recipe import Part
 from autopeft.space import ALWAYS
 from autopeft.training.model import ModelView, clone_shared
@@ -109,7 +109,7 @@ def choose_kinds(view: ModelView, method: Method, chosen: Any) -> tuple[str, ...
     if chosen == "all":
         return recipe.every_kind(view.kinds)
     if chosen is None:
-        own = dict.fromkeys(_here(view, kind) for kind in method.modules)
+        own = dict.fromkeys(here for kind in method.modules for here in (_here(view, kind), CROSS.get(kind, kind)))
         found = tuple(kind for kind in own if kind in view.kinds)
         if method.modules and not found:
             raise Refused(f"no {', '.join(method.modules)} to act on: {_has(view)}")
@@ -294,7 +294,10 @@ def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[
     formula = {name: float(number) for name, number in closed.items() if number is not None}
     rest = [part.name for part in parts if part.name not in formula]
     others = {key: value for key, value in params.items() if key.partition(".")[0] in (*ALWAYS, *rest)}
-    found = counts(attach(meta, view, {**others, "method": "+".join(rest) or "head"}, 0))
+    if rest or view.head:
+        found = counts(attach(meta, view, {**others, "method": "+".join(rest) or "head"}, 0))
+    else:  # a language model has no head
+        found = dict.fromkeys(("trainable_parameters", "adapter_parameters", "head_parameters"), 0.0)
     added = sum(formula.values())
     return {name: value + (0.0 if name == "head_parameters" else added) for name, value in found.items()}
 

@@ -54,7 +54,10 @@ def attached(params, subject=BERT, seed=1):
         ({"method": "lora@+bias"}, "a word of letters"),
         ({"method": "prefix@a+prefix@b"}, "has a prefix already"),
         ({"method": "bias@a+bias@b"}, "bias@b trains nothing here that the rest"),
-        ({"method": "parallel_adapter", "parallel_adapter.modules": ["query"]}, "down or output, not query"),
+        (
+            {"method": "parallel_adapter", "parallel_adapter.modules": ["query"]},
+            "down, output or cross_output, not query",
+        ),
     ],
 )
 def test_refused(params, reason):
