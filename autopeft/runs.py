@@ -357,6 +357,7 @@ class Run:
         self, record: Record, setup: Setup, folder: Path, to: Path, which: str, retrained: float | None = None
     ) -> None:
         from autopeft.reports.card import model_card
+        from autopeft.training.answers import CHOICE
         from autopeft.training.export import export
 
         command = f"autopeft export {self.folder.parent.name}/{self.name} --pick {which}"  # a card is published
@@ -366,7 +367,7 @@ class Run:
             params=record.params,
             seed=record.trial.seed,
             tensors=folder / "trained.safetensors",
-            about=wiring.about_of(header),
+            about={**wiring.about_of(header), **record.detail.get(CHOICE, {})},
             to=to,
             card=lambda exported: model_card(self.history, record, self.describe, command, exported),
             facts={

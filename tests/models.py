@@ -136,6 +136,18 @@ def write_sets(path, rows, seed=0):
     return path
 
 
+def write_intents(path, rows, seed=0):
+    """A CSV of messages about a `day`, a `night` or a `film`; every fourth has none of the three words: `oos`."""
+    rng = np.random.default_rng(seed)
+    lines = ["text,label"]
+    for index in range(rows):
+        label = ("day", "night", "film", "oos")[index % 4]
+        words = [*rng.choice(["good", "bad", "fine", "nice"], rng.integers(1, 4)), "song" if label == "oos" else label]
+        lines.append(f"{' '.join(rng.permutation(words))},{label}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 def write_columns(path, rows, seed=0):
     """A CSV of texts with two labels each: `mood`, and `topic`, one of four."""
     rng = np.random.default_rng(seed)

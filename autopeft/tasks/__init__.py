@@ -295,6 +295,14 @@ class TokenWise(Protocol):
         """
 
 
+@runtime_checkable
+class Calibrated(Protocol):
+    """A task that chooses something on validation once a model is trained: the threshold of an answer."""
+
+    def calibrate(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Chooses from the answers for validation. The choice, as JSON, joins `about` for scores and answers."""
+
+
 def column_names(columns: Mapping[str, Kind], data: Mapping[str, Any], *, inputs_only: bool = False) -> dict[str, str]:
     """Returns column of the data → the key of the config's `data` that names it."""
     return {

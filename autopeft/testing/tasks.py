@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -174,10 +174,21 @@ def check_task_answers_without_targets(subject: TaskSubject) -> None:
 
 
 def _answered(subject: TaskSubject) -> tuple[Any, Any, Any]:
-    """Returns the validation split, its data set, and the untrained model's answers to the split."""
-    dataset = subject.task.read(subject.data, 0)
+    """Returns the validation split, its data set, and the untrained model's answers to the split.
+
+    What the task chooses on validation is in the `about` of the data set.
+    """
+    from autopeft.tasks import Calibrated
+
+    task = subject.task
+    dataset = task.read(subject.data, 0)
     split = subject.encoded(dataset.splits["validation"], dataset.about)
-    return split, dataset, _answers_of(subject, split, dataset.about)
+    answers = _answers_of(subject, split, dataset.about)
+    if isinstance(task, Calibrated):
+        choice = task.calibrate(answers.kept, split.targets, dataset.about)
+        assert json.loads(json.dumps(choice)) == dict(choice), "the choice goes into the ledger as JSON"
+        dataset = replace(dataset, about={**dataset.about, **choice})
+    return split, dataset, answers
 
 
 def _answers_of(subject: TaskSubject, split: Any, about: Mapping[str, Any]) -> Any:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from autopeft.tasks import Batch, Kept, Scores, Split, Task
+from autopeft.tasks import Batch, Calibrated, Kept, Scores, Split, Task
 from autopeft.training.batches import by_length, collate, collate_targets
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
 SCORE_VALUES = 2**27  # most logits of one such pass, for a model with logits for each token: 0.5 GB in fp32
+CHOICE = "calibration"  # key of a score's detail
 NOT_FINITE = "the model's outputs are not finite: it diverged"
 
 
@@ -25,6 +26,7 @@ class Answers:
 
     Attributes:
         losses: (n_rows,), summed loss of each row.
+        choice: What the task chose on validation (`tasks.Calibrated`), for another split; None to choose on this one.
         are_finite: Whether all outputs are finite. If not, there is no score: an argmax would return the first label.
     """
 
@@ -32,6 +34,7 @@ class Answers:
         self.task, self.split = task, split
         self.losses = np.zeros(len(split), dtype=np.float64)
         self.are_finite = True
+        self.choice: Mapping[str, Any] | None = None
         self._kept: dict[str, list[Any]] = {}
 
     def take(self, rows: np.ndarray, outputs: torch.Tensor, model: Any) -> None:
@@ -67,9 +70,35 @@ class Answers:
         """
         if not self.are_finite:
             raise FloatingPointError(NOT_FINITE)
-        found = self.task.score(self.kept, self.split.targets, about)
+        found = self._score(about)
         loss = float(self.losses.sum() / max(float(weights.sum()), 1e-12))
         return Scores({**found.metrics, "loss": loss}, found.detail)
+
+    def _score(self, about: Mapping[str, Any]) -> Scores:
+        if not isinstance(self.task, Calibrated):
+            return self.task.score(self.kept, self.split.targets, about)
+        choice = self.choice
+        if choice is None:
+            choice = self.task.calibrate(self.kept, self.split.targets, about)
+        found = self.task.score(self.kept, self.split.targets, {**about, **choice})
+        return Scores(found.metrics, {**found.detail, CHOICE: dict(choice)})
+
+
+def calibrated(
+    task: Task, split: str, about: Mapping[str, Any], answers_of: Callable[[str], Sequence[Answers]]
+) -> Sequence[Answers]:
+    """Returns the answers of models for a split, with what the task chooses for each on validation.
+
+    Args:
+        answers_of: Returns the answers of all models for a split.
+    """
+    found = answers_of(split)
+    if split != "validation" and isinstance(task, Calibrated):
+        for own, seen in zip(found, answers_of("validation"), strict=True):
+            if seen.are_finite:  # if not, the trial fails
+                own.choice = task.calibrate(seen.kept, seen.split.targets, about)
+            own.are_finite = own.are_finite and seen.are_finite
+    return found
 
 
 def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:

@@ -24,7 +24,7 @@ from torch import nn
 
 from autopeft.files import to_disk, trial_folder
 from autopeft.tasks import Scores
-from autopeft.training.answers import NOT_FINITE, Answers, score_batches
+from autopeft.training.answers import NOT_FINITE, Answers, calibrated, score_batches
 from autopeft.training.batches import collate, endless
 from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
@@ -216,6 +216,9 @@ class Worker:
 
     def answers(self, network: Network, split: str) -> Answers:
         """Runs the network over a split and collects its answers. Leaves the network in training mode."""
+        return calibrated(self.task, split, self.data.about, lambda name: [self._answers(network, name)])[0]
+
+    def _answers(self, network: Network, split: str) -> Answers:
         data = self.data.splits[split]
         found = Answers(self.task, data)
         network.eval()

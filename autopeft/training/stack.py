@@ -19,7 +19,7 @@ from torch import nn
 
 from autopeft import recipe
 from autopeft.tasks import Ragged, Split
-from autopeft.training.answers import SCORE_BATCH, Answers
+from autopeft.training.answers import SCORE_BATCH, Answers, calibrated
 from autopeft.training.batches import batch_weight, by_length, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
@@ -160,6 +160,10 @@ class Stack:
 
     def answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
         """Collects the answers of the chosen members (by index) for a split."""
+        worker = self.worker
+        return list(calibrated(worker.task, split, worker.data.about, lambda name: self._answers(name, chosen)))
+
+    def _answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
         data = self.worker.data.splits[split]
 
         def score() -> list[Answers]:

@@ -12,6 +12,7 @@ from models import (
     vit,
     write_columns,
     write_completions,
+    write_intents,
     write_numbers,
     write_sets,
     write_texts,
@@ -51,6 +52,12 @@ def sets(folder):
     return data, bert(folder / "model")
 
 
+def intents(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_intents(folder / "train.csv", 80)), "validation_share": 0.25, "test_share": 0.25}
+    return data, bert(folder / "model")
+
+
 def columns(folder):
     (folder / "model").mkdir()
     data = {"train": str(write_columns(folder / "train.csv", 80)), "text": "text", "labels": ["mood", "topic"],
@@ -86,6 +93,7 @@ SUBJECTS = {
     "image_classification": pictures,
     "digits": digits,
     "regression": numbers,
+    "intent_classification": intents,
     "multilabel_classification": sets,
     "multioutput_classification": columns,
     "token_classification": words,

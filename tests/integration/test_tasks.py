@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from models import bert, write_columns, write_numbers, write_sets, write_words
+from models import bert, write_columns, write_intents, write_numbers, write_sets, write_words
 
 from autopeft import app, wiring
 from autopeft import ledger as ledgers
@@ -74,6 +74,7 @@ SUBJECTS = {
 
 # Tasks that add nothing to how trials are run, killed or resumed: once through, in this process.
 ONCE = {
+    "intent_classification": Subject(write_intents, {}, "routing_score", "label", "always out of scope"),
     "multilabel_classification": Subject(write_sets, {}, "micro_f1", "labels", "majority of each label"),
     "multioutput_classification": Subject(
         write_columns, {"labels": ["mood", "topic"]}, "mean_accuracy", "mood", "majority class of each column"
@@ -192,7 +193,9 @@ def test_from_search_to_prediction(task, tmp_path):
     assert set(confirmed) >= set(trivial), "all metrics, of the test split too"
     best = run.pick("best")
     assert best.metrics[subject.score] > run.history.objectives[0].reference
-    run.export("best", tmp_path / "adapter")
+    exported = run.export("best", tmp_path / "adapter")
+    about = json.loads((exported / "autopeft.json").read_text())["about"]
+    assert about.items() >= best.detail.get("calibration", {}).items(), "what was chosen on validation"
     given = pd.read_csv(tmp_path / "train.csv")
     found = app.predict(tmp_path / "adapter", tmp_path / "train.csv", tmp_path / "answers.csv")
     assert len(found) == len(given) == len(pd.read_csv(tmp_path / "answers.csv"))
