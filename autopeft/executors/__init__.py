@@ -56,10 +56,10 @@ class Pack(Protocol):
     def leave(self, trial: Trial) -> None:
         """Ends a trial that has reported, without a result."""
 
-    def advance(self) -> list[tuple[Trial, Report | Result]]:
+    def advance(self, is_due: Callable[[], bool] = lambda: False) -> list[tuple[Trial, Report | Result]]:
         """Trains until some trials have an event, and returns these events. After its Result a trial has left.
 
-        Returns nothing if the user wants the search to end.
+        Returns nothing if the user wants the search to end, or if `is_due()`, which is called between two turns.
         """
 
 

@@ -16,7 +16,7 @@ import base64
 import json
 import pickle
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,23 +67,22 @@ def actor_class() -> Any:
                 raise LateNode(self.late)  # this worker ends, and its trial goes to another one
             try:
                 if self.fault:
-                    return _event("fault", fault=self.fault)
+                    return event_of("fault", fault=self.fault)
                 if not self.is_started:
                     self.is_started, self.events = True, self.evaluate(self.trial)
-                    return _event("started")
+                    return event_of("started")
                 event = next(self.events, None)
                 if event is None:
                     number = self.trial.number
                     raise AutoPEFTError(f"evaluate ended trial {number} without a result: that is a bug in it")
                 if isinstance(event, Phase):
-                    return _event("phase", phase=event)
+                    return event_of("phase", phase=event)
                 if not isinstance(event, Result):
-                    return _event("report", report=event.to_json())
+                    return event_of("report", report=event.to_json())
                 self.close()
-                files = self.luggage.send(event.trial.number) if self.luggage is not None else {}
-                return _event("result", result=event.to_json()) | ({"files": Files(files)} if files else {})
+                return event_of("result", result=event.to_json()) | files_of([event.trial.number], self.luggage)
             except Exception as fault:
-                return _event("fault", fault=pack(fault))
+                return event_of("fault", fault=pack(fault))
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Does nothing: trained tensors go to the run's folder."""
@@ -96,9 +95,15 @@ def actor_class() -> Any:
 
 @dataclass(frozen=True)
 class Files:
-    """Files that a node sends with a result, by name. Not a plain dict, as Tune would flatten it."""
+    """Files that a node sends with results: trial number → name → bytes. Not a plain dict, as Tune would flatten it."""
 
-    contents: Mapping[str, bytes]
+    contents: Mapping[int, Mapping[str, bytes]]
+
+
+def files_of(numbers: Sequence[int], luggage: Luggage | None) -> dict[str, Files]:
+    """Returns the entry of an event with the files that this node kept of ended trials; empty if there are none."""
+    contents = {number: files for number in numbers if luggage is not None and (files := luggage.send(number))}
+    return {"files": Files(contents)} if contents else {}
 
 
 def pack(fault: Exception) -> str:
@@ -118,5 +123,5 @@ def unpack(text: str) -> Exception:
     return fault
 
 
-def _event(kind: str, **data: Any) -> dict[str, Any]:
+def event_of(kind: str, **data: Any) -> dict[str, Any]:
     return {"event": json.dumps({"kind": kind, **data}), "done": kind in ("result", "fault")}

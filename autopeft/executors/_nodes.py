@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault
-from autopeft.executors import Portable
+from autopeft.executors import Pack, Packing, Portable
 from autopeft.files import build_once
 from autopeft.trial import Evaluate
 
@@ -75,6 +75,12 @@ class Luggage:
 
     def __call__(self, should_end: Callable[[], bool]) -> Evaluate:
         return self.unpack()(should_end)
+
+    def pack(self, should_end: Callable[[], bool]) -> Pack:
+        """Builds the pack of a worker (`autopeft.executors.Packing`), of a Portable that has one."""
+        portable = self.unpack()
+        assert isinstance(portable, Packing), "asked before the first trial"
+        return portable.pack(should_end)
 
     def send(self, number: int) -> dict[str, bytes]:
         """Returns the files that a trial kept on this node, by name; none if the node shares the driver's disk."""

@@ -7,7 +7,7 @@ import pickle
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +78,7 @@ class Bridge:
     ) -> None:
         self.luggage, self.newcomers, self.most_slots = luggage, newcomers, most_slots
         self.search, self.slots, self.trial_seconds, self.interrupts = search, slots, trial_seconds, interrupts
-        self.running: dict[str, Running] = {}
+        self.running: dict[str, Any] = {}
         self.fault: BaseException | None = None
         self._silent_deaths = 0
         self._again: deque[Running] = deque()  # trials whose worker ended before it began with them
@@ -96,13 +96,22 @@ class Bridge:
             self.fault = fault
             return instead
 
+    def suggest(self, tune_id: str) -> dict[str, Any] | None:
+        """Returns the config of Tune's next trial; None while there is none, or if there are no more."""
+        trial = self.ask(tune_id)
+        return None if trial is None else {"trial": json.dumps(trial.to_json())}
+
+    def hear(self, tune_trial: Any, result: Mapping[str, Any]) -> bool:
+        """Takes what a worker's step returned. Returns whether Tune should end its trial here."""
+        return self.report(tune_trial.trial_id, result["event"])
+
     def ask(self, tune_id: str) -> Trial | None:
         """Returns the next trial; None while all slots are busy, or while a trial may still need another worker."""
         if len(self.running) >= self.slots:
             return None  # Tune asks too early: the sampler would not know the latest results
         if self._again:
-            self.running[tune_id] = self._again.popleft()
-            return self.running[tune_id].trial
+            again = self.running[tune_id] = self._again.popleft()
+            return again.trial
         trial = None if self._is_asked_out else self.search.ask()
         if trial is None:
             self._is_asked_out = True
@@ -129,10 +138,11 @@ class Bridge:
             return False
         return self.search.report(running.trial, Report.from_json(data["report"]))
 
-    def receive(self, tune_id: str, files: Files) -> None:
-        """Takes the files that a node kept of a trial, before the trial's result is told."""
+    def receive(self, files: Files) -> None:
+        """Takes the files that a node kept of ended trials, before their results are told."""
         assert self.luggage is not None, "only a worker with luggage sends files"
-        self.luggage.receive(self.running[tune_id].trial.number, files.contents)
+        for number, contents in files.contents.items():
+            self.luggage.receive(number, contents)
 
     def tell(self, tune_id: str, event: str) -> None:
         """Tells the search how a trial ended: by a result, or stopped after a report."""
@@ -153,21 +163,29 @@ class Bridge:
         running = self.running.pop(tune_id)
         if self.interrupts:
             return
-        why = running.why_killed or f"its worker died: {_why_died(fault)}"
+        why = running.why_killed or f"its worker died: {why_died(fault)}"
         if running.since is None:
-            self._silent_deaths += LateNode.__name__ not in str(fault)  # a late node says nothing about other workers
-            why = f"its worker died while it loaded model and data: {_why_died(fault)}"
-        if self._silent_deaths >= MOST_SILENT_DEATHS:
-            raise EnvironmentFault(
-                f"{self._silent_deaths} Ray workers in a row died while they loaded model and data, the last one: "
-                f"{_why_died(fault)}. Their logs, on their nodes: session_latest/logs/worker-*.err in Ray's temporary "
-                f"folder, /tmp/ray where it was not set. Where memory or time is short, {INSTEAD}"
-            )
+            why = f"its worker died while it loaded model and data: {why_died(fault)}"
+            self.count_silent_death(fault)
         if running.since is None and running.tries < MOST_TRIES:
             self._again.append(Running(running.trial, tries=running.tries + 1))
         else:
             blame = "" if running.why_killed else MACHINE  # a step that hangs is the trial's fault
             self.search.tell(Result(running.trial, Status.FAILED, error=why, fault=blame))
+
+    def count_silent_death(self, fault: BaseException | None) -> None:
+        """Counts a worker that died before it held model and data.
+
+        Raises:
+            EnvironmentFault: So many did in a row that the set-up must be wrong.
+        """
+        self._silent_deaths += LateNode.__name__ not in str(fault)  # a late node says nothing about other workers
+        if self._silent_deaths >= MOST_SILENT_DEATHS:
+            raise EnvironmentFault(
+                f"{self._silent_deaths} Ray workers in a row died while they loaded model and data, the last one: "
+                f"{why_died(fault)}. Their logs, on their nodes: session_latest/logs/worker-*.err in Ray's temporary "
+                f"folder, /tmp/ray where it was not set. Where memory or time is short, {INSTEAD}"
+            )
 
     def watch(self, tune_trials: Sequence[Any]) -> None:
         """Ends workers whose step hangs. Ends the run if it has to end."""
@@ -175,21 +193,28 @@ class Bridge:
             self.fault = KeyboardInterrupt()
         if self.fault is not None or self.search.is_out_of_time():
             for trial in tune_trials:
-                _kill(trial)
+                kill(trial)
             raise Ended
         self._look_around()
+        self._prepare()
+        if self.trial_seconds is not None:
+            self.end_what_hangs(tune_trials, self.trial_seconds)
+
+    def _prepare(self) -> None:
+        """Lets the search compute proposals ahead while all slots are busy."""
         if 1 < self.slots <= len(self.running):
             self.guarded(lambda: self.search.prepare(self.slots), None)
-        if self.trial_seconds is None:
-            return
-        latest = time.monotonic() - self.trial_seconds - GRACE_SECONDS
+
+    def end_what_hangs(self, tune_trials: Sequence[Any], trial_seconds: float) -> None:
+        """Ends the worker of a trial whose step goes on beyond its time limit."""
+        latest = time.monotonic() - trial_seconds - GRACE_SECONDS
         for tune_id, running in self.running.items():
             if running.clock is not None and running.clock < latest and not running.why_killed:
                 running.why_killed = (
-                    f"over its time limit of {self.trial_seconds:g} s: a step went on for {GRACE_SECONDS:g} s beyond "
+                    f"over its time limit of {trial_seconds:g} s: a step went on for {GRACE_SECONDS:g} s beyond "
                     "it, and its worker was ended"
                 )
-                _kill(next(trial for trial in reversed(tune_trials) if trial.trial_id == tune_id))
+                kill(next(trial for trial in reversed(tune_trials) if trial.trial_id == tune_id))
 
     def _look_around(self) -> None:
         """Updates the slots as nodes come and go. Writes a message if workers are slow to begin."""
@@ -210,9 +235,9 @@ def searcher(bridge: Bridge) -> Any:
             super().__init__(metric="training_iteration", mode="max")  # Tune requires a metric; the search has its own
 
         def suggest(self, trial_id: str) -> Any:
-            trial = bridge.guarded(lambda: bridge.ask(trial_id), None)
-            if trial is not None:
-                return {"trial": json.dumps(trial.to_json())}
+            config = bridge.guarded(lambda: bridge.suggest(trial_id), None)
+            if config is not None:
+                return config
             return Searcher.FINISHED if bridge.fault is not None or bridge.is_over() else None
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
@@ -237,7 +262,7 @@ def scheduler(bridge: Bridge) -> Any:
 
     class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> Any:
-            stop = bridge.guarded(lambda: bridge.report(trial.trial_id, result["event"]), True)
+            stop = bridge.guarded(lambda: bridge.hear(trial, result), True)
             return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE
 
         def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
@@ -257,12 +282,12 @@ def watch(bridge: Bridge) -> Any:
         def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: Any, **info: Any) -> None:
             files = result.pop("files", None)  # otherwise Tune would hold them to the end
             if files is not None:
-                bridge.guarded(lambda: bridge.receive(trial.trial_id, files), None)
+                bridge.guarded(lambda: bridge.receive(files), None)
 
     return _Watch()
 
 
-def _kill(tune_trial: Any) -> None:
+def kill(tune_trial: Any) -> None:
     import ray
 
     actor = tune_trial.temporary_state.ray_actor
@@ -279,7 +304,7 @@ def _fault_of(tune_trial: Any) -> BaseException | None:
     return fault
 
 
-def _why_died(fault: BaseException | None) -> str:
+def why_died(fault: BaseException | None) -> str:
     """Says in a few words why a worker died. Ray's own text has ten lines, with addresses and process numbers."""
     text = f"{type(fault).__name__}: {fault}"
     if "low on memory" in text or "OutOfMemory" in text:

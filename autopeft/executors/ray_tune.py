@@ -55,20 +55,23 @@ class RayTune:
 
     Args:
         slots: Most trials at once; None for as many as the resources allow.
-        cpus_per_trial, gpus_per_trial: Resources of one trial. Trials share a GPU by fractions: 0.5.
+        cpus_per_trial, gpus_per_trial: Resources of one trial, in a process of its own. Trials share a GPU by
+            fractions: 0.5.
+        trials_per_worker: Most trials that share one process and one base in its memory, side by side in shared passes
+            (see `packed`). Each worker has `cpus_per_trial` CPUs, and a whole GPU where Ray has some. Excludes
+            `gpus_per_trial`.
         address: Address of a running cluster ("auto", "10.0.0.1:6379"), started with RAY_AUTH_MODE=token. None starts a
             local Ray and ends it afterwards. Nodes that lack autopeft receive it, but not its dependencies. Nodes that
             do not see the model and the data receive them, and send trained tensors back.
         trial_seconds: Time limit of a trial. If a step hangs beyond it, the worker is ended, and the search goes on.
     """
 
-    pack = 1
-
     def __init__(
         self,
         slots: int | None = None,
         cpus_per_trial: float = 1,
         gpus_per_trial: float = 0,
+        trials_per_worker: int = 1,
         address: str | None = None,
         trial_seconds: float | None = None,
     ) -> None:
@@ -78,13 +81,20 @@ class RayTune:
             raise UsageError(f"executor.cpus_per_trial is above 0, not {cpus_per_trial:g}")
         if gpus_per_trial < 0:
             raise UsageError(f"executor.gpus_per_trial is 0 or more, not {gpus_per_trial:g}")
+        if trials_per_worker < 1:
+            raise UsageError(f"executor.trials_per_worker is 1 or more, not {trials_per_worker}")
+        if trials_per_worker > 1 and gpus_per_trial:
+            raise UsageError(
+                "executor: a worker with several trials has one whole GPU: give trials_per_worker or gpus_per_trial"
+            )
         if address not in (None, "auto") and not str(address).rpartition(":")[2].isdecimal():
             raise UsageError(f"executor.address is host:port or auto, not {address!r}")
-        self.slots, self.cpus_per_trial, self.gpus_per_trial = slots, cpus_per_trial, gpus_per_trial
-        self.address, self.trial_seconds = address, trial_seconds
+        self.slots, self.cpus, self.gpus = slots, cpus_per_trial, gpus_per_trial  # resources of one worker
+        self.address, self.trial_seconds, self.pack = address, trial_seconds, trials_per_worker
         # Before Ray runs, we do not know the resources of a cluster, or the GPUs.
-        is_known = address is None and not gpus_per_trial
+        is_known = address is None and not gpus_per_trial and trials_per_worker == 1
         self.processes = (slots or _room({"CPU": os.cpu_count() or 1}, cpus_per_trial, 0)) if is_known else None
+        self.most_workers = None if slots is None else math.ceil(slots / trials_per_worker)
 
     def check(self) -> None:
         """Checks that there is a token for a cluster, and that a server listens at its address."""
@@ -103,16 +113,16 @@ class RayTune:
         with contextlib.ExitStack() as stack:
             interrupts = stack.enter_context(interruptible())
             stack.enter_context(_handlers_kept())
-            slots, nodes = stack.enter_context(self._ray(interrupts))
+            workers, nodes = stack.enter_context(self._ray(interrupts))
             if self.address is not None and isinstance(make_evaluate, Portable):
                 make_evaluate = stack.enter_context(shipped(make_evaluate, nodes))
-            self._tune(search, make_evaluate, slots, nodes, interrupts)
+            self._tune(search, make_evaluate, workers, nodes, interrupts)
 
     def _tune(
         self,
         search: Conversation,
         make_evaluate: MakeEvaluate,
-        slots: int,
+        workers: int,
         nodes: list[Mapping[str, Any]],
         interrupts: list[int],
     ) -> None:
@@ -123,16 +133,21 @@ class RayTune:
         from autopeft.executors._actor import actor_class
         from autopeft.executors._late import Newcomers
         from autopeft.executors._nodes import Luggage
+        from autopeft.executors._packs import PackBridge, pack_actor_class, require_packing
 
         luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
         newcomers = Newcomers(nodes, self._room_of, luggage, ray.nodes) if self.address is not None else None
-        bridge = between.Bridge(search, slots, self.trial_seconds, interrupts, luggage, newcomers, self.slots)
-        trainable = tune.with_parameters(actor_class(), make_evaluate=make_evaluate)
+        given = (search, workers, self.trial_seconds, interrupts, luggage, newcomers, self.most_workers)
+        bridge, worker_class = between.Bridge(*given), actor_class
+        if self.pack > 1:
+            require_packing(make_evaluate)
+            bridge, worker_class = PackBridge(self.pack, self.slots, *given), pack_actor_class
+        trainable = tune.with_parameters(worker_class(), make_evaluate=make_evaluate)
         storage = tempfile.mkdtemp(prefix="autopeft-tune-")
         try:
             with _quiet(), contextlib.suppress(between.Ended):
                 tune.run(
-                    tune.with_resources(trainable, {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial}),
+                    tune.with_resources(trainable, {"cpu": self.cpus, "gpu": self.gpus}),
                     name="search",
                     num_samples=-1,
                     storage_path=storage,
@@ -151,7 +166,7 @@ class RayTune:
 
     @contextlib.contextmanager
     def _ray(self, interrupts: Sequence[int]) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
-        """Starts or joins Ray if it does not run. Yields the number of slots, and the nodes that have some."""
+        """Starts or joins Ray if it does not run. Yields the number of workers, and the nodes that have room for some."""
         self.check()
         if self.address is not None:
             os.environ.update({name: v for name, v in CLUSTER_ENVIRONMENT.items() if name not in os.environ})
@@ -165,13 +180,13 @@ class RayTune:
                         stack.callback(ray.shutdown)
                     else:
                         stack.enter_context(local_ray(ray, interrupts, **self._options()))
-            yield self._slots(ray)
+            yield self._workers(ray)
 
     def _options(self) -> dict[str, Any]:
         """Returns the options of a local Ray."""
         paths = [str(_package().parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         return {
-            "num_cpus": None if self.slots is None else math.ceil(self.slots * self.cpus_per_trial - 1e-9),
+            "num_cpus": None if self.most_workers is None else math.ceil(self.most_workers * self.cpus - 1e-9),
             "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
             "object_store_memory": OBJECT_STORE_BYTES,
@@ -195,21 +210,23 @@ class RayTune:
                 "RAY_AUTH_TOKEN_PATH that of the cluster?"
             ) from fault
 
-    def _slots(self, ray: Any) -> tuple[int, list[Mapping[str, Any]]]:
+    def _workers(self, ray: Any) -> tuple[int, list[Mapping[str, Any]]]:
         alive = [node for node in ray.nodes() if node["Alive"]]
+        if self.pack > 1:  # a worker has a whole GPU, where there is one
+            self.gpus = float(any(node["Resources"].get("GPU", 0.0) for node in alive))
         rooms = [self._room_of(node) for node in alive]
         room = sum(rooms)
         if room < 1:
             most = {name: max((n["Resources"].get(name, 0.0) for n in alive), default=0.0) for name in ("CPU", "GPU")}
             raise EnvironmentFault(
-                f"a trial asks for {self.cpus_per_trial:g} CPUs and {self.gpus_per_trial:g} GPUs, but no node of Ray "
+                f"a trial asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs, but no node of Ray "
                 f"has them; the most are {most['CPU']:g} CPUs and {most['GPU']:g} GPUs"
             )
         nodes = [node for node, has in zip(alive, rooms, strict=True) if has]
-        return room if self.slots is None else min(self.slots, room), nodes
+        return room if self.most_workers is None else min(self.most_workers, room), nodes
 
     def _room_of(self, node: Mapping[str, Any]) -> int:
-        return _room(node["Resources"], self.cpus_per_trial, self.gpus_per_trial)
+        return _room(node["Resources"], self.cpus, self.gpus)
 
 
 def _room(resources: Mapping[str, float], cpus: float, gpus: float) -> int:

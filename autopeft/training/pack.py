@@ -8,7 +8,7 @@ This pays on a GPU, where the batch of one trial leaves most of the device idle 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -59,7 +59,7 @@ class Pack:
             if any(own.number == trial.number for own in runner.trials):
                 runner.leave(trial)
 
-    def advance(self) -> Events:
+    def advance(self, is_due: Callable[[], bool] = lambda: False) -> Events:
         while not self.worker.should_end():
             self._alone = [alone for alone in self._alone if alone.trials]
             running = self._running()
@@ -72,7 +72,7 @@ class Pack:
             runner.seconds += seconds
             for course in others:
                 course.wait(seconds)
-            if events:
+            if events or is_due():
                 return events
         return []
 

@@ -135,6 +135,31 @@ class Toy:
                 file.write(f"{trial.number} {os.getpid()}\n")
 
 
+class Turns(Toy):
+    """A Toy that can be packed: each trial's next event in turn."""
+
+    def pack(self, should_end):
+        self(should_end)
+        self.running = {}
+        return self
+
+    def join(self, trial):
+        self.running[trial.number] = (trial, self.evaluate(trial))
+
+    def leave(self, trial):
+        self.running.pop(trial.number)[1].close()
+
+    def advance(self, is_due=lambda: False):
+        found = []
+        for trial, given in list(self.running.values()):
+            event = next(given, None)
+            if event is None or isinstance(event, Result):
+                del self.running[trial.number]
+            if event is not None:
+                found.append((trial, event))
+        return found
+
+
 def happen(suffix):
     """What goes wrong in a worker."""
     if suffix == ".die":

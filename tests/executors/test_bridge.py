@@ -100,7 +100,7 @@ def test_the_time_limit_counts_while_a_trial_trains(monkeypatch):
     """Scoring and waiting for shared caches may take longer, as in `serial`; one that says no phases counts whole."""
     now, killed = [0.0], []
     monkeypatch.setattr(_tune.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(_tune, "_kill", lambda trial: killed.append(trial.trial_id))
+    monkeypatch.setattr(_tune, "kill", lambda trial: killed.append(trial.trial_id))
     search = Search()
     search.is_out_of_time = lambda: False
     search.prepare = lambda slots: None

@@ -14,35 +14,11 @@ from autopeft.executors.packed import Packed
 from autopeft.history import History
 from autopeft.ledger import NAME
 from autopeft.stoppers.never import NeverStopper
-from autopeft.trial import Report, Result, Status
-from tests.executors.conversations import OBJECTIVES, Toy, events, lines, make_search
+from autopeft.trial import Report, Status
+from tests.executors.conversations import OBJECTIVES, Toy, Turns, events, lines, make_search
 from tests.integration.test_executors_agree import config
 
 NEVER = NeverStopper(OBJECTIVES)
-
-
-class Turns(Toy):
-    """A Toy that can be packed: each trial's next event in turn."""
-
-    def pack(self, should_end):
-        self.should_end, self.running = should_end, {}
-        return self
-
-    def join(self, trial):
-        self.running[trial.number] = (trial, self.evaluate(trial))
-
-    def leave(self, trial):
-        self.running.pop(trial.number)[1].close()
-
-    def advance(self):
-        found = []
-        for trial, given in list(self.running.values()):
-            event = next(given, None)
-            if event is None or isinstance(event, Result):
-                del self.running[trial.number]
-            if event is not None:
-                found.append((trial, event))
-        return found
 
 
 def run(folder, toy=None, slots=4, **options):
@@ -95,8 +71,8 @@ def test_a_budget_of_time_ends_running_trials_untold(tmp_path):
 
 def test_ctrl_c_ends_the_run_and_tells_nothing_of_what_was_running(tmp_path):
     class Interrupted(Turns):
-        def advance(self):
-            found = super().advance()
+        def advance(self, is_due=lambda: False):
+            found = super().advance(is_due)
             if any(isinstance(event, Report) and event.step == 6 for _, event in found):
                 os.kill(os.getpid(), signal.SIGINT)
             return found

@@ -10,13 +10,13 @@ import time
 import pytest
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault, UsageError
-from autopeft.executors import _actor, _tune
+from autopeft.executors import _actor, _packs, _tune
 from autopeft.executors.ray_tune import RayTune, _room
 from autopeft.history import History
 from autopeft.ledger import NAME
 from autopeft.stoppers.never import NeverStopper
 from autopeft.trial import Status
-from tests.executors.conversations import OBJECTIVES, Toy, events, lines, make_search
+from tests.executors.conversations import OBJECTIVES, Toy, Turns, events, lines, make_search
 from tests.executors.driver import Driver
 
 
@@ -96,7 +96,8 @@ def test_a_trial_that_no_node_holds_is_an_error_before_the_first_trial(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "options", [{"slots": 0}, {"cpus_per_trial": 0}, {"gpus_per_trial": -1}, {"address": "ray://head"}]
+    "options",
+    [{"slots": 0}, {"cpus_per_trial": 0}, {"gpus_per_trial": -1}, {"trials_per_worker": 0}, {"address": "ray://head"}],
 )
 def test_options_that_make_no_sense(options):
     with pytest.raises(UsageError, match=f"executor.{next(iter(options))}"):
@@ -112,6 +113,72 @@ def test_a_cluster_is_looked_for_before_anything_is_loaded(monkeypatch):
     with pytest.raises(EnvironmentFault, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         cluster.check()
     RayTune().check()
+
+
+# ── many trials a worker ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def workers(folder):
+    """Worker's process → the trials that it began."""
+    found = {}
+    for number, process in lines(folder, "started"):
+        found.setdefault(process, []).append(number)
+    return found
+
+
+def test_a_worker_with_a_whole_gpu_holds_many_trials(tmp_path, ray_up):
+    """Two GPUs, three trials on each at once: two workers, and each trial is told once."""
+    history = run(tmp_path, Turns(tmp_path, meet=2, seconds=0.001), trials=20, trials_per_worker=3)
+    assert sorted(history.told) == list(range(20))
+    assert {"COMPLETE", "STOPPED"} <= set(history.counts())
+    assert len(lines(tmp_path, "made")) == len(workers(tmp_path)) == 2, "one base a GPU"
+    assert 3 < most_at_once(tmp_path) <= 6
+    assert len(lines(tmp_path, "ended")) == 20, "a stopped trial is closed"
+
+
+def test_slots_bound_the_trials_of_all_workers(tmp_path, ray_up):
+    run(tmp_path, Turns(tmp_path), trials=8, trials_per_worker=3, slots=4)
+    assert most_at_once(tmp_path) <= 4
+
+
+def test_a_worker_of_many_that_dies_costs_no_other_trial(tmp_path, ray_up):
+    """Nobody knows whose fault it was: each begins again alone, and there only the guilty one dies."""
+    (tmp_path / "1.die").touch()
+    (tmp_path / "5.fail").touch()
+    never = NeverStopper(OBJECTIVES)
+    history = run(tmp_path, Turns(tmp_path), stopper=never, trials_per_worker=4, slots=4)
+    failed = {record.number: record.error for record in history.records if record.status is Status.FAILED}
+    assert sorted(history.told) == list(range(8))
+    assert failed == {
+        1: "its worker died: killed, crashed, or its node is gone",
+        5: "ValueError: as asked",
+    }
+    began = [number for number, _ in lines(tmp_path, "started")]
+    assert began.count(1) == 2 and max(map(began.count, began)) == 2
+
+
+def test_a_step_that_hangs_among_many_costs_one_trial(tmp_path, ray_up, monkeypatch):
+    monkeypatch.setattr(_packs, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(_packs, "TURN_SECONDS", 0.5)
+    (tmp_path / "2.hang").touch()
+    never = NeverStopper(OBJECTIVES)
+    history = run(tmp_path, Turns(tmp_path), trials=4, stopper=never, trials_per_worker=4, slots=4, trial_seconds=4.0)
+    failed = {record.number: record.error for record in history.records if record.status is Status.FAILED}
+    assert sorted(history.told) == list(range(4))
+    assert failed == {2: "over its time limit of 4 s in one step, and its worker was ended"}
+
+
+def test_a_fault_of_one_of_many_ends_the_run(tmp_path, ray_up):
+    (tmp_path / "2.environment").touch()
+    with pytest.raises(EnvironmentFault, match="this node lacks the model"):
+        run(tmp_path, Turns(tmp_path), trials=6, trials_per_worker=3, stopper=NeverStopper(OBJECTIVES))
+
+
+def test_what_trains_one_trial_at_a_time_is_not_packed(tmp_path, ray_up):
+    with pytest.raises(UsageError, match=r"leave out executor\.trials_per_worker"):
+        run(tmp_path, Toy(tmp_path), trials_per_worker=2)
+    with pytest.raises(UsageError, match="give trials_per_worker or gpus_per_trial"):
+        RayTune(trials_per_worker=2, gpus_per_trial=0.5)
 
 
 # ── workers that die or hang ────────────────────────────────────────────────────────────────────────────────────────

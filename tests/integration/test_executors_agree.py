@@ -88,3 +88,20 @@ def test_the_product_gives_the_same_ledger_and_the_same_tensors(tmp_path, ray_up
     assert len(kept) == 2 * sum(event["status"] == "COMPLETE" for event in told)
     for path in kept:
         assert (tmp_path / "ray_tune" / path).read_bytes() == (tmp_path / "serial" / path).read_bytes(), path
+
+
+def test_many_trials_a_worker_have_the_scores_of_serial(tmp_path, ray_up):
+    """Two workers, each with a GPU (declared) and three trials at once; the sampler is random: the same trials."""
+    given = config(
+        tmp_path, "text_classification", space="small", sampler="random", stopper="never", budget={"trials": 8}
+    )
+    told = {}
+    for name, options in {"serial": {}, "ray_tune": {"trials_per_worker": 3}}.items():
+        loaded = load({**given, "executor": {"name": name, **options}})
+        app.search(loaded, tmp_path / name, quiet=True)
+        told[name] = {event["number"]: event for event in events(tmp_path / name) if event["event"] == "tell"}
+    assert sorted(told["ray_tune"]) == sorted(told["serial"]) == list(range(8))
+    for number, event in told["serial"].items():
+        found = told["ray_tune"][number]
+        assert found["status"] == event["status"]
+        assert found["metrics"]["loss"] == pytest.approx(event["metrics"]["loss"], rel=1e-4)
