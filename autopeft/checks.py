@@ -6,7 +6,6 @@ constructor's signature, and a plugin's module imports nothing heavy at its top.
 
 from __future__ import annotations
 
-import csv
 import inspect
 import json
 import types
@@ -23,6 +22,8 @@ from autopeft.model_folder import adapter_fault
 from autopeft.objectives import Objective
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
+from autopeft.tasks._format import EXPECTED, Format, is_known, unknown_kind
+from autopeft.tasks._tables import columns_of, no_column
 from autopeft.trial import Report, Trial
 
 # Arguments that autopeft passes to a plugin; the user cannot set them as options.
@@ -45,7 +46,6 @@ STOPPER_OPTIONS = ("rungs", "signal")
 SIGNALS = ("auto", "train_loss")
 SIZES = ("trainable_parameters", "adapter_parameters", "head_parameters")
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 # ── plugins ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -341,15 +341,15 @@ def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any], task
     takes_folders = task is None or task.reads_folders
     if path.is_dir():
         if not takes_folders:
-            known = f"expected a file, one of {', '.join(ENDINGS)}, got the folder {_relative(draft, path, at)!r}"
+            known = f"expected a file, one of {EXPECTED}, got the folder {_relative(draft, path, at)!r}"
             draft.fault(at, f"{known}. A data set that was saved to disk is `data.hub`")
     elif not path.exists():
         draft.fault(at, f"there is no file {_named(draft, path, at)}")
-    elif path.suffix not in ENDINGS:
-        draft.fault(at, f"{path.name}: expected {'a folder, or ' if takes_folders else ''}one of {', '.join(ENDINGS)}")
+    elif not is_known(path):
+        draft.fault(at, f"{'a folder, or another file: ' if takes_folders else ''}{unknown_kind(path)}")
     else:
-        columns = _header(path)
-        keys = ("text", "image", "label") if task is None else task.columns
+        columns = _columns(draft, at, path, data)
+        keys = (*(("text", "image", "label") if task is None else task.columns), "group")
         given = {key: data.get(key) for key in keys}
         named = {key: names if isinstance(names, list) else [names] for key, names in given.items()}
         if "text" in named and isinstance(given["text"], list) and len(named["text"]) != 2:
@@ -357,27 +357,18 @@ def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any], task
         for column_key, names in named.items():
             for name in names:
                 if columns is not None and isinstance(name, str) and name not in columns:
-                    near = did_you_mean(name, columns)
-                    message = f"{path.name} has no column {name!r}.{near} There are: {', '.join(columns)}"
-                    draft.fault(f"data.{column_key}", message)
+                    draft.fault(f"data.{column_key}", no_column(name, path.name, columns, path, Format.of(data)))
 
 
-def _header(path: Path) -> list[str] | None:
-    """Reads the columns of a table from its first line or its schema; None if these do not tell."""
+def _columns(draft: Draft, at: str, path: Path, data: Mapping[str, Any]) -> list[str] | None:
+    """Reads the columns of a table; None if its first line does not tell."""
     try:
-        if path.suffix == ".parquet":
-            from pyarrow import parquet
-
-            return list(parquet.read_schema(path).names)
-        if path.suffix in (".csv", ".tsv"):
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                return next(csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","), None)
-        if path.suffix == ".jsonl":
-            with open(path, encoding="utf-8") as file:
-                row = json.loads(file.readline() or "null")
-            return list(row) if isinstance(row, dict) else None
-    except (OSError, ValueError, csv.Error):
-        pass  # the task reports the fault when it reads the file
+        return columns_of(path, Format.of(data))
+    except ConfigError as fault:
+        for inner in fault.faults:
+            draft.fault(at, inner.message)
+    except LookupError:
+        pass  # an unknown encoding: pydantic says so
     return None
 
 

@@ -5,6 +5,7 @@ Reading and checking imports no torch: plugins are known by their names, attribu
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from autopeft.errors import ConfigError, Fault, UsageError, did_you_mean
 from autopeft.methods import MODULE_KINDS
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
+from autopeft.tasks._format import NAMED
 
 # Settings that a resume may change. Earlier trials must still belong to the same search.
 MAY_CHANGE = ("budget", "executor", "trackers", "keep", "training.prefix_cache_gib")
@@ -82,6 +84,23 @@ def _names(value: Any) -> Any:
     return [str(name) for name in value]
 
 
+def _separator(value: Any) -> Any:
+    """One character, or the name of one that YAML makes hard to write."""
+    if value is None or (isinstance(value, str) and (len(value) == 1 or value in NAMED)):
+        return value
+    raise ValueError(f"expected one character, or {', '.join(NAMED)}; got {value!r}")
+
+
+def _encoding(value: Any) -> Any:
+    """An encoding that Python knows."""
+    try:
+        if isinstance(value, str) and isinstance(codecs.decode(b"", value), str):
+            return value
+    except LookupError:
+        pass
+    raise ValueError(f"expected an encoding such as utf-8, cp1252, gb18030 or utf-16, got {value!r}")
+
+
 def _kind_name(value: Any) -> Any:
     """A kind of module."""
     if value not in MODULE_KINDS:
@@ -139,6 +158,11 @@ class Data(Section):
     validation_share: Share = 0.1
     test_share: Share | None = None
     train_rows: Count | None = None
+    group: str | None = None
+    on_fault: Literal["error", "skip"] = "error"
+    separator: Annotated[str | None, PlainValidator(_separator)] = None
+    quoting: Literal["auto", "standard", "none"] = "auto"
+    encoding: Annotated[str, PlainValidator(_encoding)] = "utf-8"
 
     @model_validator(mode="after")
     def one_source(self) -> Data:

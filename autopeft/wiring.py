@@ -138,6 +138,8 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
     # `main` may change: the search, its resumes and its exports use one commit.
     setup = setup.but(revision=commit(setup.model.path, setup.model.revision))
     data = prepare_data(setup)
+    for note in data.origin.get("notes", ()):
+        print(f"note: {note}", file=sys.stderr)
     setup = setup.but(encoded=str(data.folder))
     _write_splits(data, folder / "splits.json")
     counter = Model(setup, data.n_outputs, config.budget.parameters)

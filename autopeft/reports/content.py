@@ -122,7 +122,8 @@ def score_notes(facts: Facts) -> list[str]:
             )
     else:
         notes.append("Nothing was confirmed yet: autopeft confirm retrains the front and scores the test split.")
-    return notes
+    of_data = facts.header.get("dataset", {}).get("origin", {}).get("notes", [])
+    return notes + [f"Data: {facts.redactor.text(note)}." for note in of_data]
 
 
 def provenance_rows(facts: Facts) -> list[tuple[str, str]]:

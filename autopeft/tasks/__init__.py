@@ -38,12 +38,14 @@ class Raw:
         targets: Name → one value a row. Empty for rows to be predicted.
         rows: (n_rows,) int64: each row's index in the file it came from.
         strata: (n_rows,) int64: carved splits take the same share of each stratum; None if rows are all alike.
+        groups: (n_rows,) int64: rows of one group stay in one split; None if there are no groups.
     """
 
     inputs: Mapping[str, Sequence[Any]]
     targets: Mapping[str, Any]
     rows: np.ndarray
     strata: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,7 +60,7 @@ class Dataset:
         about: JSON data that scoring, answers and reports need: `n_outputs`, the size of the model's output layer;
             `label_names` by label index, of a classification.
         origin: Facts for reports: `source`; `digest`, a revision or content hash; by split, its `rows` and how it was
-            `made`.
+            `made`; `notes`, what a reader should know of the data.
     """
 
     splits: Mapping[str, Raw]

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autopeft.errors import AutoPEFTError, ConfigError, EnvironmentFault, Fault, UsageError, did_you_mean
+from autopeft.errors import AutoPEFTError, ConfigError, EnvironmentFault, Fault, UsageError
 from autopeft.tasks import Dataset, Raw
 from autopeft.tasks._columns import ArrowColumn
-from autopeft.tasks._splits import complete
-from autopeft.tasks._tables import Table, read_file
-from autopeft.tasks._targets import Target, nothing_wrong, text_faults
+from autopeft.tasks._format import Format
+from autopeft.tasks._splits import complete, rows_of
+from autopeft.tasks._tables import Table, no_column, read_file
+from autopeft.tasks._targets import RowFault, Target, alike, is_missing, nothing_wrong, row_fault, text_faults
 
 SPLITS = ("train", "validation", "test")
 # Names of validation splits on the hub.
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
+MASK = 2**64 - 1
 
 
 def read_table(
@@ -29,6 +32,7 @@ def read_table(
     seed: int,
     *,
     input_faults: Callable[[Table, Mapping[str, str], str], list[Fault]] | None = None,
+    place: Callable[[Sequence[Any], Path], Sequence[Any]] | None = None,
 ) -> Dataset:
     """Reads all splits of a table of inputs and targets.
 
@@ -38,6 +42,7 @@ def read_table(
         target: Reads the targets.
         seed: Seed of carved splits.
         input_faults: Finds faults in the input columns of a split; None for texts (`text_faults`).
+        place: Makes the paths of an input column absolute, given the folder of its table.
 
     Raises:
         ConfigError: Columns, targets or rows are wrong. Names all faults at once.
@@ -48,34 +53,120 @@ def read_table(
         tables, names, source = _from_files(data, target)
     else:
         raise ConfigError([Fault("data", "names no rows: give `train` (a file) or `hub` (a data set)")])
-    every = {**columns, **target.columns}
-    nothing_wrong(_once([fault for split, table in tables.items() for fault in _column_faults(table, every, split)]))
+    every = {**columns, **target.columns, **({data["group"]: "group"} if data.get("group") else {})}
+    nothing_wrong([*_column_faults(tables, every, data), *named_twice(columns, target.columns)])
     tables = {split: {name: table[name] for name in every} for split, table in tables.items()}
+    if place is not None and data.get("train"):
+        for split, table in tables.items():
+            beside = Path(data[split]).parent
+            tables[split] = {name: place(table[name], beside) if name in columns else table[name] for name in table}
     nothing_wrong([fault for split, table in tables.items() for fault in target.shape_faults(table, split)])
+    about, wrong = target.about(tables["train"], names)
     if "test" in tables and target.is_unlabelled(tables["test"]):
         del tables["test"]
-    about, wrong = target.about(tables["train"], names)
-    faults: list[Fault] = []
+    groups, straddling = groups_of(tables, data.get("group"))
+    faults: list[Fault] = list(wrong)
     splits: dict[str, Raw] = {}
+    notes: list[str] = []
+    are_classes = False
     for split, table in tables.items():
         targets, strata, unfit = target.encode(table, split, about)
-        faults += unfit
-        faults += (input_faults or text_faults)(table, columns, split)
-        n_rows = len(next(iter(table.values())))
-        splits[split] = Raw({name: table[name] for name in columns}, targets, np.arange(n_rows), strata)
-    nothing_wrong([*faults, *wrong])
-    parts, made = complete(splits, data, seed)
-    return Dataset(parts, about, describe_origin(source, _digest(parts), parts, made))
+        are_classes = strata is not None and strata is targets.get("label")
+        unfit += (input_faults or text_faults)(table, columns, split) + straddling.get(split, [])
+        rows = np.arange(len(next(iter(table.values()))))
+        raw = Raw({name: table[name] for name in columns}, targets, rows, strata, groups.get(split))
+        splits[split], left, said = without_faulty(raw, unfit, data)
+        faults += left
+        notes += said
+    nothing_wrong(faults)
+    classes = about.get("label_names") if are_classes else None
+    parts, made, of_splits = complete(splits, data, seed, classes)
+    digest, marks = _digest(parts)
+    notes += [*of_splits, *alike(about.get("label_names", [])), *repeated(marks)]
+    return Dataset(parts, about, describe_origin(source, digest, parts, made, notes))
 
 
-def describe_origin(source: str, digest: str, parts: Mapping[str, Raw], made: Mapping[str, str]) -> dict[str, Any]:
+def describe_origin(
+    source: str, digest: str, parts: Mapping[str, Raw], made: Mapping[str, str], notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """`Dataset.origin`."""
     return {
         "source": source,
         "digest": digest,
         "rows": {name: len(raw) for name, raw in parts.items()},
         "made": dict(made),
+        "notes": list(notes),
     }
+
+
+def without_faulty(raw: Raw, faults: Sequence[Fault], data: Mapping[str, Any]) -> tuple[Raw, list[Fault], list[str]]:
+    """Leaves faulty rows out if `data.on_fault` is skip.
+
+    Returns:
+        The split; the faults that remain; and what was left out, in words.
+    """
+    of_rows = [fault for fault in faults if isinstance(fault, RowFault)]
+    if data.get("on_fault") != "skip" or not of_rows:
+        hint = " (`on_fault: skip` under `data` leaves such rows out)"
+        ends = {id(fault): hint for fault in of_rows[:1]}
+        return raw, [replace(f, message=f.message + ends[id(f)]) if id(f) in ends else f for f in faults], []
+    is_good = np.ones(len(raw), dtype=bool)
+    is_good[[row for fault in of_rows for row in fault.rows]] = False
+    notes = [f"left out: {fault.message}" for fault in of_rows]
+    left = [fault for fault in faults if not isinstance(fault, RowFault)]
+    return rows_of(raw, np.flatnonzero(is_good)), left, notes
+
+
+def groups_of(tables: Mapping[str, Table], column: str | None) -> tuple[dict[str, np.ndarray], dict[str, list[Fault]]]:
+    """Numbers the groups of all splits, and finds rows without a group, and groups that straddle the splits.
+
+    Returns:
+        Split → (n_rows,) int64, and split → faults; both empty if no column names groups.
+    """
+    if column is None:
+        return {}, {}
+    numbers: dict[str, int] = {}
+    groups: dict[str, np.ndarray] = {}
+    faults: dict[str, list[Fault]] = {}
+    seen = np.zeros(0, dtype=np.int64)
+    for split, table in tables.items():
+        values = [None if is_missing(value) else str(value) for value in table[column]]
+        of = np.array([-1 if v is None else numbers.setdefault(v, len(numbers)) for v in values], dtype=np.int64)
+        absent, known = np.flatnonzero(of < 0).tolist(), np.flatnonzero((of >= 0) & np.isin(of, seen)).tolist()
+        said = {f"without a group in {column!r}": absent, f"whose {column!r} is in another split, too": known}
+        groups[split] = of
+        faults[split] = [row_fault("data.group", split, rows, what) for what, rows in said.items() if rows]
+        seen = np.union1d(seen, of)
+    return groups, faults
+
+
+def named_twice(columns: Mapping[str, str], targets: Mapping[str, str]) -> list[Fault]:
+    """Finds columns that are inputs and targets."""
+    return [
+        Fault(f"data.{key}", f"{column!r} is the column of `{columns[column]}`, too: an answer is no question")
+        for column, key in targets.items()
+        if column in columns
+    ]
+
+
+def repeated(marks: Mapping[str, np.ndarray]) -> list[str]:
+    """Says how many rows of a split have the inputs of a row of train.
+
+    Args:
+        marks: Split → (n_rows,) hashes of the rows' inputs.
+    """
+    notes = []
+    for split in ("validation", "test"):
+        again = int(np.isin(marks[split], marks["train"]).sum()) if split in marks else 0
+        if again:
+            notes.append(
+                f"{again:,} of {len(marks[split]):,} rows of {split} are in train, too: it was trained on them"
+            )
+    if "test" in marks and "validation" in marks:
+        both = int(np.isin(marks["test"], marks["validation"]).sum())
+        if both:
+            notes.append(f"{both:,} of {len(marks['test']):,} rows of test are in validation, too")
+    return notes
 
 
 def lacks(what: str, model_path: str, fault: Exception) -> AutoPEFTError:
@@ -87,13 +178,26 @@ def lacks(what: str, model_path: str, fault: Exception) -> AutoPEFTError:
 
 
 def _from_files(data: Mapping[str, Any], target: Target) -> tuple[dict[str, Table], Sequence[str] | None, str]:
-    tables = {split: read_file(data[split]) for split in SPLITS if data.get(split)}
+    tables = _all_read({split: data[split] for split in SPLITS if data.get(split)}, Format.of(data))
     info = Path(data["train"]).parent / "dataset_info.json"
     names = _names_beside(info) if info.is_file() else None
     labels = next((tables["train"][column] for column in target.columns if column in tables["train"]), [])
     if names is not None and not all(map(_is_code, labels)):
         names = None  # `names` only apply to integer labels
     return tables, names, str(Path(data["train"]).parent)
+
+
+def _all_read(files: Mapping[str, str], format: Format) -> dict[str, Table]:
+    """Reads all files; names the faults of all of them at once."""
+    tables: dict[str, Table] = {}
+    faults: list[Fault] = []
+    for split, path in files.items():
+        try:
+            tables[split] = read_file(path, format)
+        except ConfigError as fault:
+            faults += [replace(inner, path=f"data.{split}") for inner in fault.faults]
+    nothing_wrong(faults)
+    return tables
 
 
 def _is_code(label: Any) -> bool:
@@ -173,36 +277,37 @@ def _arrow(table: Any) -> Table:
     return {name: ArrowColumn(plain.data.column(name)) for name in plain.column_names}
 
 
-def _column_faults(table: Table, columns: Mapping[str, str], split: str) -> list[Fault]:
-    return [
-        Fault(f"data.{key}", f"no column {name!r} in {split}.{did_you_mean(name, table)} There are: {', '.join(table)}")
+def _column_faults(tables: Mapping[str, Table], columns: Mapping[str, str], data: Mapping[str, Any]) -> list[Fault]:
+    """Finds missing columns. A column that several splits lack is one fault."""
+    found = {
+        (key, name): Fault(f"data.{key}", no_column(name, split, list(table), data.get(split), Format.of(data)))
+        for split, table in list(tables.items())[::-1]
         for name, key in columns.items()
         if name not in table
-    ]
+    }
+    return list(found.values())
 
 
-def _once(faults: Sequence[Fault]) -> list[Fault]:
-    """Keeps the first fault of each path, as the same column is often missing in each split."""
-    return list({fault.path: fault for fault in reversed(faults)}.values())
-
-
-def _digest(splits: Mapping[str, Raw]) -> str:
-    """Computes SHA-256 over all rows as they are used: the data's revision."""
-    digest = hashlib.sha256()
+def _digest(splits: Mapping[str, Raw]) -> tuple[str, dict[str, np.ndarray]]:
+    """Computes SHA-256 over all rows as they are used: the data's revision. Also hashes the inputs of each row."""
+    digest, marks = hashlib.sha256(), {}
     for name, raw in splits.items():
+        marks[name] = np.zeros(len(raw), dtype=np.uint64)
         digest.update(name.encode())
         for target in raw.targets.values():
             for part in [target] if isinstance(target, np.ndarray) else target:
                 digest.update(_bytes(part))
         for column in raw.inputs.values():
-            for value in column:
-                digest.update(_bytes(value))
-    return f"sha256:{digest.hexdigest()[:16]}"
+            for row, value in enumerate(column):
+                content = _bytes(value)
+                digest.update(content)
+                marks[name][row] = hash((int(marks[name][row]), content)) & MASK
+    return f"sha256:{digest.hexdigest()[:16]}", marks
 
 
 def _bytes(value: Any) -> bytes:
     if isinstance(value, np.ndarray):
         return repr(value.tolist()).encode() if value.dtype == object else value.tobytes()
-    if isinstance(value, Mapping):  # a picture: its bytes, or its path without the folder of the data set
-        return value.get("bytes") or Path(value["path"]).name.encode() + Path(value["path"]).stat().st_size.to_bytes(8)
+    if isinstance(value, Mapping):  # a picture, wherever it lies
+        return value.get("bytes") or Path(value["path"]).read_bytes()
     return value if isinstance(value, bytes) else str(value).encode()

@@ -2,68 +2,145 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autopeft.errors import ConfigError, Fault, did_you_mean
 from autopeft.tasks._columns import BLOCK, ArrowColumn, on_disk
-
-ENDINGS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
-ROWS = 1_000  # of a table of text that are in memory at once
-WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+from autopeft.tasks._format import (
+    EXPECTED,
+    SEPARATORS,
+    TEXTS,
+    Format,
+    is_known,
+    kind_of,
+    no_encoding,
+    opened,
+    require_text,
+    unknown_kind,
+)
+from autopeft.tasks._separated import header_of, separated, separator_hint
 
 Table = Mapping[str, Sequence[Any]]
+STANDARD = Format()
 
 
-def read_file(path: str | Path) -> Table:
-    """Reads the columns of a CSV, TSV, JSON, JSON Lines or Parquet file. A missing value is None.
+def read_file(path: str | Path, format: Format = STANDARD) -> Table:
+    """Reads the columns of a CSV, TSV, JSON, JSON Lines, Parquet or Excel file. A missing value is None.
 
     Raises:
-        ConfigError: The file is of another kind, or damaged.
+        ConfigError: The file is of another kind, written otherwise, or damaged.
     """
     path = Path(path)
     if path.is_dir():
-        raise _fault(f"{path} is a folder: expected a file, one of {', '.join(ENDINGS)}")
+        raise _fault(f"{path} is a folder: expected a file, one of {EXPECTED}")
+    if not is_known(path):
+        raise _fault(unknown_kind(path))
+    kind = kind_of(path)
     try:
-        if path.suffix in SEPARATORS:
-            return _separated(path, SEPARATORS[path.suffix])
-        if path.suffix == ".jsonl":
-            return _of_rows(_json_lines(path), path)
-        if path.suffix == ".json":
-            return _json(path)
-        if path.suffix == ".parquet":
-            return _parquet(path)
-    except UnicodeDecodeError as fault:
-        wrong = f"{fault.object[fault.start]:#04x}"
-        raise _fault(f"{path} is not UTF-8: it has a byte {wrong}; save it as UTF-8") from fault
-    except (ValueError, OSError) as fault:
-        raise _fault(f"{path} cannot be read: {str(fault).splitlines()[0]}") from fault
-    raise _fault(f"{path.name}: expected one of {', '.join(ENDINGS)}")
+        if kind in TEXTS:
+            require_text(path, format)
+        if kind in SEPARATORS:
+            return separated(path, format)
+        if kind == ".jsonl":
+            return _of_rows(_json_lines(path, format), path)
+        if kind == ".json":
+            return _json(path, format)
+        return _parquet(path) if kind == ".parquet" else _sheet(path)
+    except UnicodeError as fault:
+        raise no_encoding(path, format, fault) from fault
+    except (ValueError, OSError, EOFError) as fault:
+        raise _fault(f"{path} cannot be read: {(str(fault).splitlines() or [type(fault).__name__])[0]}") from fault
 
 
-def read_columns(file: Path, columns: Sequence[str]) -> Table:
+def columns_of(path: Path, format: Format = STANDARD) -> list[str] | None:
+    """Reads the names of a table's columns from its first line or its schema; None if these do not tell.
+
+    Raises:
+        ConfigError: The file is in another encoding.
+    """
+    try:
+        if kind_of(path) == ".parquet":
+            from pyarrow import parquet
+
+            return list(parquet.read_schema(path).names)
+        if kind_of(path) in TEXTS:
+            require_text(path, format)
+        if kind_of(path) in SEPARATORS:
+            return header_of(path, format) or None
+        if kind_of(path) == ".jsonl":
+            with opened(path) as file, io.TextIOWrapper(file, encoding=format.codec) as text:
+                row = json.loads(text.readline() or "null")
+            return list(row) if isinstance(row, dict) else None
+    except UnicodeError as fault:
+        raise no_encoding(path, format, fault) from fault
+    except ConfigError:
+        raise
+    except Exception:  # of the file: the task names the fault when it reads the whole
+        pass
+    return None
+
+
+def no_column(name: str, where: str, columns: Sequence[str], path: str | Path | None, format: Format) -> str:
+    """Says that a table lacks a column, and what may be the reason.
+
+    Args:
+        where: What lacks it: a split, a file.
+        path: The table's file; None if it has none.
+    """
+    message = f"no column {name!r} in {where}.{did_you_mean(name, columns)} There are: {', '.join(columns)}"
+    if path is not None and len(columns) == 1 and kind_of(Path(path)) in SEPARATORS:
+        message += f".{separator_hint(Path(path), format)}".rstrip(".")
+    return message
+
+
+def read_columns(file: Path, columns: Sequence[str], format: Format = STANDARD) -> Table:
     """Reads some columns of a file of rows without labels.
 
     Raises:
         ConfigError: A column is missing, or the file cannot be read.
     """
     try:
-        table = read_file(file)
+        table = read_file(file, format)
     except ConfigError as fault:
         raise ConfigError([Fault("", inner.message) for inner in fault.faults], str(file)) from fault
     faults = [
-        Fault(column, f"no such column in {file}.{did_you_mean(column, table)} There are: {', '.join(table)}")
+        Fault(column, no_column(column, str(file), list(table), file, format).replace("no column", "no such column", 1))
         for column in columns
         if column not in table
     ]
     if faults:
         raise ConfigError(faults, str(file))
     return {column: table[column] for column in columns}
+
+
+def _sheet(path: Path) -> Table:
+    """Reads the only sheet of an Excel file; its first row has the names. Empty rows at its end are none."""
+    try:
+        from openpyxl import load_workbook
+    except ImportError as fault:
+        raise _fault(
+            f"{path}: Excel files need openpyxl: pip install 'autopeft[excel]', or save the sheet as .csv"
+        ) from fault
+    from zipfile import BadZipFile
+
+    try:
+        book = load_workbook(path, read_only=True, data_only=True)
+    except (BadZipFile, KeyError) as fault:
+        raise _fault(f"{path} cannot be read: it is no Excel file, or a damaged one ({fault})") from fault
+    if len(book.sheetnames) > 1:
+        raise _fault(f"{path} has {len(book.sheetnames)} sheets, {', '.join(book.sheetnames)}: save one as .csv")
+    rows = [list(row) for row in book.worksheets[0].iter_rows(values_only=True)]
+    book.close()
+    while rows and all(value is None for value in rows[-1]):
+        del rows[-1]
+    names = [str(name).strip() for name in (rows[0] if rows else []) if name is not None]
+    if not names or len(set(names)) < len(names) or names != [str(name).strip() for name in rows[0][: len(names)]]:
+        raise _fault(f"{path}: expected a name, each once, at the top of each column of the sheet")
+    return {name: [row[at] for row in rows[1:]] for at, name in enumerate(names)}
 
 
 def _parquet(path: Path) -> Table:
@@ -77,58 +154,10 @@ def _parquet(path: Path) -> Table:
     return {name: ArrowColumn(table[name]) for name in table.column_names}
 
 
-def _separated(path: Path, separator: str) -> Table:
-    """The columns, from a memory map; whole numbers if each entry is one."""
-    from pandas.errors import ParserError
-
-    is_whole: list[bool] = []
-    try:
-        table = on_disk(_batches(path, separator, is_whole))
-    except ParserError as fault:
-        why = re.sub(r"^.*C error: ", "", str(fault).splitlines()[0])
-        hint = f"quote what holds a {'comma' if separator == ',' else 'tab'} or begins with a quote"
-        raise _fault(f"{path} cannot be read: {why}; {hint}") from fault
-    assert table is not None, "pandas refuses a file without a line"
-    whole = [int if each else None for each in is_whole]
-    return {name: ArrowColumn(table[at], whole[at]) for at, name in enumerate(table.column_names)}
-
-
-def _batches(path: Path, separator: str, is_whole: list[bool]) -> Iterator[Any]:
-    """The rows as Arrow batches of text. Says of each column whether all its entries are whole numbers."""
-    import pandas as pd
-    import pyarrow as pa
-
-    # Without a header of pandas' own: with one, a comma too many in each row would make the first column its index. In
-    # a file of one column an empty line is a row.
-    reader = pd.read_csv(
-        path, sep=separator, header=None, dtype=str, keep_default_na=False, na_values=[""],
-        skip_blank_lines=not _has_one_column(path, separator), chunksize=ROWS,
-    )  # fmt: skip
-    header: list[str] = []
-    with reader:
-        for frame in reader:
-            if not header:
-                header = [str(name) for name in frame.iloc[0]]
-                if len(set(header)) < len(header):
-                    twice = next(name for at, name in enumerate(header) if name in header[:at])
-                    raise _fault(f"{path} has two columns {twice!r}: rename one")
-                is_whole += [True] * len(header)
-                frame = frame.iloc[1:]
-            columns = [[value if isinstance(value, str) else None for value in frame[at]] for at in range(len(header))]
-            for at, column in enumerate(columns):
-                is_whole[at] = is_whole[at] and all(value is None or WHOLE.fullmatch(value) for value in column)
-            yield pa.record_batch([pa.array(column, pa.string()) for column in columns], names=header)
-
-
-def _has_one_column(path: Path, separator: str) -> bool:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        return len(next(csv.reader(file, delimiter=separator), [])) == 1
-
-
-def _json_lines(path: Path) -> list[Any]:
+def _json_lines(path: Path, format: Format) -> list[Any]:
     rows = []
-    with open(path, encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
+    with opened(path) as file, io.TextIOWrapper(file, encoding=format.codec) as text:
+        for number, line in enumerate(text, start=1):
             if line.strip():
                 try:
                     rows.append(json.loads(line))
@@ -137,9 +166,10 @@ def _json_lines(path: Path) -> list[Any]:
     return rows
 
 
-def _json(path: Path) -> Table:
+def _json(path: Path, format: Format) -> Table:
     """Reads a list of objects, or a mapping of columns, as pandas writes them."""
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    with opened(path) as file:
+        content = json.loads(file.read().decode(format.codec))
     if isinstance(content, list):
         return _of_rows(content, path)
     columns = list(content.values()) if isinstance(content, dict) else []

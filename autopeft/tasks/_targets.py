@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +17,25 @@ from autopeft.tasks import named
 MOST_REALS = 20  # labels such as 2.5 stars; more of them are measurements
 # Types of cells that are neither a text nor a label.
 NESTED = (list, tuple, dict, bytes, np.ndarray)
+MISSING = ("NAType", "NaTType")  # pandas' missing values, by the names of their types: pandas is not imported for them
+WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+HIDDEN = -1  # label of rows whose labels are kept secret, as in GLUE on the hub
+
+
+@dataclass(frozen=True, slots=True)
+class RowFault(Fault):
+    """Something wrong in some rows of a split: a fault, or rows that are left out, as `data.on_fault` says.
+
+    Attributes:
+        rows: Their indices.
+    """
+
+    rows: tuple[int, ...] = ()
+
+
+def row_fault(path: str, split: str, rows: Sequence[int], what: str) -> RowFault:
+    """Says `train has 3 rows without a label: row 3, 7, 9`."""
+    return RowFault(path, f"{split} has {n_rows(rows)} {what}: {some_rows(rows)}", rows=tuple(rows))
 
 
 class Target(Protocol):
@@ -46,7 +69,10 @@ class Target(Protocol):
 
 
 class Labels:
-    """One label a row.
+    """One label a row. Labels are told apart by their names as text: `1` and `"1"` are one.
+
+    An integer is an index into the names only if a table of names came with the data, or if `label_names` leaves no
+    doubt: no name is a whole number, or the labels of train are whole numbers and none of them is a name.
 
     Args:
         data: The config's data section.
@@ -56,7 +82,9 @@ class Labels:
         (self.column,) = named(data, "label")
         self.columns: Mapping[str, str] = {self.column: "label"}
         self.label_names = data.get("label_names")
-        self._known, self._are_codes = "train", False
+        self._known, self._index = "train", dict[str, int]()
+        self._codes: list[int] = []  # code → index; none if integers are names
+        self._of_train: set[int] = set()
 
     def shape_faults(self, table: Mapping[str, Sequence[Any]], split: str) -> list[Fault]:
         """Finds rows with several labels."""
@@ -66,72 +94,129 @@ class Labels:
         return []
 
     def is_unlabelled(self, table: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether all labels are missing, or all are -1 as in GLUE on the hub."""
-        return all(is_missing(value) or value == -1 for value in table[self.column])
+        """Whether all labels are missing, or all are -1 and no label of train is."""
+        hides = str(HIDDEN) not in self._index
+        return all(is_missing(value) or (hides and value == HIDDEN) for value in table[self.column])
 
     def about(
         self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
     ) -> tuple[dict[str, Any], list[Fault]]:
         """Names the labels: from the config, else from the data's own table of names, else those of train in order."""
         column = train[self.column]
-        names = self.label_names or given
-        self._known = "label_names" if names else "train"
-        # The table of a data set names integer codes; labels of the config may be names or codes.
-        self._are_codes = self.label_names is None and given is not None
-        if names:
-            names = list(map(str, names))
-        else:
-            names = list(map(str, _names_of(column)))
-        faults = []
-        if len(names) < 2:
-            faults.append(Fault("data.label", f"a classification has two labels or more; train has only {names}"))
-        elif self._known == "train" and len(names) == len(column) > 2:
-            faults.append(
-                Fault(
-                    "data.label",
-                    f"each of the {len(names):,} rows of train has a label of its own: is {self.column!r} the column of "
-                    "labels?",
-                )
-            )
-        elif self._known == "train" and sum(map(_is_real, names)) > MOST_REALS:
-            faults.append(
-                Fault(
-                    "data.label",
-                    f"{self.column!r} holds {len(names):,} different numbers such as {names[1]}: a classification needs "
-                    "classes",
-                )
-            )
-        return {"label_names": names, "n_outputs": len(names)}, faults
+        of_table = None if given is None else list(map(str, given))
+        names = list(self.label_names or of_table or in_order(label_name(v) for v in column if not is_missing(v)))
+        self._known = "label_names" if self.label_names or given else "train"
+        self._index = {name: number for number, name in enumerate(names)}
+        if of_table is not None and set(of_table) == set(names):
+            self._codes = [self._index[name] for name in of_table]
+        elif self._known == "label_names" and (of_table is not None or self._has_codes(column)):
+            self._codes = list(range(len(names)))
+        self._of_train = {index for value in column if (index := self._index_of(value)) is not None}
+        return {"label_names": names, "n_outputs": len(names)}, self._faults_of_names(names, len(column))
 
     def encode(
         self, table: Mapping[str, Sequence[Any]], split: str, about: Mapping[str, Any]
     ) -> tuple[dict[str, Any], np.ndarray | None, list[Fault]]:
         """Returns label indices, as targets and as strata."""
-        names = about["label_names"]
-        values = [None if is_missing(value) else _whole(value) for value in table[self.column]]
-        index = {name: number for number, name in enumerate(names)}
-        are_whole = all(isinstance(value, (int, np.integer)) for value in values if value is not None)
-        # An integer that is not a name is an index. If the data has a table of names, every integer is an index.
-        are_indices = are_whole and (self._are_codes or not any(str(value) in index for value in values))
-        labels = np.zeros(len(values), dtype=np.int64)
+        labels = np.zeros(len(table[self.column]), dtype=np.int64)
         missing: list[int] = []
-        unknown: dict[str, int] = {}
-        for row, value in enumerate(values):
-            if value is None:
+        unknown: dict[str, list[int]] = {}
+        unseen: dict[str, list[int]] = {}
+        for row, value in enumerate(table[self.column]):
+            index = None if is_missing(value) else self._index_of(value)
+            if is_missing(value):
                 missing.append(row)
-            elif are_indices and 0 <= int(value) < len(names):
-                labels[row] = int(value)
-            elif str(value) in index and not are_indices:
-                labels[row] = index[str(value)]
+            elif index is None:
+                unknown.setdefault(label_name(value), []).append(row)
+            elif index not in self._of_train:
+                unseen.setdefault(about["label_names"][index], []).append(row)
             else:
-                unknown.setdefault(str(value), row)
-        faults = []
+                labels[row] = index
+        faults: list[Fault] = []
         if missing:
-            faults.append(Fault("data.label", f"{split} has {n_rows(missing)} without a label: {some_rows(missing)}"))
-        if unknown:
-            shown = ", ".join(f"{value!r} (row {row})" for value, row in list(unknown.items())[:5])
-            faults.append(Fault("data.label", f"{split} has labels that {self._known} has not: {shown}"))
+            faults.append(row_fault("data.label", split, missing, "without a label"))
+        faults += _unknown_labels(split, unknown, self._known, about["label_names"])
+        faults += _unknown_labels(split, unseen, "train", about["label_names"])
         return {"label": labels}, labels, faults
+
+    def _has_codes(self, train: Sequence[Any]) -> bool:
+        """Whether integers are indices into `label_names`, by the names and by train."""
+        if not any(WHOLE.fullmatch(name) for name in self._index):
+            return True
+        values = [value for value in train if not is_missing(value)]
+        return all(_is_integer(value) and label_name(value) not in self._index for value in values)
+
+    def _index_of(self, value: Any) -> int | None:
+        if is_missing(value):
+            return None
+        if self._codes and _is_integer(value):
+            return self._codes[int(value)] if 0 <= int(value) < len(self._codes) else None
+        return self._index.get(label_name(value))
+
+    def _faults_of_names(self, names: Sequence[str], n: int) -> list[Fault]:
+        message = ""
+        if len(names) < 2:
+            message = f"a classification has two labels or more; train has only {list(names)}"
+        elif self._known == "train" and len(names) == n > 2:
+            message = (
+                f"each of the {n:,} rows of train has a label of its own: is {self.column!r} the column of labels?"
+            )
+        elif self._known == "train" and sum(map(_is_real, names)) > MOST_REALS:
+            message = (
+                f"{self.column!r} holds {len(names):,} different numbers such as {names[1]}: a classification needs "
+                "classes"
+            )
+        return [Fault("data.label", message)] if message else []
+
+
+def _unknown_labels(split: str, found: Mapping[str, Sequence[int]], known: str, names: Sequence[str]) -> list[Fault]:
+    """Makes the fault for labels that another split, or the table of names, lacks."""
+    if not found:
+        return []
+    shown = ", ".join(f"{name!r} (row {rows[0]})" for name, rows in list(found.items())[:5])
+    has = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+    return [
+        RowFault(
+            "data.label",
+            f"{split} has labels that {known} has not: {shown}"
+            + (f"; its labels are {has}" if known == "train" else ""),
+            rows=tuple(row for rows in found.values() for row in rows),
+        )
+    ]
+
+
+def label_name(value: Any) -> str:
+    """Returns a label's name: text as it is, `1.0` as 1, since integers beside a missing value become real numbers."""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Returns names once each: whole numbers by value, then the others by their letters."""
+    return sorted(set(names), key=lambda name: (0, int(name), "") if WHOLE.fullmatch(name) else (1, 0, name))
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """Says which labels differ by spaces, by capitals or by the writing of a number only."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+        with contextlib.suppress(ValueError):
+            plain = f"{float(plain):g}" if plain not in ("nan", "inf", "infinity") else plain
+        groups.setdefault(plain, []).append(name)
+    return [
+        f"the labels {', '.join(map(repr, group))} are classes of their own, and look alike"
+        for group in groups.values()
+        if len(group) > 1
+    ]
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether a cell is a number without a fraction, and no truth value."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    return isinstance(value, (int, np.integer)) or (isinstance(value, (float, np.floating)) and value.is_integer())
 
 
 class Numbers:
@@ -180,16 +265,13 @@ class Numbers:
                 values[row] = float("nan")
             if not np.isfinite(values[row]):
                 wrong.append(row)
-        faults = []
+        faults: list[Fault] = []
         if missing:
-            faults.append(Fault("data.label", f"{split} has {n_rows(missing)} without a number: {some_rows(missing)}"))
+            faults.append(row_fault("data.label", split, missing, "without a number"))
         if wrong:
             first = table[self.column][wrong[0]]
-            faults.append(
-                Fault(
-                    "data.label", f"{split} has {n_rows(wrong)} that are no finite number: {first!r} in row {wrong[0]}"
-                )
-            )
+            said = f"{split} has {n_rows(wrong)} that are no finite number: {first!r} in row {wrong[0]}"
+            faults.append(RowFault("data.label", said, rows=tuple(wrong)))
         return values, faults
 
 
@@ -228,7 +310,7 @@ class Texts:
 
 def text_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], split: str) -> list[Fault]:
     """Finds cells that are not a text, or empty. `columns` is column → the key of `data` that names it."""
-    faults = []
+    faults: list[Fault] = []
     for name, key in columns.items():
         nested: tuple[int, str] | None = None
         empty: list[int] = []
@@ -243,14 +325,15 @@ def text_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], 
                 Fault(f"data.{key}", f"{split} has a {nested[1]} in row {nested[0]} of {name!r}; expected text")
             )
         elif empty:
-            faults.append(
-                Fault(f"data.{key}", f"{split} has {n_rows(empty)} with an empty {name!r}: {some_rows(empty)}")
-            )
+            faults.append(row_fault(f"data.{key}", split, empty, f"with an empty {name!r}"))
     return faults
 
 
 def is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))
+    """Whether a cell is empty: None, NaN, or what pandas' nullable types have in its place."""
+    if value is None or type(value).__name__ in MISSING:
+        return True
+    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
 
 
 def n_rows(rows: Sequence[int]) -> str:
@@ -260,26 +343,6 @@ def n_rows(rows: Sequence[int]) -> str:
 def some_rows(rows: Sequence[int]) -> str:
     shown = ", ".join(map(str, rows[:5]))
     return f"row {shown}" + (", …" if len(rows) > 5 else "")
-
-
-def _names_of(column: Sequence[Any]) -> list[Any]:
-    """Returns the labels of a column in order: integers by value, others by name."""
-    values = {_whole(value) for value in column if not is_missing(value)}
-    return sorted(
-        values,
-        key=lambda value: (
-            not isinstance(value, (int, np.integer)),
-            value if isinstance(value, (int, np.integer)) else 0,
-            str(value),
-        ),
-    )
-
-
-def _whole(value: Any) -> Any:
-    """Turns `1.0` into the label 1, as integers beside a missing value become floats. `true` stays the label True."""
-    if isinstance(value, (bool, np.bool_)):
-        return str(bool(value))
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_real(name: Any) -> bool:

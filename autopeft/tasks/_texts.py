@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.tasks import Kind, Raw, Source, Split, column_names
+from autopeft.tasks._format import Format
 from autopeft.tasks._tables import read_columns
 from autopeft.tasks._text import encode_rows, model_config, tokenizer
 
@@ -21,7 +22,7 @@ class FromTables:
     reads_folders = False
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)))
+        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)), Format.of(data))
 
     def processor(self, source: Source) -> Any:
         """The model's tokenizer."""

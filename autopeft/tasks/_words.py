@@ -10,7 +10,7 @@ import numpy as np
 from autopeft.errors import Fault
 from autopeft.tasks import named
 from autopeft.tasks._entities import OUTSIDE
-from autopeft.tasks._targets import is_missing, n_rows, some_rows
+from autopeft.tasks._targets import RowFault, is_missing, row_fault
 
 
 def words_of(cell: Any) -> list[str]:
@@ -22,14 +22,12 @@ def words_of(cell: Any) -> list[str]:
 
 def word_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], split: str) -> list[Fault]:
     """Finds rows without a word, and empty words."""
-    faults = []
+    faults: list[Fault] = []
     for name, key in columns.items():
         rows = [words_of(cell) for cell in table[name]]
         empty = [row for row, words in enumerate(rows) if not words or not all(word.strip() for word in words)]
         if empty:
-            faults.append(
-                Fault(f"data.{key}", f"{split} has {n_rows(empty)} with no word or an empty one: {some_rows(empty)}")
-            )
+            faults.append(row_fault(f"data.{key}", split, empty, "with no word or an empty one"))
     return faults
 
 
@@ -44,6 +42,7 @@ class WordTags:
         (self.column,), (self.words,) = named(data, "tags"), named(data, "tokens")
         self.columns: Mapping[str, str] = {self.column: "tags"}
         self.label_names = data.get("label_names")
+        self._are_named = False
 
     def shape_faults(self, table: Mapping[str, Sequence[Any]], split: str) -> list[Fault]:
         """Finds rows whose number of tags is not that of the words."""
@@ -61,6 +60,7 @@ class WordTags:
         self, train: Mapping[str, Sequence[Any]], given: Sequence[Any] | None
     ) -> tuple[dict[str, Any], list[Fault]]:
         """Names the tags: from the config, else from the data's own table of names, else those of train, `O` first."""
+        self._are_named = bool(self.label_names or given)  # not by train alone
         found = {tag for cell in train[self.column] for tag in words_of(cell)}
         names = list(
             map(str, self.label_names or given or sorted(found, key=lambda tag: (tag != OUTSIDE, tag[2:], tag)))
@@ -83,21 +83,22 @@ class WordTags:
         """Returns tag indices by row. The strata are rows with an entity, and rows without."""
         index = {name: number for number, name in enumerate(about["label_names"])}
         cells = [words_of(cell) for cell in table[self.column]]
-        if not any(tag in index for cell in cells for tag in cell):  # no name: indices
+        if self._are_named and not any(tag in index for cell in cells for tag in cell):  # no name: indices
             index = {str(number): number for number in range(len(about["label_names"]))}
-        unknown: dict[str, int] = {}
+        unknown: dict[str, list[int]] = {}
         for row, cell in enumerate(cells):
             for tag in cell:
                 if tag not in index:
-                    unknown.setdefault(tag, row)
+                    unknown.setdefault(tag, []).append(row)
         missing = [row for row, cell in enumerate(cells) if not cell]
-        faults = []
+        faults: list[Fault] = []
         if missing:
-            faults.append(Fault("data.tags", f"{split} has {n_rows(missing)} without tags: {some_rows(missing)}"))
+            faults.append(row_fault("data.tags", split, missing, "without tags"))
         if unknown:
-            shown = ", ".join(f"{value!r} (row {row})" for value, row in list(unknown.items())[:5])
+            shown = ", ".join(f"{tag!r} (row {rows[0]})" for tag, rows in list(unknown.items())[:5])
             known = "label_names" if self.label_names else "train"
-            faults.append(Fault("data.tags", f"{split} has tags that {known} has not: {shown}"))
+            wrong = tuple({row: None for rows in unknown.values() for row in rows})
+            faults.append(RowFault("data.tags", f"{split} has tags that {known} has not: {shown}", rows=wrong))
         tags = [[index.get(tag, 0) for tag in cell] for cell in cells]
         outside = about["label_names"].index(OUTSIDE) if OUTSIDE in about["label_names"] else 0
         strata = np.array([any(tag != outside for tag in cell) for cell in tags], dtype=np.int64)

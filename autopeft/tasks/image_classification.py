@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import numpy as np
 from autopeft.errors import ConfigError, Fault, UsageError
 from autopeft.tasks import Dataset, Kind, Raw, Source, Split, column_names
 from autopeft.tasks._classification import Classification
-from autopeft.tasks._reading import describe_origin, lacks, read_table
-from autopeft.tasks._splits import complete
+from autopeft.tasks._format import Format
+from autopeft.tasks._media import Medium, media_faults, placed, read_folders
+from autopeft.tasks._reading import lacks, read_table
 from autopeft.tasks._tables import read_columns
 from autopeft.tasks._targets import Labels
 
 CHUNK = 256  # pictures decoded at once: bounds the memory of preparing
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
 PROBES = ((7, 5), (33, 64), (64, 33), (300, 210), (700, 650))  # picture sizes on which a processor is tried
 MOST_DAMAGED = 20  # named in one message
 
@@ -32,18 +35,19 @@ class ImageClassification(Classification):
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         if data.get("train") and Path(data["train"]).is_dir():
-            return read_folders(data, seed)
-        return read_table(
-            data, column_names(self.columns, data, inputs_only=True), Labels(data), seed, input_faults=lambda *_: []
-        )
+            return read_folders(data, seed, MEDIUM)
+        faults = partial(media_faults, medium=MEDIUM, skips=data.get("on_fault") == "skip")
+        columns = column_names(self.columns, data, inputs_only=True)
+        return read_table(data, columns, Labels(data), seed, input_faults=faults, place=placed)
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         if file.is_dir():
-            pictures = sorted(str(path) for path in file.iterdir() if path.suffix.lower() in PICTURES)
+            pictures = list(map(str, MEDIUM.files_in(file)))
             if not pictures:
                 raise ConfigError([Fault("", f"holds no picture: expected {', '.join(PICTURES)}")], str(file))
             return {"image": pictures}
-        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)))
+        columns = read_columns(file, list(column_names(self.columns, data, inputs_only=True)), Format.of(data))
+        return {name: placed(column, file.resolve().parent) for name, column in columns.items()}
 
     def processor(self, source: Source) -> Any:
         """The model's image processor."""
@@ -68,45 +72,6 @@ class ImageClassification(Classification):
             return Split({"pixel_values": pixels.round().astype(np.uint8)}, raw.targets, {"pixel_values": scale})
 
         return encode
-
-
-def read_folders(data: Mapping[str, Any], seed: int) -> Dataset:
-    """Reads a folder for each split, with a folder for each class in it."""
-    import hashlib
-
-    splits, faults = {}, []
-    names = sorted(path.name for path in Path(data["train"]).iterdir() if path.is_dir())
-    if len(names) < 2:
-        raise ConfigError(
-            [Fault("data.train", f"{data['train']} has {len(names)} class folders; expected two or more")]
-        )
-    digest, older = hashlib.sha256(), hashlib.sha256()
-    for split in ("train", "validation", "test"):
-        if not data.get(split):
-            continue
-        files: list[str] = []
-        labels: list[int] = []
-        for folder in sorted(path for path in Path(data[split]).iterdir() if path.is_dir()):
-            if folder.name not in names:
-                faults.append(Fault(f"data.{split}", f"has a class {folder.name!r} that train has not"))
-                continue
-            found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-            files += [str(path) for path in found]
-            labels += [names.index(folder.name)] * len(found)
-        if not files:
-            faults.append(Fault(f"data.{split}", f"{data[split]} has no pictures ({', '.join(PICTURES)})"))
-        for file in files:
-            older.update(Path(file).name.encode() + Path(file).stat().st_size.to_bytes(8, "big"))
-            digest.update(Path(file).parent.name.encode() + b"/" + hashlib.sha256(Path(file).read_bytes()).digest())
-        indices = np.array(labels, dtype=np.int64)
-        splits[split] = Raw({"image": files}, {"label": indices}, np.arange(len(files)), indices)
-    if faults:
-        raise ConfigError(faults, "data")
-    parts, made = complete(splits, data, seed)
-    about = {"label_names": names, "n_outputs": len(names)}
-    origin = describe_origin(data["train"], f"sha256:{digest.hexdigest()[:16]}", parts, made)
-    # Runs that an older autopeft began hold the digest of names and sizes.
-    return Dataset(parts, about, {**origin, "digest_1": f"sha256:{older.hexdigest()[:16]}"})
 
 
 def image_processor(source: Source) -> Any:
@@ -235,4 +200,5 @@ def _scale(processor: Any) -> tuple[np.ndarray, np.ndarray]:
     return (factor / deviation).astype(np.float32), (-mean / deviation).astype(np.float32)
 
 
+MEDIUM = Medium("picture", "pictures", "image", PICTURES, UNREAD, as_picture)
 plugin = ImageClassification

@@ -30,6 +30,7 @@ from autopeft import plugins
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.methods import Site
 from autopeft.tasks import Raw, Source, Split, Task, column_names
+from autopeft.tasks._format import KEYS as FORMAT_KEYS
 from autopeft.tasks._targets import is_missing, n_rows, some_rows
 from autopeft.training.answers import Answers, score_batches
 from autopeft.training.batches import collate
@@ -86,7 +87,7 @@ def export(
         "task": setup.task.name,
         "options": dict(setup.task.options),
         "auto_class": task.auto_class,
-        "data": {key: setup.task.data.get(key) for key in (*task.columns, "image_size")},
+        "data": {key: setup.task.data.get(key) for key in (*task.columns, "image_size", *FORMAT_KEYS)},
         "inputs": {column: task.columns[key] for column, key in columns.items()},
         "max_length": setup.task.max_length,
         "attention": setup.model.attention,

@@ -42,7 +42,7 @@ def test_rows_are_picked_in_any_order_and_picked_again(column):
 
 def test_whether_a_column_of_text_is_whole_numbers_is_decided_by_all_rows(tmp_path, monkeypatch):
     """The parts of a long file agree: one entry at its end makes it text."""
-    monkeypatch.setattr("autopeft.tasks._tables.ROWS", 10)
+    monkeypatch.setattr("autopeft.tasks._separated.ROWS", 10)
     numbers = [str(index) for index in range(35)]
     (tmp_path / "a.csv").write_text("n,t\n" + "\n".join(f"{n},{n}" for n in numbers) + "\n,007\n")
     table = read_file(tmp_path / "a.csv")

@@ -178,7 +178,7 @@ def test_all_faults_of_rows_at_once(tmp_path):
     ("content", "message"),
     [
         (b"text,text,label\na,b,yes\n", r"two columns 'text': rename one"),
-        (b"text,label\ncaf\xe9,yes\n", r"not UTF-8: it has a byte 0xe9; save it as UTF-8"),
+        (b"text,label\ncaf\xe9,yes\n", r"not UTF-8: it has a byte 0xe9; it seems to be cp1252: say `encoding: cp1252`"),
         (b"text,label\na,yes\nb,no\n", r"validation would have no row, of 2 in all"),
         (b"", r"cannot be read"),
         (
@@ -434,3 +434,62 @@ def test_a_picture_that_changes_and_keeps_name_and_size_is_another_digest(tmp_pa
     assert second["digest_1"] == first["digest_1"], "what runs of an older autopeft hold"
     (tmp_path / "a" / "0.png").rename(tmp_path / "b" / "0.png")
     assert ImageClassification().read(data, seed=0).origin["digest"] != second["digest"]
+
+
+FAULTY = [{"text": f"t{row}", "label": ("no", "yes")[row % 2]} for row in range(40)]
+FAULTY[3]["label"], FAULTY[5]["text"], FAULTY[9]["text"] = None, " ", None
+
+
+def lines(folder, name, rows):
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder / name)
+
+
+def test_faulty_rows_are_left_out_counted_and_said_where_the_config_says_so(tmp_path):
+    """Empty texts, missing labels, and labels that train has not; the rows that stay keep their numbers."""
+    test = [{"text": "x", "label": "no"}, {"text": "y", "label": "odd"}, {"text": "z", "label": None}]
+    data = {**DATA, "train": lines(tmp_path, "a.jsonl", FAULTY), "test": lines(tmp_path, "b.jsonl", test)}
+    with pytest.raises(ConfigError) as caught:
+        TextClassification().read(data, seed=0)
+    assert "4 faults" in str(caught.value)
+    assert "`on_fault: skip` under `data` leaves such rows out" in str(caught.value)
+    found = TextClassification().read({**data, "on_fault": "skip"}, seed=0)
+    assert sorted(row for split in ("train", "validation") for row in found.splits[split].rows.tolist()) == [
+        row for row in range(40) if row not in (3, 5, 9)
+    ]
+    assert found.splits["test"].rows.tolist() == [0]
+    assert found.origin["notes"] == [
+        "left out: train has 1 row without a label: row 3",
+        "left out: train has 2 rows with an empty 'text': row 5, 9",
+        "left out: test has 1 row without a label: row 2",
+        "left out: test has labels that train has not: 'odd' (row 1); its labels are 'no', 'yes'",
+    ]
+
+
+def test_faults_of_all_files_at_once(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"text,label\ncaf\xe9,yes\n")
+    (tmp_path / "b.jsonl").write_text("{\n")
+    data = {**DATA, "train": str(tmp_path / "a.csv"), "test": str(tmp_path / "b.jsonl")}
+    with pytest.raises(ConfigError) as caught:
+        TextClassification().read(data, seed=0)
+    assert [fault.path for fault in caught.value.faults] == ["data.train", "data.test"]
+
+
+def test_rows_that_are_in_two_splits_are_counted(tmp_path):
+    rows = FAULTY[10:]
+    splits = {"train": rows, "validation": [*rows[:3], {"text": "v", "label": "no"}], "test": [rows[4], rows[0]]}
+    data = {**DATA, **{split: lines(tmp_path, f"{split}.jsonl", of) for split, of in splits.items()}}
+    assert TextClassification().read(data, seed=0).origin["notes"] == [
+        "3 of 4 rows of validation are in train, too: it was trained on them",
+        "2 of 2 rows of test are in train, too: it was trained on them",
+        "1 of 2 rows of test are in validation, too",
+    ]
+    one = lines(tmp_path, "one.jsonl", [{"text": "same", "label": "no"}, *rows, {"text": "same", "label": "yes"}])
+    together = TextClassification().read({**DATA, "train": one, "group": "text"}, seed=0)
+    assert together.origin["notes"] == [], "the texts as groups keep them together"
+
+
+@pytest.mark.parametrize("text", ["label", ["other", "label"]])
+def test_one_column_is_no_question_and_answer(tmp_path, text):
+    with pytest.raises(ConfigError, match=r"'label' is the column of `text`, too"):
+        TextClassification().read({**DATA, "train": write(ROWS, tmp_path / "rows.csv"), "text": text}, seed=0)
