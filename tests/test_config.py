@@ -393,3 +393,34 @@ def test_checking_loads_no_heavy_library(folder: Path) -> None:
     command = [sys.executable, "-c", code, str(write(folder, TEXT))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("separator", ";;", "expected one character, or tab"),
+        ("encoding", "utf-99", "expected an encoding such as utf-8, cp1252"),
+        ("encoding", "base64", "expected an encoding such as"),
+        ("quoting", "off", "expected auto, standard or none, got 'off'"),
+        ("on_fault", "ignore", "expected error or skip, got 'ignore'"),
+        ("group", "user", r"no column 'user' in train\.csv"),
+    ],
+)
+def test_keys_of_how_data_is_read(tmp_path, key, value, said):
+    (tmp_path / "train.csv").write_text("text,label\na,b\n")
+    data = {"train": str(tmp_path / "train.csv"), "text": "text", "label": "label", key: value}
+    with pytest.raises(ConfigError, match=said):
+        load({"model": "m", "task": "text_classification", "data": data, "space": "small", "budget": {"trials": 2}})
+
+
+def test_check_names_the_separator_and_the_encoding_that_a_file_seems_to_have(tmp_path):
+    rest = {"model": "m", "task": "text_classification", "space": "small", "budget": {"trials": 2}}
+    data = {"train": str(tmp_path / "train.csv"), "text": "text", "label": "label"}
+    (tmp_path / "train.csv").write_text("text;label\na;b\n")
+    with pytest.raises(ConfigError, match="seems to be separated by ';': say `separator: \";\"`"):
+        load({**rest, "data": data})
+    assert load({**rest, "data": {**data, "separator": ";"}}).data.separator == ";"
+    (tmp_path / "train.csv").write_bytes("text,label\na,b\n".encode("utf-16"))
+    with pytest.raises(ConfigError, match="seems to be utf-16: say `encoding: utf-16`"):
+        load({**rest, "data": data})
+    load({**rest, "data": {**data, "encoding": "utf-16"}})
