@@ -371,18 +371,22 @@ def export(
     to: Annotated[
         Path | None, typer.Option(help="The folder; RUN/export/trial-17, say, if none.", show_default=False)
     ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Write the whole model, with the adapter in its weights.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write one trial's adapter to a folder, and check it.
 
     Stock peft and transformers load it, where peft can hold it; it is loaded once in a fresh process before this
-    ends, and its logits compared.
+    ends, and its logits compared. --merged writes a stock transformers model in place of an adapter, for methods whose
+    updates can be added to the weights.
 
     Example: autopeft export runs/my-1 --pick max-params=50k --to my-adapter
     """
     from autopeft import app
 
-    folder = app.open_run(run).export(pick, to)
+    folder = app.open_run(run).export(pick, to, merged=merged)
     if as_json:
         _print_json({"folder": str(folder), **json.loads((folder / "autopeft.json").read_text(encoding="utf-8"))})
     else:

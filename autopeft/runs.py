@@ -316,7 +316,7 @@ class Run:
                     candidates.append(Candidate.of(best))
         return candidates
 
-    def export(self, which: str = "knee", to: str | Path | None = None) -> Path:
+    def export(self, which: str = "knee", to: str | Path | None = None, *, merged: bool = False) -> Path:
         """Writes the adapter of one trial to a folder, and checks it in a fresh process.
 
         If the trial's tensors were not kept, it is trained again from its number and seed.
@@ -324,20 +324,29 @@ class Run:
         Args:
             which: See `pick`.
             to: The folder; `<run>/export/<which>` by default.
+            merged: Whether to write the whole model, with the adapter merged into its weights: a stock transformers
+                folder.
+
+        Raises:
+            UsageError: The folder is not empty, or the trial's configuration cannot be merged.
         """
         from autopeft.training.export import verify
         from autopeft.training.loop import Worker
+        from autopeft.training.merge import refuse_unmergeable
 
         record = self.pick(which)
-        to = Path(to) if to is not None else self.folder / "export" / f"trial-{record.number}"
+        name = f"trial-{record.number}{'-merged' if merged else ''}"
+        to = Path(to) if to is not None else self.folder / "export" / name
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UsageError(f"{to} is no empty folder: name another one with --to")
+        if merged:
+            refuse_unmergeable(record.params)  # before it is trained again
         header = self.history.header
         setup, _ = wiring.as_it_began(wiring.reopen_setup(self.config, header, self.folder), header)
         folder, again = self.adapter_folder(record), None
         if folder is None:
             folder, again = self._retrain(record, setup)
-        self._write_export(record, setup, folder, to, which, again)
+        self._write_export(record, setup, folder, to, which, again, merged)
         # On the CPU, like the fresh process: a GPU's convolutions differ by more than the tolerance.
         worker = Worker(setup.but(precision="fp32", prefix_cache_bytes=0, device="cpu"))
         verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
@@ -354,15 +363,24 @@ class Run:
         return folder
 
     def _write_export(
-        self, record: Record, setup: Setup, folder: Path, to: Path, which: str, retrained: float | None = None
+        self,
+        record: Record,
+        setup: Setup,
+        folder: Path,
+        to: Path,
+        which: str,
+        retrained: float | None = None,
+        merged: bool = False,
     ) -> None:
         from autopeft.reports.card import model_card
         from autopeft.training.answers import CHOICE
         from autopeft.training.export import export
 
         command = f"autopeft export {self.folder.parent.name}/{self.name} --pick {which}"  # a card is published
+        command += " --merged" if merged else ""
         header = self.history.header
         export(
+            merged=merged,
             setup=setup,
             params=record.params,
             seed=record.trial.seed,

@@ -127,6 +127,7 @@ class Method(Protocol):
         is_shallow: Whether the method trains next to nothing below the top. The time of its steps then says little
             about other methods.
         packs: Whether trials of the method can share a pass over the base.
+        merges: Whether a trained component can become part of the base's own weights, with `merge`.
     """
 
     keys: Mapping[str, str] = {}
@@ -140,6 +141,7 @@ class Method(Protocol):
     baseline: str | None = None
     is_shallow: bool = False
     packs: bool = False
+    merges: bool = False
 
     def copies(self, model: Any, site: Site) -> Copies:
         """Names the base parameters that the method trains or changes."""
@@ -163,6 +165,15 @@ class Method(Protocol):
 
     def config(self, site: Site) -> Any:
         """Returns a fresh peft config with full module names, for attaching and exporting. Only if `is_peft`."""
+
+    def merge(self, model: Any, site: Site) -> None:
+        """Folds what `attach` added, and training changed, into the base's own tensors. Only if `merges`.
+
+        Layers of peft need nothing: the caller merges them. What is trained in place needs nothing, either.
+
+        Raises:
+            autopeft.errors.Refused: This model cannot take it; says why.
+        """
 
     def rate(self, name: str, keys: Mapping[str, Any]) -> float:
         """Returns the factor on the component's learning rate for one trained parameter, by full name."""

@@ -30,6 +30,7 @@ class PeftMethod(Method):
     fixed: Mapping[str, Any] = {}
     modules: tuple[str, ...] = ("query", "value")
     is_peft = True
+    merges = True
 
     def config(self, site: Site) -> Any:
         """Builds a new peft config on each call, as peft changes the config that it is given."""

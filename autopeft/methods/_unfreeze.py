@@ -11,6 +11,8 @@ from autopeft.methods import Copies, Method, Scope, Site
 class Unfreeze(Method):
     """Trains the base parameters that `unfreezes` names. The trial has its own copies of them."""
 
+    merges = True
+
     def copies(self, model: Any, site: Site) -> Copies:
         return Copies(trained=tuple(self.unfreezes(model, site.scope, site.keys)))
 

@@ -22,6 +22,7 @@ class Tokens(Method):
     keys: Mapping[str, str] = {"size": "how many tokens"}
     stock: Mapping[str, Any] = {"size": 16, "lr": 1e-2}
     size = "size"
+    merges = True
 
     def attach(self, model: Any, site: Site) -> None:
         import torch
@@ -57,6 +58,26 @@ class Tokens(Method):
         if site.keys["size"] > layer.num_embeddings:
             raise Refused(f"the model has {layer.num_embeddings} tokens, not {site.keys['size']}")
         return layer
+
+    def merge(self, model: Any, site: Site) -> None:
+        """Adds the shifts to the rows of the embedding."""
+        import torch
+
+        layer = self._embedding(model, site)
+        output = getattr(model, "get_output_embeddings", lambda: None)()
+        if output is not None and output.weight is layer.weight:
+            raise Refused(
+                "embeddings of tokens cannot be merged here: the output layer has the same weight, which would change with "
+                "them; export them as an adapter"
+            )
+        merged = layer.weight.detach().clone()
+        merged[layer.chosen_tokens] += layer.chosen_shift.detach().to(merged.dtype)
+        readers, weight = _readers(model, layer), torch.nn.Parameter(merged, requires_grad=False)
+        for reader in readers:
+            reader.weight = weight
+            for key in [key for key, hook in reader._forward_hooks.items() if isinstance(hook, Shift)]:
+                del reader._forward_hooks[key]
+        del layer.chosen_tokens, layer.chosen_shift
 
     def describe(self, keys: Mapping[str, Any]) -> str:
         return f"{self.label} of {keys['size']} tokens"

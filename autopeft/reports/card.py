@@ -41,7 +41,8 @@ def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any])
         yield f"base_model: {json.dumps(model)}"
     yield "---\n"
     yield f"# {text.markdown(facts.names[record.number])}\n"
-    yield (f"An adapter for {text.code(model)}, trial {record.number} of an autopeft search. {_sizes(facts, record)}\n")
+    what = "An adapter for {}" if about["form"] != "merged" else "{} with an adapter in its weights"
+    yield f"{what.format(text.code(model))}, trial {record.number} of an autopeft search. {_sizes(facts, record)}\n"
     yield "## Scores\n"
     yield "| score | value | what it is |\n|---|---:|---|"
     yield from _scores(facts, record, about.get("retrained_score"))
@@ -69,7 +70,13 @@ def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any])
 
 
 def _usage(about: Mapping[str, Any]) -> Iterator[str]:
-    if about["form"] == "peft":
+    if about["form"] == "merged":
+        yield "A stock transformers model, fp32: what was trained is in its weights. In this folder:\n"
+        yield "```python"
+        yield from _stock(about)
+        yield "```\n"
+        yield "Or with autopeft:\n"
+    elif about["form"] == "peft":
         its_head = "" if _writes(about) else ", its head among it"
         yield f"A stock peft adapter{its_head}. In this folder:\n"
         yield "```python"
@@ -93,37 +100,32 @@ def _usage(about: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _stock(about: Mapping[str, Any]) -> Iterator[str]:
-    """Code that loads and runs the adapter with transformers and peft alone."""
+    """Code that loads and runs the export with transformers and peft alone."""
     images, texts = _columns(about)
-    processor = "AutoTokenizer" if texts else "AutoImageProcessor" if images else ""
+    processor = "AutoTokenizer" if texts or _writes(about) else "AutoImageProcessor" if images else ""
+    labels = about["about"].get("label_names") if about["auto_class"].endswith("Classification") else None
+    is_adapter, writes = about["form"] == "peft", _writes(about)
     yield "import torch"
-    yield "from peft import PeftConfig, PeftModel"
+    if is_adapter:
+        yield f"from peft import {_auto_peft(about) if writes else 'PeftConfig, PeftModel'}"
     if images:
         yield "from PIL import Image"
-    yield f"from transformers import {', '.join(sorted(filter(None, [processor, about['auto_class']])))}\n"
-    labels = about["about"].get("label_names") if about["auto_class"].endswith("Classification") else None
+    used = [processor, "" if is_adapter and writes else about["auto_class"], "GenerationConfig" if writes else ""]
+    yield f"from transformers import {', '.join(sorted(filter(None, used)))}\n"
     if labels:
         yield f"labels = {json.dumps(labels, ensure_ascii=False)}"
-    yield 'config = PeftConfig.from_pretrained(".")  # names the base model'
-    trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""
-    outputs = about["about"]["n_outputs"]
-    sized = " num_labels=len(labels)," if labels else f" num_labels={outputs}," if outputs else ""
-    yield f"base = {about['auto_class']}.from_pretrained("
-    yield '    config.base_model_name_or_path, revision=config.revision or "main",' + sized
-    if _writes(about) and trust:
-        yield f"   {trust.removeprefix(',')},"
-    elif not _writes(about):
-        yield f"    ignore_mismatched_sizes=True{trust},  # the adapter brings its own head"
-    yield ")"
-    if about.get("pad_token_id") is not None:
-        yield f"base.config.pad_token_id = {about['pad_token_id']}  # its own config names none: rows share batches"
-    yield 'model = PeftModel.from_pretrained(base, ".").eval()'
-    if _writes(about):
+    yield from _loading(about, labels)
+    if writes:
         yield 'tokenizer = AutoTokenizer.from_pretrained(".", padding_side="left")'
         yield 'inputs = tokenizer(["a text"], padding=True, return_tensors="pt")'
         yield 'given = {name: inputs[name] for name in ("input_ids", "attention_mask")}'
-        yield f"written = model.generate(**given, do_sample=False, max_new_tokens={_new_tokens(about)})"
-        yield 'print(tokenizer.batch_decode(written[:, given["input_ids"].shape[1] :], skip_special_tokens=True))'
+        yield 'config = GenerationConfig.from_pretrained(".")'
+        yield f"greedy = {{'do_sample': False, 'max_new_tokens': {_new_tokens(about)}}}".replace("'", '"')
+        yield "written = model.generate(**given, generation_config=config, **greedy)"
+        new = (
+            "written" if about["auto_class"] == "AutoModelForSeq2SeqLM" else 'written[:, given["input_ids"].shape[1] :]'
+        )
+        yield f"print(tokenizer.batch_decode({new}, skip_special_tokens=True))"
         return
     if texts:
         cut = f", max_length={about['max_length']}" if about["max_length"] else ""
@@ -146,9 +148,32 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
         yield "    print(model(**inputs).logits)  # `autopeft predict` makes answers of them"
 
 
+def _loading(about: Mapping[str, Any], labels: Any) -> Iterator[str]:
+    """Code that loads the model: fp32, as it was trained, whatever the checkpoint's own precision is."""
+    trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""
+    if about["form"] == "merged" or _writes(about):
+        loader = about["auto_class"] if about["form"] == "merged" else _auto_peft(about)
+        yield f'model = {loader}.from_pretrained(".", dtype=torch.float32{trust}).eval()'
+        return
+    outputs = about["about"]["n_outputs"]
+    sized = " num_labels=len(labels)," if labels else f" num_labels={outputs}," if outputs else ""
+    yield 'config = PeftConfig.from_pretrained(".")  # names the base model'
+    yield f"base = {about['auto_class']}.from_pretrained("
+    yield '    config.base_model_name_or_path, revision=config.revision or "main", dtype=torch.float32,' + sized
+    yield f"    ignore_mismatched_sizes=True{trust},  # the adapter brings its own head"
+    yield ")"
+    if about.get("pad_token_id") is not None:
+        yield f"base.config.pad_token_id = {about['pad_token_id']}  # its own config names none: rows share batches"
+    yield 'model = PeftModel.from_pretrained(base, ".").eval()'
+
+
+def _auto_peft(about: Mapping[str, Any]) -> str:
+    return str(about["auto_class"]).replace("AutoModel", "AutoPeftModel")
+
+
 def _writes(about: Mapping[str, Any]) -> bool:
     """Whether it generates text, by an output layer that is the base's own."""
-    return bool(about["auto_class"] == "AutoModelForCausalLM")
+    return about["auto_class"] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 
 
 def _new_tokens(about: Mapping[str, Any]) -> int:

@@ -298,6 +298,37 @@ def check_method_head_is_the_seeds(name: str, subject: MethodSubject) -> None:
     assert any(not torch.equal(ours[n], later[n]) for n in ours)
 
 
+def check_method_merges(name: str, subject: MethodSubject) -> None:
+    """Checks that a merged model has the base's modules only, and the trained model's logits; or says that it cannot."""
+    import torch
+
+    from autopeft import plugins
+    from autopeft.errors import UsageError
+    from autopeft.training.merge import merge
+
+    for params in method_recipes(name):
+        attached = attach_method(subject, params, seed=1)
+        train_method(subject, attached, steps=3)
+        before = checksum(subject.base)
+        with torch.no_grad():
+            expected = subject.logits(attached.model)
+        try:
+            merged = merge(attached, subject.view, params)
+        except UsageError as refusal:
+            assert not plugins.load("methods", name).merges, f"{params}: {refusal}"
+            continue
+        assert plugins.load("methods", name).merges
+        with torch.no_grad():
+            found = subject.logits(merged)
+        difference = float((found - expected).abs().max() / expected.abs().max())
+        # Rounding alone; a convolutional net of random weights amplifies it a hundred times.
+        assert difference < 5e-4, f"{params}: the logits differ by {difference} of the largest"
+        assert {n: type(m) for n, m in merged.named_modules()} == {n: type(m) for n, m in subject.base.named_modules()}
+        assert merged.state_dict().keys() == subject.base.state_dict().keys()
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in merged.modules()), "hooks are left"
+        assert checksum(subject.base) == before, "the base is as it was"
+
+
 METHOD_CHECKS: tuple[Callable[[str, MethodSubject], None], ...] = (
     check_method_describes_itself,
     check_method_count_is_exact,
@@ -308,6 +339,7 @@ METHOD_CHECKS: tuple[Callable[[str, MethodSubject], None], ...] = (
     check_method_clones_are_independent,
     check_method_lowest_is_right,
     check_method_head_is_the_seeds,
+    check_method_merges,
 )
 
 

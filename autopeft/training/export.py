@@ -1,5 +1,7 @@
 """Exported adapters: a folder for stock `peft` if peft can hold the adapter, else tensors and a JSON file of ours.
 
+On demand the adapter is merged into its base: then the folder is a stock transformers model.
+
     exported = autopeft.load("my-adapter")
     exported.predict(rows)                      # {"text": [...]} → a frame of labels and probabilities
 
@@ -9,6 +11,7 @@ Safetensors only; `autopeft.json` says what was trained on which base.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import shutil
 import subprocess
@@ -34,16 +37,21 @@ from autopeft.tasks._format import KEYS as FORMAT_KEYS
 from autopeft.tasks._targets import is_missing, n_rows, some_rows
 from autopeft.training.answers import Answers, score_batches
 from autopeft.training.batches import collate
+from autopeft.training.merge import merge
 from autopeft.training.model import clone_shared, load_model, view
 from autopeft.training.offline import from_disk_first
 from autopeft.training.recipe import attach, load_trained, resolve
 from autopeft.training.setup import ModelSpec, Setup
 
-SCHEMA = 2  # 1: classifications only, `label_names` in place of `about`
+SCHEMA = 3  # 1: classifications only, `label_names` in place of `about`; 2: no form "merged"
 NAME = "autopeft.json"
 TENSORS = "trained.safetensors"
 PROCESSOR = ("tokenizer*", "vocab.*", "*.model", "preprocessor_config.json", "processor_config.json")  # of a base's
 TOLERANCE = 1e-5  # as a share of the largest logit; a different batch shape alone may change this much
+MERGED_TOLERANCE = 1e-4  # merged weights round otherwise; many norms in a row amplify it (a convolutional net's)
+
+# transformers class → peft's name of the task, by which `AutoPeftModelFor…` knows what to load.
+TASK_TYPES = {"AutoModelForCausalLM": "CAUSAL_LM", "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM"}
 
 
 def export(
@@ -56,8 +64,9 @@ def export(
     to: Path,
     card: Callable[[Mapping[str, Any]], str],
     facts: Mapping[str, Any],
+    merged: bool = False,
 ) -> Path:
-    """Writes a trial's adapter to a folder.
+    """Writes a trial's adapter to a folder, or the base with the adapter merged into it.
 
     Args:
         setup: Setup of the search.
@@ -67,19 +76,27 @@ def export(
         to: Destination folder; it must be empty or absent.
         card: Writes the model card, README.md, from the content of autopeft.json.
         facts: Further content of autopeft.json.
+        merged: Whether to write the whole model, with the adapter in its weights.
+
+    Raises:
+        UsageError: The configuration cannot be merged.
     """
-    to.mkdir(parents=True, exist_ok=True)
     task = setup.task.make()
     base = load_model(setup.model, task.auto_class, about["n_outputs"], seed=setup.seed)
-    form = "peft" if is_peft(base, params) else "autopeft"
-    if form == "peft":
+    whole = _merged(base, params, seed, load_file(tensors), about) if merged else None
+    to.mkdir(parents=True, exist_ok=True)
+    form = "merged" if merged else "peft" if is_peft(base, params) else "autopeft"
+    if whole is not None:
+        whole.save_pretrained(to)
+    elif form == "peft":
         _save_peft(base, params, load_file(tensors), setup, to)
     else:
         shutil.copyfile(tensors, to / TENSORS)
     _save_processor(task, setup, to)
+    _save_generation(base, to)
     columns = column_names(task.columns, setup.task.data, inputs_only=True)
     exported = {
-        "schema": SCHEMA,
+        "schema": SCHEMA if merged else 2,
         "form": form,
         "base": setup.model.path,
         "revision": setup.model.revision,
@@ -121,6 +138,7 @@ def _save_peft(
     config.modules_to_save = [head.rpartition(".")[2] for head in heads] or None
     config.base_model_name_or_path = setup.model.path
     config.revision = setup.model.revision
+    config.task_type = TASK_TYPES.get(setup.task.make().auto_class)
     own = [name for name, _ in base.named_parameters() if view(base).in_head(name)]
     with _without_peft_warning():
         model = get_peft_model(clone_shared(base, own), config)
@@ -133,6 +151,31 @@ def _save_peft(
             held[f"base_model.model.{name}"].copy_(tensor)
     model.save_pretrained(to)
     (to / "README.md").unlink(missing_ok=True)  # peft's own card is an empty template
+
+
+def _merged(
+    base: nn.Module, params: Mapping[str, Any], seed: int, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]
+) -> Any:
+    """Returns a stock transformers model: the base with the recipe in its weights, fp32, its labels by name."""
+    parts = view(base)
+    attached = attach(base, parts, params, seed)
+    load_trained(attached, tensors)
+    model: Any = merge(attached, parts, params)
+    labels = about.get("label_names")
+    if labels and len(labels) == model.config.num_labels:
+        model.config.id2label = dict(enumerate(labels))
+        model.config.label2id = {label: index for index, label in enumerate(labels)}
+    return model
+
+
+def _save_generation(base: Any, to: Path) -> None:
+    """Writes a language model's generation config, with the padding token that rows of different lengths need."""
+    if getattr(base, "can_generate", lambda: False)() and base.generation_config is not None:
+        config = copy.deepcopy(base.generation_config)
+        if config.pad_token_id is None:
+            config.pad_token_id = base.config.get_text_config().pad_token_id
+        # Not by its own `save_pretrained`, which refuses some configs that were published.
+        (to / "generation_config.json").write_text(config.to_json_string())
 
 
 def _unsaid_padding(base: Any, setup: Setup) -> int | None:
@@ -265,6 +308,8 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         raise UsageError(f"{about['base']} runs code of its own: load(..., trust_remote_code=True) if you trust it")
     if base is not None:
         about = {**about, "base": base, "revision": None}
+    if about["form"] == "merged":  # the folder is the whole model, wherever its base is
+        about = {**about, "base": str(folder.resolve()), "revision": None}
     if Path(about["base"]).is_absolute() and not Path(about["base"]).is_dir():
         raise UsageError(
             f"the base model is not at {about['base']}: say where it is, load(..., base=…) or `autopeft predict --base …`"
@@ -281,6 +326,8 @@ def _load(folder: Path, about: Mapping[str, Any], trust_remote_code: bool) -> Ex
 
         with _without_peft_warning():
             return Exported(folder, about, PeftModel.from_pretrained(model, str(folder)).eval())
+    if about["form"] == "merged":
+        return Exported(folder, about, model)
     attached = attach(model, view(model), about["params"], about["seed"])
     try:
         load_trained(attached, load_file(folder / TENSORS))
@@ -297,18 +344,25 @@ def _without_peft_warning() -> Iterator[None]:
         yield
 
 
-# Run in a fresh process: stock libraries for a peft folder, `autopeft.load` for ours.
+# Run in a fresh process: stock libraries for a peft folder and a merged one, `autopeft.load` for ours.
 _STOCK = """
 import sys, torch, transformers, peft
 from safetensors.torch import load_file, save_file
 folder, base, revision, auto_class, labels, attention, inputs, out, trust, pad = sys.argv[1:]
 sized = {"num_labels": int(labels)} if int(labels) else {}
-model = getattr(transformers, auto_class).from_pretrained(
-    base, revision=revision, **sized, attn_implementation=attention, ignore_mismatched_sizes=True,
-    trust_remote_code=trust == "True")
-if pad != "None":
-    model.config.pad_token_id = model.config.get_text_config().pad_token_id = int(pad)
-model = peft.PeftModel.from_pretrained(model, folder).eval()
+stock = {"attn_implementation": attention, "trust_remote_code": trust == "True", "dtype": torch.float32}
+if base == "merged":
+    model = getattr(transformers, auto_class).from_pretrained(folder, **stock)
+elif auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
+    load = getattr(peft, auto_class.replace("AutoModel", "AutoPeftModel")).from_pretrained
+    model = load(folder, **stock)
+else:
+    model = getattr(transformers, auto_class).from_pretrained(
+        base, revision=revision, **sized, ignore_mismatched_sizes=True, **stock)
+    if pad != "None":
+        model.config.pad_token_id = model.config.get_text_config().pad_token_id = int(pad)
+    model = peft.PeftModel.from_pretrained(model, folder)
+model.eval()
 with torch.no_grad():
     save_file({"logits": model(**load_file(inputs)).logits.contiguous()}, out)
 """
@@ -339,8 +393,9 @@ def verify(folder: Path, expected: np.ndarray, inputs: Mapping[str, torch.Tensor
     with tempfile.TemporaryDirectory(prefix="autopeft-verify-") as temporary:
         given, out = Path(temporary) / "inputs.safetensors", Path(temporary) / "logits.safetensors"
         save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, given)
-        if about["form"] == "peft":
-            known = [about["base"], about["revision"] or "main", about["auto_class"], about["about"]["n_outputs"]]
+        if about["form"] in ("peft", "merged"):
+            base = "merged" if about["form"] == "merged" else about["base"]
+            known = [base, about["revision"] or "main", about["auto_class"], about["about"]["n_outputs"]]
             words = [_STOCK, folder, *known, about["attention"], given, out, about["trust_remote_code"]]
             words.append(about["pad_token_id"])
         else:
@@ -351,6 +406,6 @@ def verify(folder: Path, expected: np.ndarray, inputs: Mapping[str, torch.Tensor
             raise AutoPEFTError(f"{folder} does not load in a fresh process: {last}")
         found = load_file(out)["logits"].float().numpy()
     difference = float(np.abs(found - expected).max() / np.abs(expected).max())
-    if not difference <= TOLERANCE:
+    if not difference <= (MERGED_TOLERANCE if about["form"] == "merged" else TOLERANCE):
         raise AutoPEFTError(f"{folder} gives other logits than the trained model: {difference:.1e} of the largest")
     return difference

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -20,9 +21,7 @@ from tests.models import write_completions, writer
 STOCK = """
 import sys, peft, torch, transformers
 folder, *prompts = sys.argv[1:]
-config = peft.PeftConfig.from_pretrained(folder)
-base = transformers.AutoModelForCausalLM.from_pretrained(config.base_model_name_or_path)
-model = peft.PeftModel.from_pretrained(base, folder).eval()
+model = peft.AutoPeftModelForCausalLM.from_pretrained(folder).eval()
 tokens = transformers.AutoTokenizer.from_pretrained(folder)
 for prompt in prompts:
     ids = tokens([prompt], return_tensors="pt")["input_ids"]
@@ -92,6 +91,12 @@ def test_from_search_to_prediction_with_a_kill(tmp_path):
     code = card.split("```python\n")[1].split("```")[0]
     assert "generate" in code and "head" not in code
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "adapter", check=True, capture_output=True)
+    # merged: the same completions, from a folder that needs no base
+    commands.autopeft("export", str(run), "--pick", f"trial={lora}", "--to", "merged", "--merged", cwd=tmp_path)
+    shutil.rmtree(tmp_path / "model")
+    again = commands.autopeft("predict", "merged", "new.csv", cwd=tmp_path).stdout.splitlines()
+    assert [cell for (cell,) in csv.reader(again)] == said
+    assert "AutoModelForCausalLM.from_pretrained" in (tmp_path / "merged" / "README.md").read_text()
 
 
 def test_ray_tune_writes_the_ledger_that_serial_writes(tmp_path, ray_up):

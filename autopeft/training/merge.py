@@ -1,0 +1,73 @@
+"""Folds a trained recipe into the weights of its base: what is left is a stock transformers model.
+
+The logits stay those of the trained model but for rounding. A component that adds layers of its own cannot be folded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from autopeft import recipe
+from autopeft.errors import Refused, UsageError
+from autopeft.methods import Site
+from autopeft.training.model import ModelView, replace_module
+from autopeft.training.recipe import Attached, resolve
+
+
+def refuse_unmergeable(params: Mapping[str, Any]) -> None:
+    """Raises UsageError if a component of a configuration cannot become part of the base's weights, whatever the model."""
+    lasting = [part.method for part in recipe.parts(params) if not part.method.merges]
+    if lasting:
+        names = ", ".join(dict.fromkeys(method.label for method in lasting))
+        raise UsageError(
+            f"{names} cannot be merged: what it adds computes beside the base's layers, and is no part of their weights; "
+            "export it as an adapter"
+        )
+
+
+def merge(attached: Attached, view: ModelView, params: Mapping[str, Any]) -> nn.Module:
+    """Folds all components into the base's modules, in place. Returns the model, with none but the base's modules.
+
+    Args:
+        attached: The trained clone. The base's own weights are left as they are: merged layers get weights of their own.
+        view: The parts of the base.
+
+    Raises:
+        UsageError: A component cannot be merged, or peft cannot merge into one of the layers; says which.
+    """
+    refuse_unmergeable(params)
+    model = attached.model
+    try:
+        for part in resolve(view, params):
+            part.method.merge(model, Site(part.scope, part.keys))
+    except Refused as refusal:
+        raise UsageError(str(refusal)) from refusal
+    with torch.no_grad():
+        _merge_peft(model)
+    return model.eval()
+
+
+def _merge_peft(model: nn.Module) -> None:
+    """Merges peft's layers. Of adapters around each other the innermost is first: each changes what that one gives."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    for name, outermost in found.items():
+        if any(name.startswith(f"{other}.") for other in found):
+            continue  # inside another one, merged with it
+        layers: list[Any] = [outermost]
+        while isinstance(layers[-1].base_layer, BaseTunerLayer):
+            layers.append(layers[-1].base_layer)
+        base = layers[-1].base_layer
+        for key, parameter in base.named_parameters(recurse=False):
+            setattr(base, key, nn.Parameter(parameter.detach().clone(), requires_grad=False))
+        for layer in reversed(layers):
+            try:
+                layer.merge()
+            except Exception as fault:
+                raise UsageError(f"peft cannot merge into {name}: {' '.join(str(fault).split())[:200]}") from fault
+        replace_module(model, name, base)
