@@ -98,8 +98,8 @@ class FakeRun:
         self.calls.append(("confirm", seeds, list(which), race, quiet))
         return []
 
-    def export(self, which: str, to: Path | None) -> Path:
-        self.calls.append(("export", which, to))
+    def export(self, which: str, to: Path | None, *, merged: bool) -> Path:
+        self.calls.append(("export", which, to, merged))
         target = to or self.folder / "export"
         target.mkdir()
         (target / "autopeft.json").write_text('{"trial": 1}')
@@ -505,7 +505,9 @@ def test_leaderboard(autopeft: Autopeft, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_export(autopeft: Autopeft, run: FakeRun, tmp_path: Path) -> None:
     assert autopeft("export", run.folder, "--pick", "max-params=50k", "--to", "adapter") == (0, "adapter\n", "")
-    assert run.calls == [("export", "max-params=50k", Path("adapter"))]
+    assert run.calls == [("export", "max-params=50k", Path("adapter"), False)]
+    assert autopeft("export", run.folder, "--to", "merged", "--merged")[0] == 0
+    assert run.calls[1] == ("export", "knee", Path("merged"), True)
     said = json.loads(autopeft("export", run.folder, "--json")[1])
     assert (said["schema"], said["trial"]) == (1, 1)
 
