@@ -17,7 +17,7 @@ from autopeft.tasks._columns import ArrowColumn
 from autopeft.tasks._format import Format
 from autopeft.tasks._splits import complete, rows_of
 from autopeft.tasks._tables import Table, no_column, read_file
-from autopeft.tasks._targets import RowFault, Target, alike, is_missing, nothing_wrong, row_fault, text_faults
+from autopeft.tasks._targets import Labels, RowFault, Target, alike, is_missing, nothing_wrong, row_fault, text_faults
 
 SPLITS = ("train", "validation", "test")
 # Names of validation splits on the hub.
@@ -68,10 +68,8 @@ def read_table(
     faults: list[Fault] = list(wrong)
     splits: dict[str, Raw] = {}
     notes: list[str] = []
-    are_classes = False
     for split, table in tables.items():
         targets, strata, unfit = target.encode(table, split, about)
-        are_classes = strata is not None and strata is targets.get("label")
         unfit += (input_faults or text_faults)(table, columns, split) + straddling.get(split, [])
         rows = np.arange(len(next(iter(table.values()))))
         raw = Raw({name: table[name] for name in columns}, targets, rows, strata, groups.get(split))
@@ -79,8 +77,8 @@ def read_table(
         faults += left
         notes += said
     nothing_wrong(faults)
-    classes = about.get("label_names") if are_classes else None
-    parts, made, of_splits = complete(splits, data, seed, classes)
+    classes, may_lack = (about["label_names"], target.may_lack) if isinstance(target, Labels) else (None, ())
+    parts, made, of_splits = complete(splits, data, seed, classes, may_lack)
     digest, marks = _digest(parts)
     notes += [*of_splits, *alike(about.get("label_names", [])), *repeated(marks)]
     return Dataset(parts, about, describe_origin(source, digest, parts, made, notes))

@@ -20,7 +20,11 @@ MOST_NAMES = 5  # of classes in one note
 
 
 def complete(
-    splits: Mapping[str, Raw], data: Mapping[str, Any], seed: int, names: Sequence[str] | None = None
+    splits: Mapping[str, Raw],
+    data: Mapping[str, Any],
+    seed: int,
+    names: Sequence[str] | None = None,
+    may_lack: Sequence[str] = (),
 ) -> tuple[dict[str, Raw], dict[str, str], list[str]]:
     """Makes train, validation and test from the splits that were read.
 
@@ -30,6 +34,7 @@ def complete(
 
     Args:
         names: Names of the strata, if they are classes: then what train lacks is left out of the other splits.
+        may_lack: Classes that other splits keep if train lacks them.
 
     Returns:
         The splits; for each a line that says how it was made; and notes on classes that a split lacks.
@@ -60,7 +65,11 @@ def complete(
         if rows < have:
             out["train"] = some_of(out["train"], rows, derive_seed(seed, "train_rows"))
             made["train"] = f"{rows:,} of {have:,} rows, stratified, by seed"
-    notes = [] if names is None else _drop_unseen(out, made, names)
+    notes = (
+        []
+        if names is None
+        else _drop_unseen(out, made, names, [names.index(name) for name in may_lack if name in names])
+    )
     empty = [name for name, raw in out.items() if not len(raw)]
     if empty:
         given = sum(len(raw) for raw in splits.values())
@@ -76,14 +85,14 @@ def _too_few(empty: Sequence[str], given: int, out: Mapping[str, Raw], data: Map
     return f"{message}, or smaller groups: train has {len(np.unique(groups)):,} groups of {data['group']!r}"
 
 
-def _drop_unseen(out: dict[str, Raw], made: dict[str, str], names: Sequence[str]) -> list[str]:
+def _drop_unseen(out: dict[str, Raw], made: dict[str, str], names: Sequence[str], may_lack: Sequence[int]) -> list[str]:
     """Takes rows of classes that train lacks out of the other splits. Returns what there is to say of classes."""
     known, notes = np.unique(_strata(out["train"])), []
     for name, raw in out.items():
         if name == "train":
             continue
         assert raw.strata is not None, "classes are strata"
-        is_known = np.isin(raw.strata, known)
+        is_known = np.isin(raw.strata, [*known, *may_lack])
         if not is_known.all():
             gone = raw.strata[~is_known]
             out[name] = rows_of(raw, np.flatnonzero(is_known))

@@ -76,12 +76,13 @@ class Labels:
 
     Args:
         data: The config's data section.
+        may_lack: Labels that other splits may have if train has no row of them.
     """
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, data: Mapping[str, Any], may_lack: Sequence[str] = ()) -> None:
         (self.column,) = named(data, "label")
         self.columns: Mapping[str, str] = {self.column: "label"}
-        self.label_names = data.get("label_names")
+        self.label_names, self.may_lack = data.get("label_names"), may_lack
         self._known, self._index = "train", dict[str, int]()
         self._codes: list[int] = []  # code → index; none if integers are names
         self._of_train: set[int] = set()
@@ -106,13 +107,16 @@ class Labels:
         of_table = None if given is None else list(map(str, given))
         names = list(self.label_names or of_table or in_order(label_name(v) for v in column if not is_missing(v)))
         self._known = "label_names" if self.label_names or given else "train"
+        faults = self._faults_of_names(names, len(column))
+        if self._known == "train":
+            names += [name for name in self.may_lack if name not in names]
         self._index = {name: number for number, name in enumerate(names)}
         if of_table is not None and set(of_table) == set(names):
             self._codes = [self._index[name] for name in of_table]
         elif self._known == "label_names" and (of_table is not None or self._has_codes(column)):
             self._codes = list(range(len(names)))
         self._of_train = {index for value in column if (index := self._index_of(value)) is not None}
-        return {"label_names": names, "n_outputs": len(names)}, self._faults_of_names(names, len(column))
+        return {"label_names": names, "n_outputs": len(names)}, faults
 
     def encode(
         self, table: Mapping[str, Sequence[Any]], split: str, about: Mapping[str, Any]
@@ -128,7 +132,7 @@ class Labels:
                 missing.append(row)
             elif index is None:
                 unknown.setdefault(label_name(value), []).append(row)
-            elif index not in self._of_train:
+            elif index not in self._of_train and about["label_names"][index] not in self.may_lack:
                 unseen.setdefault(about["label_names"][index], []).append(row)
             else:
                 labels[row] = index

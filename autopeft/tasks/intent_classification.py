@@ -138,7 +138,7 @@ class Intents(Labels):
     """
 
     def __init__(self, data: Mapping[str, Any], out_of_scope: str) -> None:
-        super().__init__(data)
+        super().__init__(data, may_lack=[out_of_scope])
         self.out_of_scope = out_of_scope
 
     def about(
@@ -147,13 +147,10 @@ class Intents(Labels):
         """Names the labels, the one out of scope among them."""
         about, faults = super().about(train, given)
         names = about["label_names"]
-        if self.out_of_scope in names:
-            return about, faults
-        if self.label_names or given:
+        if self.out_of_scope not in names:
             near = did_you_mean(self.out_of_scope, names)
             faults.append(Fault("data.label", f"no label is {self.out_of_scope!r}, the task's out_of_scope.{near}"))
-        names = [*names, self.out_of_scope]
-        return {**about, "label_names": names, "n_outputs": len(names)}, faults
+        return about, faults
 
 
 plugin = IntentClassification
