@@ -65,7 +65,7 @@ def _with_prefix(
 
     Every query sees the whole prefix. Positions do not count the prefix.
     """
-    before = module.config._attn_implementation.removeprefix(PREFIX)
+    before = module.config._attn_implementation.rpartition(PREFIX)[2]  # a name of the engine may come before it
     attend = ALL_ATTENTION_FUNCTIONS.get_interface(before, sys.modules[type(module).__module__].eager_attention_forward)
     if attention_mask is None and getattr(module, "is_causal", False):
         seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)

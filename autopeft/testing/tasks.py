@@ -136,7 +136,7 @@ def check_task_loses_the_same_token_by_token(subject: TaskSubject) -> None:
 
 def check_task_scores(subject: TaskSubject) -> None:
     """Checks that metrics are named, finite and the same in any order of rows, the detail JSON, each row answered."""
-    from autopeft.training.measure import pick_rows
+    from autopeft.training.batches import pick_rows
 
     split, dataset, answers = _answered(subject)
     about, task = dataset.about, subject.task

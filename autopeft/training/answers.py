@@ -108,9 +108,14 @@ def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:
         lengths: (n_rows,) tokens a row.
         model: The model that scores the rows.
     """
+    return by_length(lengths, SCORE_BATCH, most_places(model))
+
+
+def most_places(model: Any) -> int | None:
+    """Returns how many tokens a pass for scoring may hold, padding included; None for no bound."""
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
-        return by_length(lengths, SCORE_BATCH)
-    return by_length(lengths, SCORE_BATCH, SCORE_VALUES // model.config.get_text_config().vocab_size)
+        return None
+    return int(SCORE_VALUES // model.config.get_text_config().vocab_size)
 
 
 def _stacked(values: list[Any]) -> np.ndarray | list[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autopeft.tasks import Ragged, Split
+from autopeft.tasks import Columns, Ragged, Split
 from autopeft.trial import derive_seed
 
 POOL = 64  # batches a pool: long enough to sort well, short enough that each epoch mixes
@@ -110,6 +110,24 @@ def pad(column: Ragged, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values[index, first : first + end - start] = column.values[start:end]
         mask[index, first : first + end - start] = 1
     return values, mask
+
+
+def pick_split(split: Split, rows: np.ndarray) -> Split:
+    """Copies some rows of a split into memory."""
+    return Split(pick_rows(split.inputs, rows), pick_rows(split.targets, rows), split.scale)
+
+
+def pick_rows(columns: Columns, rows: np.ndarray) -> Columns:
+    """Copies some rows of columns into memory."""
+    out: dict[str, Ragged | np.ndarray] = {}
+    for name, column in columns.items():
+        if isinstance(column, Ragged):
+            parts = [column[row] for row in rows]
+            offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
+            out[name] = Ragged(np.concatenate(parts), offsets, column.pad, column.is_left)
+        else:
+            out[name] = np.asarray(column[rows])
+    return out
 
 
 def _scaled(stored: torch.Tensor, split: Split, name: str) -> torch.Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from autopeft.training.flat import layout_of
 from autopeft.training.model import ModelView
 
 # Model type → a module of the block. From its inputs on, the block treats each token by itself. A test checks each row.
@@ -31,4 +32,7 @@ def read_first_token(model: nn.Module, view: ModelView) -> None:
 
 
 def _first(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    layout = layout_of(module)
+    if layout is not None:
+        return tuple(states.index_select(1, layout.first) for states in inputs)
     return tuple(states[:, :1] for states in inputs)

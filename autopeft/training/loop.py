@@ -36,6 +36,7 @@ from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
 from autopeft.training.recipe import Attached, attach, counts, load_trained, trained_state
 from autopeft.training.setup import Setup
+from autopeft.training.static import Statics
 from autopeft.trial import Phase, Report, Result, Status, Trial
 
 
@@ -66,6 +67,7 @@ class Worker:
         folder = (
             Path(setup.cache) / "prefix" / f"{self.data.folder.name}-{setup.machine.precision}-{setup.model.attention}"
         )
+        self.statics = Statics(self.base, self.view, self.task, self.device, setup.seed)
         self.prefix = PrefixCache(folder, setup.machine.prefix_cache_bytes)
 
     def evaluate(
@@ -223,7 +225,7 @@ class Worker:
         found = Answers(self.task, data)
         network.eval()
         with torch.no_grad():
-            for rows in score_batches(data.lengths, network.model):
+            for rows in network.score_batches(split):
                 outputs = network.logits(split, rows)
                 with self.precision.context() if self.task.calls_model else contextlib.nullcontext():
                     found.take(rows, outputs, network.model)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from autopeft.errors import EnvironmentFault, UsageError
-from autopeft.tasks import Columns, Ragged, Split
+from autopeft.tasks import Ragged, Split
 from autopeft.training.answers import SCORE_BATCH
-from autopeft.training.batches import endless, order
+from autopeft.training.batches import endless, order, pick_split
 from autopeft.training.course import total_steps
 from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes
 from autopeft.training.loop import Worker
@@ -304,20 +304,7 @@ def some_rows(split: Split, most: int, seed: int) -> Split:
     if len(split) <= most:
         return split
     rows = np.sort(np.random.default_rng(seed).choice(len(split), most, replace=False))
-    return Split(pick_rows(split.inputs, rows), pick_rows(split.targets, rows), split.scale)
-
-
-def pick_rows(columns: Columns, rows: np.ndarray) -> Columns:
-    """Copies some rows of columns into memory."""
-    out: dict[str, Ragged | np.ndarray] = {}
-    for name, column in columns.items():
-        if isinstance(column, Ragged):
-            parts = [column[row] for row in rows]
-            offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])])
-            out[name] = Ragged(np.concatenate(parts), offsets, column.pad, column.is_left)
-        else:
-            out[name] = np.asarray(column[rows])
-    return out
+    return pick_split(split, rows)
 
 
 def _units(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:

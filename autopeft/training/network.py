@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from autopeft.training.batches import batch_weight, collate, collate_targets
+from autopeft.tasks import Ragged, Split, TokenWise
+from autopeft.training.answers import SCORE_BATCH, most_places
+from autopeft.training.batches import batch_weight, by_length, collate, collate_targets
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.first_token import read_first_token
+from autopeft.training.flat import Flattening
 from autopeft.training.low_rank import fuse
 from autopeft.training.model import ModelView
 from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, Reach
 from autopeft.training.recipe import Attached
+from autopeft.training.resident import Column
+from autopeft.training.sizes import Size, Widths
+from autopeft.training.static import StaticSplit, filled, inhabited
 
 if TYPE_CHECKING:
     from autopeft.training.loop import Worker
@@ -54,6 +62,13 @@ class Network:
         self.depth = self._depth()
         if 0 < self.depth <= worker.view.n_layers:
             self.cut = Cut(self.model, worker.view.stem, worker.view.blocks, self.depth)
+        self.is_static = worker.setup.machine.layout == "flat"
+        self.flattening: Flattening | None = None
+        if self.is_static and worker.statics.form(worker.data) == "flat":
+            output = worker.view.output if isinstance(worker.task, TokenWise) else ()
+            self.flattening = Flattening(self.model, worker.view.blocks, next(iter(output), None))
+        takes = inspect.signature(self.model.forward).parameters
+        self._no_cache = {"use_cache": False} if "use_cache" in takes else {}  # of keys and values, for generation
 
     def _depth(self) -> int:
         """Returns the depth of the deepest cache with nothing trained below it; 0 if that cache exceeds the bound."""
@@ -100,9 +115,19 @@ class Network:
     def eval(self) -> None:
         self.model.eval()
 
+    def score_batches(self, split: str, most_rows: int = SCORE_BATCH) -> list[np.ndarray]:
+        """Returns the rows of a split in batches for scoring."""
+        lengths = self.worker.data.splits[split].lengths
+        if self.is_static:
+            return self._widths(split, most_rows).batches()
+        return by_length(lengths, most_rows, most_places(self.model))
+
     def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
         """Computes the logits (n_rows, n_labels) of some rows of a split."""
         worker, data = self.worker, self.worker.data.splits[split]
+        if self.is_static:
+            size = self.score_size(split, [rows])
+            return of_rows(self.static_logits(self.send([rows], size, split), size, split), data, rows)
         with worker.precision.context():
             if self.depth == 0:
                 return _logits(self.model(**collate(data, rows, worker.device)))
@@ -113,6 +138,95 @@ class Network:
             self.cut.hidden = hidden
             unseen = frozenset(data.inputs) if self.cut.skips_stem else frozenset()
             return _logits(self.model(**collate(data, rows, worker.device, without=unseen)))
+
+    # ── static shapes ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def size_of(self, batches: Sequence[np.ndarray], split: str = "train") -> Size:
+        """Returns the size of a pass over some batches of training rows, one a trial that shares it."""
+        sizes = self.worker.statics.sizes(
+            self.worker.data, split, self.worker.setup.train.batch_size, self.micro_batch_size
+        )
+        return sizes.fit(batches)
+
+    def score_size(self, split: str, batches: Sequence[np.ndarray], most_rows: int = SCORE_BATCH) -> Size:
+        """Returns the size of a pass without gradient over some batches of rows, one a member of the pass."""
+        return self._widths(split, most_rows).fit(batches)
+
+    def _widths(self, split: str, most_rows: int) -> Widths:
+        return self.worker.statics.widths(self.worker.data, split, most_rows, most_places(self.model))
+
+    def send(self, batches: Sequence[np.ndarray], size: Size, split: str = "train") -> torch.Tensor:
+        """Sends the row numbers of a pass (n_members, size.rows), and what is not on the device, without waiting."""
+        rows = filled(batches, size.rows)
+        if self.depth > 0:
+            self._below_static(split).send(np.where(rows < 0, rows[:, :1], rows).flatten(), size.longest)
+        return self._on_device(split).send(rows, size)
+
+    def static_logits(self, rows: torch.Tensor, size: Size, split: str = "train") -> torch.Tensor:
+        """Computes the logits of a pass (n_members * size.rows, ...), those of its filler rows, too.
+
+        Shapes depend on the size only, and nothing waits for the device.
+
+        Args:
+            rows: What `send` returned.
+        """
+        return self._static(rows, size, split, picks=False)[0]
+
+    def static_loss(
+        self, rows: torch.Tensor, size: Size, split: str = "train", weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Computes the mean loss of each member's batch (n_members,). A member's loss reads its own rows only.
+
+        Shapes depend on the size only, and nothing waits for the device.
+
+        Args:
+            rows: (n_members, size.rows) row numbers on the device, -1 behind the last.
+            weight: (n_members,) divisor of the sums; None for the weight of the rows.
+        """
+        source = self._on_device(split)
+        outputs, wanted = self._static(rows, size, split, picks=True)
+        losses: torch.Tensor = source.losses(outputs, rows, size, wanted)
+        return losses / (source.weight(rows) if weight is None else weight)
+
+    def _on_device(self, split: str) -> StaticSplit:
+        return self.worker.statics.split(self.worker.data, split)
+
+    def _below_static(self, split: str) -> Column:
+        """Returns the cached activations of a split on the device."""
+        if split not in self._caches:
+            cached = self.worker.cached((*SPLITS, split), self.depth)
+            assert cached is not None
+            self._caches = cached
+        return self.worker.statics.below(self._caches[split])
+
+    def _static(
+        self, rows: torch.Tensor, size: Size, split: str, picks: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Computes the outputs of a pass, and the targets of those that were picked, if any were."""
+        worker, source, flat = self.worker, self._on_device(split), inhabited(rows).flatten()
+        wanted: torch.Tensor | None = None
+        with worker.precision.context():
+            if self.depth > 0:
+                below = self._below_static(split)
+                hidden = below.padded(flat, size.longest) if below.is_ragged else below.dense(flat)
+                if self.cut is None:
+                    of_head: torch.Tensor = self.model.get_submodule(worker.view.head[0])(hidden)
+                    return of_head, None
+                self.cut.hidden = hidden
+            unseen = frozenset(source.split.inputs) if self.cut is not None and self.cut.skips_stem else frozenset()
+            if self.flattening is not None:
+                layout = source.layout(rows, size)
+                if picks and source.picks:
+                    wanted = source.pick(rows, size, layout)
+                self.flattening.read(layout)
+            outputs = _logits(self.model(**source.inputs(flat, size, without=unseen), **self._no_cache))
+            if self.flattening is not None and wanted is not None:
+                outputs = self.flattening.picked(outputs)
+            if self.flattening is not None and not torch.is_grad_enabled():
+                self.flattening.read(None)  # a task may call the model; else a checkpoint's second pass reads it
+            return outputs, wanted
+
+    # ── gradients ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def backward(self, split: str, rows: np.ndarray) -> float:
         """Computes the gradients of a batch's mean loss, micro-batch by micro-batch, and returns the loss.
@@ -140,14 +254,29 @@ class Network:
         penalties = [during.penalty for during in self.attached.during if during.penalty is not None]
         for at in range(0, len(rows), self.micro_batch_size):
             part = rows[at : at + self.micro_batch_size]
-            outputs = self.logits(split, part)
-            targets = collate_targets(split_of, part, worker.device)
-            loss = worker.task.loss(outputs.float(), targets).sum() / weight
+            if self.is_static:
+                size = self.size_of([part], split)
+                divisor = torch.tensor([weight], device=worker.device)
+                loss = self.static_loss(self.send([part], size, split), size, split, divisor).sum()
+            else:
+                outputs = self.logits(split, part)
+                targets = collate_targets(split_of, part, worker.device)
+                loss = worker.task.loss(outputs.float(), targets).sum() / weight
             total += float(loss.detach())
             for penalty in penalties:  # weighted by the part's share of the batch's rows
                 loss = loss + penalty() * (len(part) / len(rows))
             loss.backward()
         return total
+
+
+def of_rows(outputs: torch.Tensor, split: Split, rows: np.ndarray) -> torch.Tensor:
+    """Takes the outputs of a pass that are some rows' own: without filler rows, and as wide as the longest of them."""
+    own = outputs[: len(rows)]
+    columns = [column for column in split.inputs.values() if isinstance(column, Ragged)]
+    if own.ndim == 2 or not columns:
+        return own
+    longest = int(split.lengths[rows].max())
+    return own[:, -longest:] if columns[0].is_left else own[:, :longest]
 
 
 def _logits(output: Any) -> torch.Tensor:

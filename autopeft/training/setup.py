@@ -92,6 +92,7 @@ class Machine:
         precision: One of `precision.PRECISIONS`, never "auto" here.
         micro_batch_size: Most rows of one forward pass.
         prefix_cache_bytes: Bound on cached activations on disk; 0 turns the cache off.
+        layout: "padded": each batch as wide as its longest row; "flat": static shapes, rows end to end (`static`).
     """
 
     device: str = "cpu"
@@ -99,6 +100,7 @@ class Machine:
     precision: str = "fp32"
     micro_batch_size: int = 32
     prefix_cache_bytes: int = 8 * 2**30
+    layout: str = "padded"
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,17 @@ import torch
 from torch import nn
 
 from autopeft import recipe
-from autopeft.tasks import Ragged, Split
 from autopeft.training.answers import SCORE_BATCH, Answers, calibrated
-from autopeft.training.batches import batch_weight, by_length, collate_targets, endless
+from autopeft.training.batches import batch_weight, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.loop import Worker
 from autopeft.training.low_rank import is_plain, updated
 from autopeft.training.model import ModelView, clone_shared, replace_module
-from autopeft.training.network import Network
+from autopeft.training.network import Network, of_rows
 from autopeft.training.optimizer import MOMENTUM, learning_rate_factor
 from autopeft.training.recipe import Attached
+from autopeft.training.sizes import Size
 from autopeft.trial import Trial, derive_seed
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # the defaults of torch's AdamW
@@ -169,11 +169,10 @@ class Stack:
         def score() -> list[Answers]:
             out: list[Answers] = []
             for some in _parts(chosen, self.most_members):
-                size = max(SCORE_BATCH, len(some) * self.worker.setup.train.batch_size) // len(some)
-                batches = by_length(data.lengths, size)
+                most = max(SCORE_BATCH, len(some) * self.worker.setup.train.batch_size) // len(some)
                 found = [Answers(self.worker.task, data) for _ in some]
-                for rows in batches:
-                    for answers, own in zip(found, self._logits(split, [rows] * len(some), some), strict=True):
+                for rows in self.network.score_batches(split, most):
+                    for answers, own in zip(found, self._logits(split, [rows] * len(some), some, most), strict=True):
                         answers.take(rows, own, None)
                 out += found
             return out
@@ -217,18 +216,55 @@ class Stack:
         for some in _parts(range(len(rows)), self.most_members):
             for at in range(0, max(len(rows[index]) for index in some), micro):
                 parts = {index: rows[index][at : at + micro] for index in some if at < len(rows[index])}
-                logits = self._logits("train", list(parts.values()), tuple(parts))
-                sums = [
-                    worker.task.loss(own.float(), collate_targets(split, part, worker.device)).sum()
-                    for own, part in zip(logits, parts.values(), strict=True)
-                ]
-                loss = torch.stack(sums) / logits[0].new_tensor([batch_weight(weights, rows[i]) for i in parts]).float()
+                divisors = torch.tensor([batch_weight(weights, rows[i]) for i in parts], device=worker.device)
+                if self.network.is_static:
+                    own_rows = list(parts.values())
+                    size = self.network.size_of(own_rows)
+                    loss = self.static_loss(tuple(parts), self.network.send(own_rows, size), size, divisors)
+                else:
+                    logits = self._logits("train", list(parts.values()), tuple(parts))
+                    sums = [
+                        worker.task.loss(own.float(), collate_targets(split, part, worker.device)).sum()
+                        for own, part in zip(logits, parts.values(), strict=True)
+                    ]
+                    loss = torch.stack(sums) / divisors
                 loss.sum().backward()
                 losses[list(parts)] += loss.detach()
         return losses.tolist()
 
-    def _logits(self, split: str, parts: Sequence[np.ndarray], chosen: Sequence[int]) -> list[torch.Tensor]:
-        """Computes each chosen member's logits (n_rows of its part, n_labels). Pads shorter parts for the pass."""
+    def _logits(
+        self, split: str, parts: Sequence[np.ndarray], chosen: Sequence[int], most_rows: int = SCORE_BATCH
+    ) -> list[torch.Tensor]:
+        """Computes each chosen member's logits (n_rows of its part, n_labels). Pads shorter parts for the pass.
+
+        Args:
+            most_rows: Most rows of a member's part in static shapes.
+        """
+        self._choose(chosen)
+        network, data = self.network, self.worker.data.splits[split]
+        if network.is_static:
+            size = network.score_size(split, parts, most_rows)
+            longest = size.rows
+            logits = network.static_logits(network.send(parts, size, split), size, split)
+        else:
+            longest = max(len(part) for part in parts)
+            logits = network.logits(split, np.concatenate([np.resize(part, longest) for part in parts]))
+        return [of_rows(own, data, part) for own, part in zip(logits.split(longest), parts, strict=True)]
+
+    def static_loss(
+        self, chosen: Sequence[int], rows: torch.Tensor, size: Size, weight: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Computes the mean loss of each chosen member's batch (n_chosen,), as `Network.static_loss` does.
+
+        Args:
+            chosen: Indices of the members of this pass.
+            rows: (n_chosen, size.rows), from `Network.send`.
+        """
+        self._choose(chosen)
+        return self.network.static_loss(rows, size, "train", weight)
+
+    def _choose(self, chosen: Sequence[int]) -> None:
+        """Chooses the members of the next pass, and takes their tensors apart."""
         self.chosen = tuple(chosen)
         values = self.values if len(chosen) == len(self.members) else self.values[list(chosen)]
         scale = self.scale if len(chosen) == len(self.members) else self.scale[list(chosen)]
@@ -239,10 +275,6 @@ class Stack:
         of_adapters, of_head = self.sizes[: self._n_names], self.sizes[self._n_names :]
         pieces = [*(adapters.split(of_adapters, dim=1) if of_adapters else ()), *head.split(of_head, dim=1)]
         self._pieces = dict(zip(self.names, pieces, strict=True))
-        longest = max(len(part) for part in parts)
-        logits = self.network.logits(split, np.concatenate([np.resize(part, longest) for part in parts]))
-        data = self.worker.data.splits[split]
-        return [_of_part(own, data, part) for own, part in zip(logits.split(longest), parts, strict=True)]
 
     def _halving(self, call: Callable[[], Any]) -> Any:
         """Returns the call's value. If memory runs out, calls again with half as many members in a pass."""
@@ -378,16 +410,6 @@ def _shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]]:
         for name, parameter in _tensors(member).items():
             shapes[name] = tuple(map(max, shapes.get(name, parameter.shape), parameter.shape))
     return shapes
-
-
-def _of_part(outputs: torch.Tensor, split: Split, part: np.ndarray) -> torch.Tensor:
-    """Outputs of a part's own rows; where there is one a token, those of its own padding, as its targets have."""
-    own = outputs[: len(part)]
-    if own.ndim == 2:
-        return own
-    longest = int(split.lengths[part].max())
-    is_left = any(isinstance(column, Ragged) and column.is_left for column in split.inputs.values())
-    return own[:, -longest:] if is_left else own[:, :longest]
 
 
 def _parts(items: Sequence[int], most: int) -> Iterator[Sequence[int]]:

@@ -1,0 +1,282 @@
+"""Batches of static shapes, made on the device from row numbers alone, and the sums of their losses.
+
+A batch is (M, B) row numbers: of M trials that share a pass (one, unless they are a stack), B each. Where a trial has
+fewer rows the rest is -1: filler rows, whose loss counts nothing. A batch's rows are those of the padded layout; only
+the shapes differ.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from autopeft.tasks import UNSCORED, Columns, Ragged, Split, Task, TokenWise
+from autopeft.training.batches import collate, order, pick_split
+from autopeft.training.data import Data
+from autopeft.training.flat import Flattening, Layout
+from autopeft.training.model import ModelView, clone_shared
+from autopeft.training.prefix_cache import Cached
+from autopeft.training.resident import Column, Room, scaled, tensor_of, widened
+from autopeft.training.sizes import Rows, Size, Sizes, Widths
+
+logger = logging.getLogger(__name__)
+
+Form = Literal["flat", "padded"]  # how a model takes batches of static shapes
+EPOCHS = 4  # whose batches show how long batches are
+MOST_BATCHES = 4096  # that are looked at for it
+SAME = 1e-3  # largest difference of logits that is rounding, as a share of the largest one
+
+
+class StaticSplit:
+    """A split on the device.
+
+    Args:
+        split: The split.
+        weights: (n_rows,) weight of each row in a mean loss.
+        task: The task.
+        room: Bytes that its columns may take.
+        form: "flat": rows end to end; "padded": a row of the batch's width each.
+
+    Attributes:
+        of: What its rows need.
+    """
+
+    def __init__(self, split: Split, weights: np.ndarray, task: Task, room: Room, form: Form) -> None:
+        self.split, self.task, self.form, self.device = split, task, form, room.device
+        self.picks = form == "flat" and isinstance(task, TokenWise) and task.token_target in split.targets
+        self.inputs_of = {name: Column(column, room) for name, column in split.inputs.items()}
+        self.targets_of = {name: Column(column, room, is_small=True) for name, column in split.targets.items()}
+        self.scale = {
+            name: tuple(tensor_of(np.asarray(part, np.float32)).view(1, -1, 1, 1).to(room.device) for part in parts)
+            for name, parts in split.scale.items()
+        }
+        self.weights = tensor_of(np.asarray(weights, np.float32)).to(room.device)
+        self.longest = int(split.lengths.max())
+        self.of = Rows(split.lengths, _scored(split.targets, task) if self.picks else None, form == "flat")
+
+    def send(self, rows: np.ndarray, size: Size) -> torch.Tensor:
+        """Sends (M, B) row numbers, and what of their rows is not on the device, without waiting."""
+        own = np.where(rows < 0, rows[:, :1], rows).flatten()
+        for column in self.inputs_of.values():
+            column.send(own, size.longest if column.is_ragged else 1)
+        numbers = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64))
+        if self.device.type == "cuda":
+            return numbers.pin_memory().to(self.device, non_blocking=True)
+        return numbers
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether a batch needs nothing from the host but its row numbers."""
+        return all(column.is_resident for column in self.inputs_of.values())
+
+    def inputs(self, rows: torch.Tensor, size: Size, without: frozenset[str] = frozenset()) -> dict[str, torch.Tensor]:
+        """Returns the model's inputs of a batch, padded.
+
+        Args:
+            rows: (M * B,) row numbers, `inhabited`.
+            without: Dense columns that the model does not read. Each becomes one zero a row.
+        """
+        out: dict[str, torch.Tensor] = {}
+        for name, column in self.inputs_of.items():
+            if column.is_ragged:
+                out[name] = widened(column.padded(rows, size.longest))
+                place = torch.arange(size.longest, device=self.device)
+                place = size.longest - 1 - place if column.is_left else place
+                out["attention_mask"] = (place < column.lengths(rows)[:, None]).long()
+            elif name in without:
+                out[name] = torch.zeros((len(rows), *[1] * len(column.shape)), device=self.device)
+            else:
+                stored = column.dense(rows)
+                if name in self.scale:
+                    out[name] = scaled(stored, self.scale[name])
+                else:
+                    out[name] = stored.float() if stored.is_floating_point() else stored
+        return out
+
+    def targets(self, rows: torch.Tensor, size: Size) -> dict[str, torch.Tensor]:
+        """Returns the task's targets of rows (M * B,), `inhabited`: as wide as the inputs, if ragged."""
+        out = {}
+        for name, column in self.targets_of.items():
+            width = size.longest if column.width <= self.longest else column.width
+            out[name] = widened(column.padded(rows, width) if column.is_ragged else column.dense(rows))
+        return out
+
+    def weight(self, rows: torch.Tensor) -> torch.Tensor:
+        """Returns the divisor of each member's summed loss (M,): the weight of its rows, or 1 if none is scored."""
+        sums = (self.weights[rows.clamp(min=0)] * (rows >= 0)).sum(1)
+        return torch.where(sums == 0, 1.0, sums)
+
+    def layout(self, rows: torch.Tensor, size: Size) -> Layout:
+        """Returns where the tokens of a batch (M, B) lie end to end."""
+        column = next(column for column in self.inputs_of.values() if column.is_ragged)
+        return Layout(column.lengths(rows.flatten()).view(rows.shape), size)
+
+    def pick(self, rows: torch.Tensor, size: Size, layout: Layout) -> torch.Tensor:
+        """Picks the scored positions of a batch (M, B) in its layout. Returns their targets (M * P,)."""
+        task: Any = self.task
+        row = layout.row.clamp(max=rows.shape[1] - 1)
+        number, position = inhabited(rows).gather(1, row), layout.position.view(row.shape)
+        column = self.targets_of[task.token_target]
+        place = position + int(task.foretells)
+        wanted = widened(column.at(number, place))
+        is_there = (layout.row < rows.shape[1]) & (place < column.lengths(number.flatten()).view(number.shape))
+        return layout.pick(wanted.masked_fill(~is_there, UNSCORED), size.picked, UNSCORED)
+
+    def losses(self, outputs: torch.Tensor, rows: torch.Tensor, size: Size, wanted: torch.Tensor | None) -> Any:
+        """Sums the loss of each member's rows (M,).
+
+        Args:
+            outputs: Of each row, (M * B, ...); or of the picked places, (M * P, n).
+            rows: (M, B) row numbers.
+            wanted: Targets of the picked places; None if outputs belong to rows.
+        """
+        if wanted is not None:
+            task: Any = self.task
+            return task.token_loss(outputs.float(), wanted).view(len(rows), -1).sum(1)
+        found = self.task.loss(outputs.float(), self.targets(inhabited(rows).flatten(), size))
+        return found.view(rows.shape).masked_fill(rows < 0, 0.0).sum(1)
+
+
+class Statics:
+    """The splits of a worker on its device, and the sizes of their batches, each made when it is first asked for.
+
+    Args:
+        base: The base, all frozen, in evaluation mode.
+        view: The base's parts.
+        task: The task.
+        device: The base's device.
+        seed: The search's seed.
+    """
+
+    def __init__(self, base: nn.Module, view: ModelView, task: Task, device: torch.device, seed: int) -> None:
+        self.base, self.view, self.task, self.device, self.seed = base, view, task, device, seed
+        self.room = Room(device)
+        self._form: Form | None = None
+        self._splits: dict[str, StaticSplit] = {}
+        self._columns: dict[int, tuple[Any, Column]] = {}
+        self._sizes: dict[Any, Sizes | Widths] = {}
+
+    def split(self, data: Data, name: str) -> StaticSplit:
+        """Returns a split of the worker's data on the device."""
+        split = data.splits[name]
+        if name not in self._splits or self._splits[name].split is not split:  # a measurement takes some rows only
+            self._splits[name] = StaticSplit(split, data.weights[name], self.task, self.room, self.form(data))
+            self._sizes = {key: sizes for key, sizes in self._sizes.items() if key[0] != name}
+        return self._splits[name]
+
+    def form(self, data: Data) -> Form:
+        """Returns how the base takes static batches: flat if it then computes the same, else padded."""
+        if self._form is None:
+            self._form = "flat" if takes_flat(self.base, self.view, self.task, data.splits["train"]) else "padded"
+        return self._form
+
+    def sizes(self, data: Data, name: str, batch_size: int, most_rows: int) -> Sizes:
+        """Returns the sizes of training batches of a split.
+
+        Args:
+            batch_size: Rows of a batch.
+            most_rows: Rows of a pass; a batch with more takes several.
+        """
+        split, key = self.split(data, name), (name, batch_size, most_rows)
+        if key not in self._sizes:
+            batches = _training(split.of.lengths, batch_size, most_rows, self.seed)
+            self._sizes[key] = Sizes(split.of, batches, min(batch_size, most_rows))
+        sizes = self._sizes[key]
+        assert isinstance(sizes, Sizes)
+        return sizes
+
+    def widths(self, data: Data, name: str, most_rows: int, most_places: int | None) -> Widths:
+        """Returns the sizes of passes without gradient over a split."""
+        split, key = self.split(data, name), (name, most_rows, most_places, None)
+        if key not in self._sizes:
+            self._sizes[key] = Widths(split.of, most_rows, most_places)
+        widths = self._sizes[key]
+        assert isinstance(widths, Widths)
+        return widths
+
+    def below(self, cached: Cached) -> Column:
+        """Returns cached activations as a column on the device."""
+        if id(cached) not in self._columns:
+            self._columns[id(cached)] = (cached, Column(cached.values, self.room, cached.dtype))
+        return self._columns[id(cached)][1]
+
+
+def takes_flat(base: nn.Module, view: ModelView, task: Task, split: Split) -> bool:
+    """Whether a model computes the same from rows end to end as from padded ones: it is asked, with three rows.
+
+    It does not if its attention is not of transformers' registry, if its blocks read more than tokens, if rows are
+    padded on the left, if they have no tokens, or tokens of two kinds.
+    """
+    ragged = [column for column in split.inputs.values() if isinstance(column, Ragged)]
+    if not ragged or any(column.is_left for column in ragged):
+        return False
+    if any(not np.array_equal(column.offsets, ragged[0].offsets) for column in ragged):
+        return False  # of an encoder and a decoder
+    by_length = np.argsort(split.lengths, kind="stable")
+    rows = by_length[[0, len(by_length) // 2, -1]]
+    room = Room(next(base.parameters()).device)
+    some = StaticSplit(pick_split(split, rows), np.ones(3, np.float32), task, room, "flat")
+    model = clone_shared(base, ()).eval()
+    own = np.arange(3)
+    need = some.of.need(own)
+    size = Size(need.tokens + 5, 4, need.longest, 0)  # with some filler
+    numbers = some.send(filled([own], 4), size)
+    with torch.no_grad():
+        padded = model(**collate(some.split, own, room.device)).logits
+        try:
+            flattening = Flattening(model, view.blocks)
+            layout = some.layout(numbers, size)
+            flattening.read(layout)
+            inputs = some.inputs(inhabited(numbers).flatten(), size)
+            flat = model(**inputs).logits[:3]
+        except Exception as fault:
+            logger.info("rows are padded, as the model does not take them end to end: %s", fault)
+            return False
+    if not layout.was_read or flat.shape != padded.shape:
+        return False
+    is_real = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device)
+    if flat.ndim == 3 and flat.shape[1] == size.longest:  # an output a token: padding has none
+        is_real = inputs["attention_mask"][:3].bool()
+    difference = (flat - padded)[is_real].abs().max()
+    is_same = bool(difference <= SAME * padded[is_real].abs().max())
+    if not is_same:
+        logger.info("rows are padded, as the model computes otherwise from rows end to end")
+    return is_same
+
+
+def inhabited(rows: torch.Tensor) -> torch.Tensor:
+    """Puts a member's first row in the place of its filler rows (M, B), as some models do not take empty rows."""
+    return torch.where(rows < 0, rows[:, :1], rows)
+
+
+def filled(parts: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
+    """Returns the rows of some batches, one a member, as (M, n_rows), with -1 behind the last of each."""
+    out = np.full((len(parts), n_rows), -1, dtype=np.int64)
+    for index, part in enumerate(parts):
+        out[index, : len(part)] = part
+    return out
+
+
+def _training(lengths: np.ndarray, batch_size: int, most_rows: int, seed: int) -> Iterator[np.ndarray]:
+    n_seen = 0
+    for epoch in range(EPOCHS):
+        for batch in order(lengths, batch_size, seed, epoch):
+            for at in range(0, len(batch), most_rows):
+                yield batch[at : at + most_rows]
+            n_seen += 1
+            if n_seen == MOST_BATCHES:
+                return
+
+
+def _scored(targets: Columns, task: Any) -> np.ndarray:
+    """Counts the positions of each row whose outputs the loss reads."""
+    column = targets[task.token_target]
+    assert isinstance(column, Ragged), "one target a token"
+    scored = np.concatenate([[0], np.cumsum(column.values != UNSCORED)])
+    found: np.ndarray = np.diff(scored[column.offsets])
+    return found
