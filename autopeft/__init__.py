@@ -10,7 +10,14 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {"run": "app", "open_run": "app", "Run": "app", "load": "training.export"}
+_HOMES = {
+    "run": "app",
+    "open_run": "app",
+    "Run": "app",
+    "load": "training.export",
+    "AutoPEFTClassifier": "estimator",
+    "AutoPEFTRegressor": "estimator",
+}
 
 __all__ = ["__version__", *_HOMES]
 
