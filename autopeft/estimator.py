@@ -284,6 +284,8 @@ def _targets(y: Any) -> np.ndarray:
         targets = targets[:, 0]
     if targets.ndim != 1:
         raise ValueError(f"y must have one target a row, not the shape {targets.shape}")
+    if np.iscomplexobj(targets):
+        raise ValueError("y is complex. Complex data not supported")
     if targets.dtype == object and any(value is None or value != value for value in targets):
         raise ValueError("y has missing values")
     return targets
