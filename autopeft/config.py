@@ -200,6 +200,7 @@ class Training(Section):
     clip: Positive | None = 1.0
     precision: Literal["auto", "fp32", "bf16", "bf16_frozen"] = "auto"
     attention: Literal["auto", "eager", "sdpa"] = "auto"
+    layout: Literal["auto", "padded", "flat"] = "auto"
     micro_batch_size: Count | None = None
     threads: Count = 1
     device: str = "auto"

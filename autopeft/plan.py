@@ -100,7 +100,8 @@ class Plan:
             out.append(
                 f"unknown     {', '.join(self.unknown)}: no method acts on these layers; model.kinds names their kinds"
             )
-        out.append(f"training    {self.chosen['precision']}, {self.chosen['attention']} attention")
+        layout = ", rows end to end" if self.chosen.get("layout") == "flat" else ""
+        out.append(f"training    {self.chosen['precision']}, {self.chosen['attention']} attention{layout}")
         if self.work_seconds is not None:
             pack = f"; a pack of {self.pack} takes less" if self.pack > 1 else ""
             minutes = (self.work_seconds if self.seconds is None else self.seconds) / 60

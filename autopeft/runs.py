@@ -348,7 +348,7 @@ class Run:
             folder, again = self._retrain(record, setup)
         self._write_export(record, setup, folder, to, which, again, merged)
         # On the CPU, like the fresh process: a GPU's convolutions differ by more than the tolerance.
-        worker = Worker(setup.but(precision="fp32", prefix_cache_bytes=0, device="cpu"))
+        worker = Worker(setup.but(precision="fp32", prefix_cache_bytes=0, device="cpu", layout="padded"))
         verify(to, *worker.sample(record.trial, folder / "trained.safetensors"))
         return to
 

@@ -158,6 +158,7 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
             _unless_auto(config.training.precision, "fp32"),
             _unless_auto(config.training.attention, "eager"),
             setup.machine.micro_batch_size,
+            setup.machine.layout,
         )
     header = {
         "event": "search",
@@ -321,6 +322,7 @@ def make_setup(config: Config, folder: Path) -> Setup:
         ),
         machine=Machine(
             device=choose_device(training.device),
+            layout=choose_layout(training.layout, training.device),
             threads=training.threads,
             micro_batch_size=training.micro_batch_size or training.batch_size,
             prefix_cache_bytes=int(training.prefix_cache_gib * 2**30),
@@ -346,6 +348,7 @@ def with_choice(setup: Setup, chosen: Mapping[str, Any]) -> Setup:
         precision=chosen["precision"],
         attention=chosen["attention"],
         micro_batch_size=chosen["micro_batch_size"],
+        layout=chosen.get("layout", "padded"),  # ledgers of versions that knew no other
     )
 
 
@@ -356,6 +359,13 @@ def choose_device(name: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def choose_layout(name: str, device: str) -> str:
+    """Returns the layout of a name: `auto` is flat on a GPU, where static shapes pay, else padded."""
+    if name != "auto":
+        return name
+    return "flat" if choose_device(device).startswith("cuda") else "padded"
 
 
 def require_gpu(config: Config) -> None:

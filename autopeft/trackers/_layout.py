@@ -183,7 +183,7 @@ class Layout:
             "objectives": [f"{objective.goal} {objective.metric}" for objective in history.objectives],
             "rows": dataset["sizes"],
             "data": dataset["origin"],
-            **{name: header["chosen"][name] for name in ("precision", "attention", "micro_batch_size")},
+            **{name: value for name, value in header["chosen"].items() if name != "candidates"},
             "config_sha256": hashlib.sha256(json.dumps(header["config"], sort_keys=True).encode()).hexdigest(),
         }
         provenance = header["provenance"]

@@ -45,6 +45,7 @@ class Choice:
     Attributes:
         precision, attention: The fastest candidate that agrees with fp32 eager.
         micro_batch_size: Rows of one forward pass.
+        layout: "padded" or "flat"; it follows from the device, unless the config names it.
         candidates: For each: seconds a step (CPU seconds on a CPU; None if the candidate does not agree), and the
             largest difference of logits as a share of the largest logit. There is no bf16 candidate if bf16 is slow.
     """
@@ -52,6 +53,7 @@ class Choice:
     precision: str
     attention: str
     micro_batch_size: int
+    layout: str = "padded"
     candidates: tuple[Mapping[str, Any], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -78,7 +80,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
     )
     attentions = ("eager", "sdpa") if attention == "auto" else (attention,)
     if len(precisions) * len(attentions) == 1:
-        return Choice(precisions[0], attentions[0], setup.machine.micro_batch_size)
+        return Choice(precisions[0], attentions[0], setup.machine.micro_batch_size, setup.machine.layout)
     exact: np.ndarray | None = None
     differences: dict[tuple[str, str], float] = {}
     for name in itertools.product(dict.fromkeys(("fp32", *precisions)), attentions):
@@ -99,7 +101,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
         {"precision": name[0], "attention": name[1], "step_seconds": seconds.get(name), "difference": difference}
         for name, difference in differences.items()
     )
-    return Choice(*best, setup.machine.micro_batch_size, candidates)
+    return Choice(*best, setup.machine.micro_batch_size, setup.machine.layout, candidates)
 
 
 def _fastest_steps(
