@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from autopeft import recipe
@@ -19,8 +20,32 @@ EVERY = (
 
 def describe(params: Mapping[str, Any], n_layers: int) -> str:
     """Names a configuration of a model with `n_layers` layers. Imports no torch."""
-    named = (_named(part, n_layers) for part in recipe.parts(params))
-    return " + ".join(named) or "nothing but the head"
+    keys, parts = recipe.keys_of(params, "head"), recipe.parts(params)
+    layer, computed = keys.get("layer", "last"), n_layers
+    if layer != "last" and layer < n_layers - 1:
+        computed = layer + 1
+        parts = tuple(filter(None, (_up_to(layer, part) for part in parts)))
+    named = (_named(part, computed) for part in parts)
+    return (" + ".join(named) or "nothing but the head") + _head(keys, n_layers)
+
+
+def _up_to(layer: int, part: Part) -> Part | None:
+    """Returns a part without the layers above the one that the head reads; None if it acts on no other."""
+    chosen = recipe.listed_layers(part.keys.get("layers", "all"))
+    if chosen is None:
+        return part
+    below = [index for index in chosen if index <= layer]
+    return replace(part, keys={**part.keys, "layers": below}) if below else None
+
+
+def _head(keys: Mapping[str, Any], n_layers: int) -> str:
+    """Describes a head in which something is chosen: ", head: mean of layer 3, hidden 64, norm"; empty for the usual."""
+    layer, pooling = keys.get("layer", "last"), keys.get("pooling", "own")
+    where = "" if layer in ("last", n_layers - 1) else f" of layer {layer}"
+    size = f"hidden {keys['hidden']}" if keys.get("hidden") else ""
+    kind = pooling if pooling != "own" or where else ""
+    said = [text for text in (f"{kind}{where}", size, "norm" if keys.get("norm") else "") if text]
+    return f", head: {', '.join(said)}" if said else ""
 
 
 def _named(part: Part, n_layers: int) -> str:

@@ -4,6 +4,7 @@
     lora@attn.rank: 8               a key of one part
     lora@attn.rank.query: 4         its size on one module kind, `rank.3` in one layer, `rank.query.3` on both
     shared.layers: 2-5              a key of all parts that do not have their own
+    head.pooling: mean              a key of the head, which every recipe has
 
 Knows methods by their attributes only, and no model. Imports no torch.
 """
@@ -19,6 +20,71 @@ from autopeft import plugins
 from autopeft.errors import Refused, did_you_mean
 from autopeft.methods import COMMON_KEYS, FEW_TAKE, MODULE_KINDS, Method
 from autopeft.space import ALWAYS, components, method_of
+
+# How a head makes one vector of a row's states; `own`: as the head of the checkpoint's architecture does.
+POOLINGS = ("own", "first", "mean", "max", "last", "attention")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a recipe puts on the model's states. The default is the architecture's own head, with nothing changed.
+
+    Attributes:
+        pooling: One of `POOLINGS`.
+        hidden: Width of a hidden layer; 0 for none.
+        norm: Whether the vector is normalised, without parameters of the norm.
+        layer: Index of the block that is read; None for the last one. The blocks above it are not computed.
+    """
+
+    pooling: str = "own"
+    hidden: int = 0
+    norm: bool = False
+    layer: int | None = None
+
+    def __post_init__(self) -> None:
+        if fault := pooling_fault(self.pooling):
+            raise Refused(f"head.pooling {fault}")
+        if fault := layer_fault("last" if self.layer is None else self.layer):
+            raise Refused(f"head.layer {fault}")
+        if type(self.hidden) is not int or self.hidden < 0:
+            raise Refused(f"head.hidden is a width, from 0, not {self.hidden!r}")
+        if type(self.norm) is not bool:
+            raise Refused(f"head.norm is on or off, not {self.norm!r}")
+
+    @staticmethod
+    def of(params: Mapping[str, Any]) -> Head:
+        """Returns the head of a configuration.
+
+        Raises:
+            Refused: A value is none that a head may have.
+        """
+        keys = {**plugins.load("methods", "head").stock, **keys_of(params, "head")}
+        layer = None if keys["layer"] == "last" else keys["layer"]
+        return Head(keys["pooling"], keys["hidden"], keys["norm"], layer)
+
+
+def pooling_fault(value: Any) -> str:
+    """Returns the reason why a value names no pooling; empty if it names one."""
+    if value in POOLINGS:
+        return ""
+    near = did_you_mean(value, POOLINGS)
+    return f"is one of {', '.join(POOLINGS)}, not {value!r}{f'.{near}' if near else ''}"
+
+
+def layer_fault(value: Any, n_layers: int | None = None) -> str:
+    """Returns the reason why a value names no block that a head may read; empty if it names one.
+
+    Args:
+        n_layers: Layers of the model; None for any model.
+    """
+    if value == "last":
+        return ""
+    if type(value) is not int or value < 0:
+        return f"is the index of a block, from 0, or 'last', not {value!r}"
+    return f"is from 0 to {n_layers - 1} in this model, not {value}" if n_layers and value >= n_layers else ""
+
+
+OWN_HEAD = Head()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,18 +202,22 @@ def every_kind(kinds: Iterable[str]) -> tuple[str, ...]:
     return tuple(kind for kind in kinds if kind != FEW_TAKE)
 
 
-def layers(value: Any, n_layers: int) -> tuple[int, ...]:
+def layers(value: Any, n_layers: int, left_out: int = 0) -> tuple[int, ...]:
     """Returns block indices, ascending, from "all", "last_<k>", "first_<k>", "<a>-<b>" (both included), or a list.
+
+    Args:
+        n_layers: Number of blocks that are computed: "last_2" are the last two of them.
+        left_out: Number of blocks above them, as the head reads a lower one. A list may name these; they fall away.
 
     Raises:
         Refused: The model has no such layers, or the value has none of these forms.
     """
-    fault = layers_fault(value, n_layers)
+    found = listed_layers(value)
+    fault = layers_fault(value, n_layers + (0 if found is None else left_out))
     if fault:
         raise Refused(fault)
-    found = listed_layers(value)
     if found is not None:
-        return tuple(sorted(set(found)))
+        return tuple(sorted(layer for layer in set(found) if layer < n_layers))
     end, _, count = value.partition("_")
     if end == "last":
         return tuple(range(n_layers - int(count), n_layers))
@@ -219,5 +289,8 @@ def check(params: Mapping[str, Any], n_layers: int | None = None) -> None:
         method: Method = plugins.load("methods", method_of(name))()
         wrong = (key_fault(method, key, n_layers) for key in keys_of(params, name))
         faults += [f"{name}: {fault}" for fault in wrong if fault]
+    if names != ("head",):
+        wrong = (key_fault(plugins.load("methods", "head")(), key) for key in keys_of(params, "head"))
+        faults += [f"head: {fault}" for fault in wrong if fault]
     if faults:
         raise Refused("; ".join(faults))

@@ -69,6 +69,7 @@ def read(
             `value` become `qkv` if they are one matrix), and attention to an encoder is added to that of the same
             name. If none is left, the default is all kinds. A key of a kind
             that the model lacks (`rank.query`) is dropped. A key of a layer that it lacks (`rank.30`) is a fault.
+            `head.layer` may be `{choice: layers, default: last}`: one option a block.
         n_layers: Number of blocks of the model. None if the model is not at hand: then a key may name any layer.
         kinds: Module kinds of the model.
     """
@@ -81,7 +82,10 @@ def read(
     for fault in misshapen:
         component, _, key = fault.path.partition(".")
         del fitted[component][key]
-    symbols = {"layers": range(ASSUMED_LAYERS if n_layers is None else n_layers), "modules": recipe.every_kind(kinds)}
+    count = ASSUMED_LAYERS if n_layers is None else n_layers
+    if "head" in fitted:
+        fitted["head"] = _fitted_head(fitted["head"], count)
+    symbols = {"layers": range(count), "modules": recipe.every_kind(kinds)}
     space, faults = parse(fitted, symbols, known)
     wrong = {fault.path for fault in faults}
     for component, keys in fitted.items():
@@ -112,15 +116,14 @@ def _known(spec: Mapping[str, Any]) -> dict[str, set[str]]:
     known = {name: {*COMMON_KEYS, *plugins.load("methods", name).keys} for name in plugins.names("methods")}
     named = {part for method in _recipes(spec) for part in components(method)}
     used = {part: known[method_of(part)] for part in sorted(named) if method_of(part) in known}
-    return {**known, **used, "shared": set().union(*known.values())}
+    return {**known, **used, "shared": set().union(*(keys for name, keys in known.items() if name != "head"))}
 
 
 def _owners(component: str) -> list[Any]:
     """Returns the methods that read the keys of a component."""
     names = plugins.names("methods")
-    return [
-        plugins.load("methods", name) for name in names if component in ("shared", name) or method_of(component) == name
-    ]
+    owners = (n for n in names if method_of(component) == n or (component == "shared" and n != "head"))
+    return [plugins.load("methods", name) for name in owners]
 
 
 def _recipe_faults(spec: Mapping[str, Any]) -> list[Fault]:
@@ -162,6 +165,14 @@ def _fitted(component: str, keys: Any, kinds: Sequence[str]) -> Any:
             when = {k: _switched(v) if isinstance(_stock(component, k), bool) else v for k, v in value["when"].items()}
             fitted[key] = {**fitted[key], "when": when}
     return fitted
+
+
+def _fitted_head(keys: Any, n_layers: int) -> Any:
+    """Puts the index of the last block in the place of `last`, if a head may read each block."""
+    layer = keys.get("layer") if isinstance(keys, Mapping) else None
+    if isinstance(layer, Mapping) and layer.get("choice") == "layers" and layer.get("default") == "last":
+        return {**keys, "layer": {**layer, "default": n_layers - 1}}
+    return keys
 
 
 def _fitted_value(stock: Any, value: Any, kinds: Sequence[str]) -> Any:
@@ -208,6 +219,8 @@ def _value_faults(component: str, key: str, value: Any, n_layers: int | None) ->
         yield from _module_faults(value)
     elif base == "layers":
         yield from _layer_faults(value, n_layers)
+    elif component == "head" and base in ("layer", "pooling"):
+        yield from _head_faults(base, value, n_layers)
     else:
         reasons = [recipe.key_fault(owner, key, n_layers) for owner in _owners(component) if base in owner.keys]
         if reasons and all(reasons):
@@ -262,6 +275,15 @@ def _layer_faults(value: Any, n_layers: int | None) -> Iterator[str]:
             yield f"is {{subset: layers, default: all}}, or a choice among {known}; got {wrong[0]!r}"
     elif kind != "subset" or not all(isinstance(v, int) and v >= 0 for v in values):
         yield "is a subset of layers by index from 0: {subset: layers, default: all}"
+
+
+def _head_faults(key: str, value: Any, n_layers: int | None) -> Iterator[str]:
+    kind, values = _values(value)
+    if kind not in ("constant", "choice") and not (key == "layer" and kind == "int"):
+        yield "is one value or a {choice: [...], default: ...}"
+    else:
+        faults = (recipe.pooling_fault(v) if key == "pooling" else recipe.layer_fault(v, n_layers) for v in values)
+        yield from itertools.islice(filter(None, faults), 1)
 
 
 def _values(value: Any) -> tuple[str, list[Any]]:

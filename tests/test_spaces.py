@@ -209,3 +209,38 @@ def test_samplers_draw_one_method_several_times(name: str) -> None:
         params = sampler.ask(number, number)
         assert not space.why_not(params)
         assert parts(params)
+
+
+def test_a_head_may_read_each_block_of_the_model() -> None:
+    space, faults = read({}, head={"layer": {"choice": "layers", "default": "last"}, "pooling": "mean"})
+    assert space is not None, faults
+    assert space.dimensions["head.layer"].domain == Choice((0, 1, 2, 3))
+    assert space.dimensions["head.layer"].default == 3
+    space, faults = read({}, head={"layer": {"choice": ["last", 1], "default": "last"}, "norm": "on"})
+    assert space is not None, faults
+    assert space.dimensions["head.norm"].default is True
+
+
+@pytest.mark.parametrize(
+    ("head", "fault"),
+    [
+        ({"pooling": "men"}, "head.pooling: is one of own, first, mean, max, last, attention, not 'men'. Did you mean"),
+        ({"pooling": {"choice": ["own", "cls"], "default": "own"}}, "head.pooling: is one of own"),
+        ({"pooling": {"subset": ["own"], "default": "all"}}, "head.pooling: is one value or a {choice"),
+        ({"layer": {"choice": ["last", 4], "default": "last"}}, "head.layer: is from 0 to 3 in this model, not 4"),
+        ({"layer": {"int": [0, 9], "default": 3}}, "head.layer: is from 0 to 3 in this model, not 9"),
+        ({"layer": "first"}, "head.layer: is the index of a block, from 0, or 'last', not 'first'"),
+        ({"hidden": -2}, "head.hidden: takes whole numbers from 0; got -2"),
+        ({"norm": "layer"}, "head.norm: is on or off; got 'layer'"),
+        ({"poling": "mean"}, "head.poling: head has no key 'poling'. Did you mean 'pooling'?"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_head(head: dict[str, Any], fault: str) -> None:
+    _, faults = read({}, head=head)
+    assert len(faults) == 1
+    assert faults[0].startswith(fault)
+
+
+def test_keys_of_the_head_are_not_shared() -> None:
+    _, faults = read({}, shared={"pooling": "mean"})
+    assert faults[0].startswith("shared.pooling: shared has no key 'pooling'")

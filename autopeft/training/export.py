@@ -32,11 +32,13 @@ from torch import nn
 from autopeft import plugins
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.methods import Site
+from autopeft.recipe import OWN_HEAD, Head
 from autopeft.tasks import Raw, Source, Split, Task, column_names
 from autopeft.tasks._format import KEYS as FORMAT_KEYS
 from autopeft.tasks._targets import is_missing, n_rows, some_rows
 from autopeft.training.answers import Answers, score_batches
 from autopeft.training.batches import collate
+from autopeft.training.head import headed
 from autopeft.training.merge import merge
 from autopeft.training.model import clone_shared, load_model, view
 from autopeft.training.offline import from_disk_first
@@ -121,9 +123,12 @@ def export(
 
 
 def is_peft(base: nn.Module, params: Mapping[str, Any]) -> bool:
-    """Whether one stock peft adapter holds the recipe: one peft method, and convolutions that peft can wrap."""
-    parts = resolve(view(base), params)
-    return len(parts) == 1 and parts[0].method.is_peft and not getattr(base.config, "tf_padding", False)
+    """Whether one stock peft adapter holds the recipe: one peft method, the model's own head, and convolutions that peft
+    can wrap."""
+    _, seen = headed(base, view(base), Head.of(params))
+    parts = resolve(seen, params)
+    is_one = seen.chosen == OWN_HEAD and len(parts) == 1 and parts[0].method.is_peft
+    return is_one and not getattr(base.config, "tf_padding", False)
 
 
 def _save_peft(

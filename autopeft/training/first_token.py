@@ -26,7 +26,7 @@ TOKEN_BY_TOKEN = {
 
 def read_first_token(model: nn.Module, view: ModelView) -> None:
     """Makes the last block of a clone drop all tokens but the first, if the head reads no other."""
-    place = TOKEN_BY_TOKEN.get(view.model_type)
+    place = TOKEN_BY_TOKEN.get(view.model_type) if view.chosen.pooling in ("own", "first") else None
     if place is not None and type(model).__name__.endswith("ForSequenceClassification"):
         model.get_submodule(f"{view.blocks[-1]}.{place}").register_forward_pre_hook(_first)
 

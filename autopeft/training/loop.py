@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +24,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from autopeft.files import to_disk, trial_folder
+from autopeft.recipe import Head
 from autopeft.tasks import Scores
 from autopeft.training.answers import NOT_FINITE, Answers, calibrated, score_batches
 from autopeft.training.batches import collate, endless
 from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
 from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes, require_device
+from autopeft.training.head import headed, vectors
 from autopeft.training.model import ModelView, clone_shared, load_model, view
 from autopeft.training.network import Network, as_trials_run
 from autopeft.training.optimizer import learning_rate_factor, make_optimizer
@@ -187,7 +190,7 @@ class Worker:
 
     def wrap(self, attached: Attached) -> Network:
         """Puts an attached clone in the precision of the search, without the blocks that the prefix cache replaces."""
-        as_trials_run(attached.model, self.view, self.precision)
+        as_trials_run(attached.model, attached.view, self.precision)
         return Network(self, attached)
 
     def train(self, network: Network, seed: int, total: int) -> Iterator[tuple[int, float]]:
@@ -266,16 +269,33 @@ class Worker:
         shutil.rmtree(folder, ignore_errors=True)  # left by an earlier run of the trial
         os.replace(temporary, folder)
 
-    def cached(self, splits: Sequence[str], depth: int) -> dict[str, Cached] | None:
-        """Returns the cached activations of splits below `depth`, by split; None if together they exceed the bound."""
-        return self.prefix.get({name: self.data.splits[name] for name in splits}, depth, self.reach)
+    def cached(self, splits: Sequence[str], depth: int, head: Head | None = None) -> dict[str, Cached] | None:
+        """Returns the cached activations of splits below `depth`, by split; None if together they exceed the bound.
 
-    def reach(self, depth: int, lower: int | None = None, below: Cached | None = None) -> Reach:
-        """Returns what computes the activations below `depth`, from the inputs or from the cache of a lower depth."""
-        model = clone_shared(self.base, ())
+        Args:
+            head: A head that reads the block below `depth`: then the vectors that its pooling makes of the activations.
+                All poolings but `own` make them of one cache, so that each costs no further pass over the base.
+        """
+        chosen = {name: self.data.splits[name] for name in splits}
+        if head is None:
+            return self.prefix.get(chosen, depth, self.reach)
+        if head.pooling != "own":
+            self.prefix.get(chosen, depth, self.reach)
+        return self.prefix.get(chosen, depth, partial(self.reach, head=head), pooling=head.pooling)
+
+    def reach(
+        self, depth: int, lower: int | None = None, below: Cached | None = None, head: Head | None = None
+    ) -> Reach:
+        """Returns what computes the activations below `depth`, from the inputs or from the cache of a lower depth.
+
+        Args:
+            head: See `cached`.
+        """
+        model, view = self.base, self.view
+        if head is not None:  # whatever its layers, the vectors are the same
+            model, view = headed(model, view, replace(head, hidden=0, norm=False))
+        model = clone_shared(model, ()).eval()
         self.precision.lower(model)
-        model.eval()
-        cut = Cut(model, self.view.stem, self.view.blocks, lower) if lower is not None else None
-        takes = depth > self.view.n_layers
-        target = self.view.head[0] if takes else self.view.blocks[depth - 1]
-        return Reach(model, target, takes, self.precision.context, self.device, cut, below)
+        cut = Cut(model, view.stem, view.blocks, lower) if lower is not None else None
+        target = view.blocks[depth - 1] if head is None else vectors(view)
+        return Reach(model, target, head is not None, self.precision.context, self.device, cut, below)

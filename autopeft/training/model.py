@@ -20,6 +20,7 @@ from torch import nn
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.methods import CROSS
 from autopeft.model_folder import ADAPTER, refuse_adapter
+from autopeft.recipe import OWN_HEAD, Head
 from autopeft.tasks._text import model_padding
 from autopeft.training.setup import ModelSpec
 
@@ -80,6 +81,8 @@ class ModelView:
         model_type: Model type in transformers' words.
         embeddings: Token embedding; empty for a model that reads no tokens.
         output: A language model's output layer, if it is not the head; it may share its weight with the embeddings.
+        chosen: The configuration's head (`training.head`); the default is the one that the architecture has.
+        left_out: Number of blocks above the one that the head reads. They are not among `blocks`.
     """
 
     blocks: tuple[str, ...]
@@ -92,6 +95,8 @@ class ModelView:
     model_type: str
     embeddings: tuple[str, ...] = ()
     output: tuple[str, ...] = ()
+    chosen: Head = OWN_HEAD
+    left_out: int = 0
 
     @property
     def unknown_inside(self) -> tuple[str, ...]:
@@ -449,6 +454,13 @@ def clone_shared(model: nn.Module, own: Iterable[str]) -> nn.Module:
     owned = {id(p) for n, p in model.named_parameters(remove_duplicate=False) if n in names}
     memo: dict[int, Any] = {id(p): p for p in model.parameters() if id(p) not in owned}
     return copy.deepcopy(model, memo)
+
+
+class Passed(nn.Module):
+    """Stands for a block that is not computed, and returns its input."""
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return hidden_states
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -16,6 +16,7 @@ from autopeft.training.batches import batch_weight, by_length, collate, collate_
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.first_token import read_first_token
 from autopeft.training.flat import Flattening
+from autopeft.training.head import vectors
 from autopeft.training.low_rank import fuse
 from autopeft.training.model import ModelView
 from autopeft.training.precision import Precision
@@ -47,12 +48,13 @@ class Network:
         attached: The clone with the recipe.
 
     Attributes:
-        depth: Number of blocks that the cache replaces; n_layers + 1 if it replaces all but the head; 0 for none.
+        depth: Number of blocks that the cache replaces, of those that the head reads; one more than there are if it
+            replaces all but the head's layers; 0 for none.
         untrained: Trained parameters that no gradient has reached so far, by name.
     """
 
     def __init__(self, worker: Worker, attached: Attached) -> None:
-        self.worker, self.attached, self.model = worker, attached, attached.model
+        self.worker, self.attached, self.model, self.view = worker, attached, attached.model, attached.view
         parameters = dict(attached.model.named_parameters())
         self.untrained = {name: parameters[name] for name in attached.trained if name in parameters}
         self.micro_batch_size = worker.setup.machine.micro_batch_size
@@ -60,43 +62,51 @@ class Network:
         self._reach: Reach | None = None
         self.cut: Cut | None = None
         self.depth = self._depth()
-        if 0 < self.depth <= worker.view.n_layers:
-            self.cut = Cut(self.model, worker.view.stem, worker.view.blocks, self.depth)
+        if 0 < self.depth <= self.view.n_layers:
+            self.cut = Cut(self.model, self.view.stem, self.view.blocks, self.depth)
         self.is_static = worker.setup.machine.layout == "flat"
         self.flattening: Flattening | None = None
         if self.is_static and worker.statics.form(worker.data) == "flat":
-            output = worker.view.output if isinstance(worker.task, TokenWise) else ()
-            self.flattening = Flattening(self.model, worker.view.blocks, next(iter(output), None))
+            output = self.view.output if isinstance(worker.task, TokenWise) else ()
+            self.flattening = Flattening(self.model, self.view.blocks, next(iter(output), None))
         takes = inspect.signature(self.model.forward).parameters
         self._no_cache = {"use_cache": False} if "use_cache" in takes else {}  # of keys and values, for generation
 
     def _depth(self) -> int:
         """Returns the depth of the deepest cache with nothing trained below it; 0 if that cache exceeds the bound."""
-        lowest, n_layers = self.attached.lowest, self.worker.view.n_layers
+        lowest, n_layers = self.attached.lowest, self.view.n_layers
         if lowest == 0 or self.worker.task.calls_model or self.worker.setup.machine.prefix_cache_bytes == 0:
             return 0
-        if lowest == n_layers and self._trains_one_head() and self._open(n_layers + 1):
+        if lowest == n_layers and self._reads_vectors() and self._open(n_layers + 1):
             if all(isinstance(part.values, np.ndarray) and part.values.ndim == 2 for part in self._caches.values()):
                 return n_layers + 1
             self._caches.clear()  # the head reads more than one vector a row, so only the model can call it
         return lowest if self._open(lowest) else 0
 
-    def _trains_one_head(self) -> bool:
-        head = self.worker.view.head
-        return len(head) == 1 and all(name.startswith(f"{head[0]}.") for name in self.attached.trained)
+    def _reads_vectors(self) -> bool:
+        """Whether all that trains is behind the vectors of the rows."""
+        layers = vectors(self.view)
+        return bool(layers) and all(name.startswith(f"{layers}.") for name in self.attached.trained)
+
+    def _cached(self, splits: Sequence[str], depth: int) -> dict[str, Cached] | None:
+        """Returns the cached activations below a depth, or the vectors that the head's pooling makes of them."""
+        if depth > self.view.n_layers:
+            return self.worker.cached(splits, self.view.n_layers, self.view.chosen)
+        return self.worker.cached(splits, depth)
 
     def _open(self, depth: int) -> bool:
         """Opens the caches of the splits that every trial reads. Returns whether they are within the bound."""
-        cached = self.worker.cached(SPLITS, depth)
+        cached = self._cached(SPLITS, depth)
         self._caches = cached or {}
         return cached is not None
 
     def _below(self, split: str, rows: np.ndarray) -> torch.Tensor:
         """Returns the activations at the cut for some rows: from the cache, or computed if the split has no cache."""
         if split not in self._caches and self._reach is None:
-            cached = self.worker.cached((*SPLITS, split), self.depth)
+            cached = self._cached((*SPLITS, split), self.depth)
             if cached is None:
-                self._reach = self.worker.reach(self.depth)
+                head = self.view.chosen if self.depth > self.view.n_layers else None
+                self._reach = self.worker.reach(min(self.depth, self.view.n_layers), head=head)
             else:
                 self._caches = cached
         if split in self._caches:
@@ -133,7 +143,7 @@ class Network:
                 return _logits(self.model(**collate(data, rows, worker.device)))
             hidden = self._below(split, rows)
             if self.cut is None:
-                of_head: torch.Tensor = self.model.get_submodule(worker.view.head[0])(hidden)
+                of_head: torch.Tensor = self.model.get_submodule(vectors(self.view))(hidden)
                 return of_head
             self.cut.hidden = hidden
             unseen = frozenset(data.inputs) if self.cut.skips_stem else frozenset()
@@ -194,7 +204,7 @@ class Network:
     def _below_static(self, split: str) -> Column:
         """Returns the cached activations of a split on the device."""
         if split not in self._caches:
-            cached = self.worker.cached((*SPLITS, split), self.depth)
+            cached = self._cached((*SPLITS, split), self.depth)
             assert cached is not None
             self._caches = cached
         return self.worker.statics.below(self._caches[split])
@@ -210,7 +220,7 @@ class Network:
                 below = self._below_static(split)
                 hidden = below.padded(flat, size.longest) if below.is_ragged else below.dense(flat)
                 if self.cut is None:
-                    of_head: torch.Tensor = self.model.get_submodule(worker.view.head[0])(hidden)
+                    of_head: torch.Tensor = self.model.get_submodule(vectors(self.view))(hidden)
                     return of_head, None
                 self.cut.hidden = hidden
             unseen = frozenset(source.split.inputs) if self.cut is not None and self.cut.skips_stem else frozenset()

@@ -16,7 +16,7 @@ from autopeft.training.course import Course
 from autopeft.training.faults import is_trials_own
 from autopeft.training.loop import Worker
 from autopeft.training.runners import Alone, Events, Runner, Together
-from autopeft.training.stack import Member
+from autopeft.training.stack import Member, Place
 from autopeft.trial import Trial
 
 
@@ -30,8 +30,7 @@ class Pack:
 
     def __init__(self, worker: Worker, split: str = "validation") -> None:
         self.worker, self.split = worker, split
-        # Key: whether the members act on the base. Members that train a head only share passes over cached activations.
-        self._together = {acts: Together(worker, split, self._scatter) for acts in (False, True)}
+        self._together: dict[Place, Together] = {}
         self._alone: list[Alone] = []
 
     def join(self, trial: Trial) -> None:
@@ -49,7 +48,7 @@ class Pack:
         if member is None:
             self._enter(Alone(self.worker, trial, self.split))
             return
-        together = self._together[bool(member.updates)]
+        together = self._together.setdefault(member.place, Together(self.worker, self.split, self._scatter))
         if not together.members:
             together.seconds = max(together.seconds, self._least())
         together.gather([*together.members, member])
@@ -78,7 +77,8 @@ class Pack:
 
     def _running(self) -> list[Runner]:
         """Returns who needs turns; trials of a head first, as they are fast."""
-        runners: list[Runner] = [*self._together.values(), *self._alone]
+        places = sorted(self._together, key=lambda place: place.acts)
+        runners: list[Runner] = [*(self._together[place] for place in places), *self._alone]
         return [runner for runner in runners if runner.trials]
 
     def _courses(self) -> list[Course]:
@@ -96,7 +96,7 @@ class Pack:
     def _scatter(self, members: Sequence[Member]) -> None:
         """Lets each member of a stack begin again, alone."""
         for member in members:
-            reported = {**self._together[False].reported, **self._together[True].reported}
+            reported = self._together[member.place].reported
             self._enter(Alone(self.worker, member.trial, self.split, reported.get(member.trial.number, 0)))
 
     def _devices(self) -> list[torch.device]:

@@ -1,6 +1,6 @@
 """The frozen prefix: below the lowest trained block nothing changes, so its activations are computed once.
 
-For each split and depth, the input of block `depth` (or of the head) is kept on disk as a memory map, shared by all
+For each split and depth, the input of block `depth` (or of a head's layers) is kept on disk as a memory map, shared by all
 trials and workers of a node. The batches that compute a cache are always the same. So the bits of a cache do not depend
 on whether it was computed from the inputs, from a lower depth, or again after it was dropped. A cache is written under
 a temporary name and then renamed. If the bound on disk is passed, the least recently used cache is dropped.
@@ -29,7 +29,7 @@ from autopeft.errors import EnvironmentFault
 from autopeft.files import build_once
 from autopeft.tasks import Ragged, Split
 from autopeft.training.batches import by_length, collate, pad
-from autopeft.training.model import replace_module
+from autopeft.training.model import Passed, replace_module
 
 MOST_TRIES = 10  # to open caches that other workers drop meanwhile
 BATCH = 64  # rows of one forward pass while a cache is built: fixed, so that its bits are
@@ -74,41 +74,45 @@ class PrefixCache:
         self.folder, self.limit_bytes = folder, limit_bytes
         self.parts: Mapping[str, float] = {}
         self.seconds = 0.0
-        self._sizes: dict[tuple[str, int], float] = {}
+        self._sizes: dict[Path, float] = {}
 
-    def get(self, splits: Mapping[str, Split], depth: int, reach: MakeReach) -> dict[str, Cached] | None:
+    def get(
+        self, splits: Mapping[str, Split], depth: int, reach: MakeReach, pooling: str = ""
+    ) -> dict[str, Cached] | None:
         """Returns the activations below `depth` for every row of some splits, by split name.
 
         Args:
             splits: Name → split; they are used together.
-            depth: 1 … n_layers: the output of block `depth - 1`; n_layers + 1: the input of the head.
+            depth: 1 … n_layers: the output of block `depth - 1`.
             reach: Makes the `Reach` that computes these activations, from the inputs or from a lower depth's cache.
+            pooling: Name of what `reach` makes of that output, one vector a row: the input of a head's layers.
 
         Returns:
             None if the splits together exceed the bound, or if others drop the caches faster than they are built.
         """
+        paths = {name: self._path(name, depth, pooling) for name in splits}
         for name, split in splits.items():
-            if (name, depth) not in self._sizes:
-                self._sizes[name, depth] = self._size(split, reach(depth, None, None)) / self.parts.get(name, 1.0)
-        if sum(self._sizes[name, depth] for name in splits) > self.limit_bytes:
+            if paths[name] not in self._sizes:
+                self._sizes[paths[name]] = self._size(split, reach(depth, None, None)) / self.parts.get(name, 1.0)
+        if sum(self._sizes[path] for path in paths.values()) > self.limit_bytes:
             return None
         for _ in range(MOST_TRIES):
             with contextlib.suppress(FileNotFoundError):
-                found = {name: self._open(name, split, depth, reach) for name, split in splits.items()}
-                self._drop_least_recently_used(keep={self._path(name, depth) for name in splits})
+                found = {name: self._open(name, split, depth, reach, pooling) for name, split in splits.items()}
+                self._drop_least_recently_used(keep=set(paths.values()))
                 return found
         return None
 
-    def _open(self, name: str, split: Split, depth: int, reach: MakeReach) -> Cached:
+    def _open(self, name: str, split: Split, depth: int, reach: MakeReach, pooling: str) -> Cached:
         """Opens a cache; builds it first if there is none.
 
         Raises:
             FileNotFoundError: Another worker dropped it meanwhile.
         """
-        folder, start = self._path(name, depth), time.monotonic()
+        folder, start = self._path(name, depth, pooling), time.monotonic()
 
         def build(to: Path) -> None:
-            lower, below = self._lower(name, depth)
+            lower, below = self._lower(name, depth if pooling else depth - 1)
             self._build(split, reach(depth, lower, below), to)
 
         build_once(folder, build)
@@ -117,15 +121,15 @@ class PrefixCache:
         return self._load(folder)
 
     def _lower(self, name: str, depth: int) -> tuple[int | None, Cached | None]:
-        """Returns the nearest lower depth that is cached, and its cache; (None, None) if there is none."""
-        for lower in range(depth - 1, 0, -1):
+        """Returns the greatest depth up to `depth` that is cached, and its cache; (None, None) if there is none."""
+        for lower in range(depth, 0, -1):
             if self._path(name, lower).exists():
                 with contextlib.suppress(FileNotFoundError):
                     return lower, self._load(self._path(name, lower))
         return None, None
 
-    def _path(self, name: str, depth: int) -> Path:
-        return self.folder / f"{name}-{depth}"
+    def _path(self, name: str, depth: int, pooling: str = "") -> Path:
+        return self.folder / "-".join(filter(None, (name, str(depth), pooling)))
 
     def _size(self, split: Split, reach: Reach) -> int:
         """Computes how many bytes the cache of a split takes, from a batch of one row."""
@@ -219,7 +223,7 @@ class Cut:
         if self.skips_stem:
             replace_module(model, stem[0], _Given(self, model.get_submodule(stem[0])))
         for index, name in enumerate(blocks[:depth]):
-            replace_module(model, name, _Given(self, model.get_submodule(name)) if index == 0 else _Passed())
+            replace_module(model, name, _Given(self, model.get_submodule(name)) if index == 0 else Passed())
 
 
 class _Given(nn.Module):
@@ -236,13 +240,6 @@ class _Given(nn.Module):
         hidden = self.__dict__["cut"].hidden
         assert hidden is not None, "a cut model is given its activations before each pass"
         return hidden  # type: ignore[no-any-return]  # out of __dict__
-
-
-class _Passed(nn.Module):
-    """Stands for a block whose output is cached, and returns its input."""
-
-    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return hidden_states
 
 
 class Reach:

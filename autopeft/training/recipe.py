@@ -12,8 +12,9 @@ from torch import nn
 from autopeft import plugins, recipe
 from autopeft.errors import Refused
 from autopeft.methods import CROSS, During, Method, Scope, Site
-from autopeft.recipe import Part
+from autopeft.recipe import Head, Part
 from autopeft.space import ALWAYS
+from autopeft.training.head import headed
 from autopeft.training.model import ModelView, clone_shared
 from autopeft.trial import derive_seed
 
@@ -54,9 +55,10 @@ class Attached:
 
     Attributes:
         model: Shares every frozen tensor with the base.
+        view: Its parts as the recipe's head sees them.
         groups: Trained parameters by component and learning rate, the head last.
         lowest: The lowest block with a trained parameter; n_layers if only modules above the blocks train. At most
-            `ModelView.chain`, so 0 if the blocks are not known to run one after the other.
+            `view.chain`, so 0 if the blocks are not known to run one after the other.
         trained: Full names of all trained parameters.
         own: Full names of all tensors in which this model differs from its base: trained, added and frozen, or changed
             parameters, and added buffers.
@@ -66,6 +68,7 @@ class Attached:
     """
 
     model: nn.Module
+    view: ModelView
     groups: tuple[Group, ...]
     lowest: int
     trained: tuple[str, ...]
@@ -78,10 +81,13 @@ class Attached:
 def resolve(view: ModelView, params: Mapping[str, Any]) -> list[Component]:
     """The parts of a configuration on this model, with where they act; without those that the model leaves nothing of.
 
+    Args:
+        view: The parts that the configuration's head reads (`training.head.headed`).
+
     Raises:
         Refused: None is left, a key is nobody's, or the model has no such modules or layers.
     """
-    recipe.check(params, view.n_layers)
+    recipe.check(params, view.n_layers + view.left_out)
     if params["method"] == "head" and not view.head:
         raise Refused("this model has no head to train")
     found = [component for component in (_component(view, part) for part in recipe.parts(params)) if component]
@@ -92,7 +98,7 @@ def resolve(view: ModelView, params: Mapping[str, Any]) -> list[Component]:
 
 def _component(view: ModelView, part: Part) -> Component | None:
     """A part on this model; None where its size is 0 on all its module kinds in all its layers."""
-    layers = recipe.layers(part.keys.get("layers", "all"), view.n_layers)
+    layers = recipe.layers(part.keys.get("layers", "all"), view.n_layers, view.left_out)
     kinds = choose_kinds(view, part.method, part.keys.get("modules"))
     nothing_chosen = "modules" in part.keys and not kinds
     if nothing_chosen or not recipe.is_there(part, kinds, layers):
@@ -167,6 +173,18 @@ def attach(
     Raises:
         Refused: The recipe is empty, or does not fit the model.
     """
+    return _attach(*headed(base, view, Head.of(params)), params, seed, steps, batches)
+
+
+def _attach(
+    base: nn.Module,
+    view: ModelView,
+    params: Mapping[str, Any],
+    seed: int,
+    steps: int | None = None,
+    batches: Callable[[], Iterator[Mapping[str, Any]]] | None = None,
+) -> Attached:
+    """Does the same on a base that has the recipe's head."""
     parts = [part for part in resolve(view, params) if part.name != "head"]  # which every recipe has, after the others
     heads = [name for name, _ in base.named_parameters() if view.in_head(name)]
     sites = {part.name: Site(part.scope, part.keys, steps, batches) for part in parts}
@@ -206,6 +224,7 @@ def attach(
     own_names = tuple(dict.fromkeys([*every, *rest]))
     return Attached(
         model=model.eval(),
+        view=view,
         groups=groups,
         lowest=min(view.chain, *(max(0, view.block_of(name)) for name in own_names)),
         trained=every,
@@ -279,7 +298,7 @@ def count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[s
     """
     state = torch.random.get_rng_state()
     try:
-        return _count(meta, view, params)
+        return _count(*headed(meta, view, Head.of(params)), params)
     finally:
         torch.random.set_rng_state(state)
 
@@ -295,7 +314,7 @@ def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[
     rest = [part.name for part in parts if part.name not in formula]
     others = {key: value for key, value in params.items() if key.partition(".")[0] in (*ALWAYS, *rest)}
     if rest or view.head:
-        found = counts(attach(meta, view, {**others, "method": "+".join(rest) or "head"}, 0))
+        found = counts(_attach(meta, view, {**others, "method": "+".join(rest) or "head"}, 0))
     else:  # a language model has no head
         found = dict.fromkeys(("trainable_parameters", "adapter_parameters", "head_parameters"), 0.0)
     added = sum(formula.values())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ import torch
 from torch import nn
 
 from autopeft import recipe
+from autopeft.recipe import Head
 from autopeft.training.answers import SCORE_BATCH, Answers, calibrated
 from autopeft.training.batches import batch_weight, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
+from autopeft.training.head import headed
 from autopeft.training.loop import Worker
 from autopeft.training.low_rank import is_plain, updated
 from autopeft.training.model import ModelView, clone_shared, replace_module
@@ -33,6 +35,19 @@ from autopeft.trial import Trial, derive_seed
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # the defaults of torch's AdamW
 LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What members have in common that share passes.
+
+    Attributes:
+        acts: Whether they act on the base. If not, a pass begins at cached activations.
+        head: Their head; `hidden` is 1 for a hidden layer of any width.
+    """
+
+    acts: bool
+    head: Head
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,13 @@ class Member:
     step: int = 0
     moments: dict[str, list[torch.Tensor]] = field(default_factory=dict)
 
+    @property
+    def place(self) -> Place:
+        """Members of one place can share passes."""
+        head = self.attached.view.chosen
+        # Of two hidden layers the narrower one is padded with zeros.
+        return Place(bool(self.updates), replace(head, hidden=min(head.hidden, 1)))
+
     @staticmethod
     def of(worker: Worker, trial: Trial) -> Member | None:
         """Attaches a trial's recipe; None if a stack cannot hold the trial.
@@ -79,7 +101,7 @@ class Member:
             return None
         course = worker.course(trial)
         attached = worker.attach(trial)
-        updates = lora_updates(attached, worker.view)
+        updates = lora_updates(attached, attached.view)
         if updates is None:
             return None
         course.mark()
@@ -121,7 +143,7 @@ class Stack:
 
     Args:
         worker: Owner of the base, the data and the caches.
-        members: At least one; the stack never changes its members.
+        members: At least one, all of one place; the stack never changes its members.
         most_members: Most members of one pass; more need several passes. Halved if memory runs out.
     """
 
@@ -355,14 +377,17 @@ class Stack:
 
     def _network(self, heads: Sequence[str]) -> Network:
         """Returns the base with stacked modules, without the blocks that the lowest member's prefix cache replaces."""
-        model = clone_shared(self.worker.base, ())
+        chosen = self.members[0].attached.view.chosen
+        base, view = headed(self.worker.base, self.worker.view, chosen)
+        model = clone_shared(base, ())
         for name in sorted({module for member in self.members for module in member.updates}):
             replace_module(model, name, StackedLora(self, name, model.get_submodule(name)))
         for name in sorted({parameter.rpartition(".")[0] for parameter in heads}):
             replace_module(model, name, StackedLinear(self, name))
         lowest = min(member.attached.lowest for member in self.members)
         head = self.members[0].attached.head
-        return self.worker.wrap(Attached(model.eval(), (), lowest, tuple(self.names), tuple(self.names), (), head))
+        names = tuple(self.names)
+        return self.worker.wrap(Attached(model.eval(), view, (), lowest, names, names, (), head))
 
 
 class StackedLora(nn.Module):
