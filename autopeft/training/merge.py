@@ -14,6 +14,7 @@ from torch import nn
 from autopeft import recipe
 from autopeft.errors import Refused, UsageError
 from autopeft.methods import Site
+from autopeft.recipe import OWN_HEAD
 from autopeft.training.model import ModelView, replace_module
 from autopeft.training.recipe import Attached, resolve
 
@@ -37,9 +38,15 @@ def merge(attached: Attached, view: ModelView, params: Mapping[str, Any]) -> nn.
         view: The parts of the base.
 
     Raises:
-        UsageError: A component cannot be merged, or peft cannot merge into one of the layers; says which.
+        UsageError: A component cannot be merged, or peft cannot merge into one of the layers; says which. Or the head is
+            none that the architecture has.
     """
     refuse_unmergeable(params)
+    if attached.view.chosen != OWN_HEAD:
+        raise UsageError(
+            "a stock model has its own head, on its last block: this one has another (the keys `head.*` say which), "
+            "so it cannot be merged; export it as an adapter"
+        )
     model = attached.model
     try:
         for part in resolve(view, params):

@@ -9,11 +9,12 @@ from architectures import MAKE, TEXT, inputs, make
 from transformers import BertForTokenClassification, GPT2LMHeadModel
 
 from autopeft import testing
-from autopeft.errors import Refused
+from autopeft.errors import Refused, UsageError
 from autopeft.recipe import OWN_HEAD, POOLINGS, Head
 from autopeft.training import head as module
 from autopeft.training.counter import Counter
 from autopeft.training.head import PLAIN, fitted, headed, pooled, poolings
+from autopeft.training.merge import merge
 from autopeft.training.model import view
 from autopeft.training.recipe import attach, count, resolve
 
@@ -285,3 +286,10 @@ def test_a_wrong_head_cannot_exist(values, reason):
         Head(**values)
     with pytest.raises(Refused, match=reason):
         Head.of({"method": "lora", **{f"head.{key}": value for key, value in values.items()}})
+
+
+def test_a_stock_model_holds_none_of_them():
+    base = MAKE["bert"]()
+    parts, params = view(base), {"method": "norm", "head.pooling": "mean"}
+    with pytest.raises(UsageError, match="a stock model has its own head"):
+        merge(attach(base, parts, params, 0), parts, params)
