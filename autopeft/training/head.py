@@ -167,7 +167,7 @@ class _Reads:
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         base = getattr(self, self.base_model_prefix)
-        if _keeps_keys(type(base)):
+        if _keeps_keys(cast(Any, type(base))):
             inputs["use_cache"] = False  # of keys and values, for generation
         output = base(**inputs)
         head = self.get_submodule(self.autopeft_head)

@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from models import text_setup
 from safetensors.torch import load_file
 
@@ -88,6 +90,17 @@ def test_packed_they_are_what_they_are_alone(setup, alone, method):
         assert last.status is Status.COMPLETE, last.error
         assert steady(last) == pytest.approx(steady(event), rel=1e-3, abs=1e-3)
         same(ours, tensors(own, number), tolerance=1e-3)
+
+
+@pytest.mark.parametrize("cache", [0, 2**30])
+def test_of_rows_end_to_end_they_read_the_same(setup, cache):
+    padded, flat = (Worker(setup.but(layout=layout, prefix_cache_bytes=cache)) for layout in ("padded", "flat"))
+    rows = np.arange(7)
+    for trial in trials("norm" if cache == 0 else "head"):
+        with torch.no_grad():
+            one, other = (worker.network(trial).logits("validation", rows) for worker in (padded, flat))
+        assert torch.allclose(one, other, atol=1e-5 * float(one.abs().max())), trial.params
+    assert flat.statics.form(flat.data) == "flat"
 
 
 @pytest.mark.parametrize(
