@@ -22,6 +22,7 @@ from autopeft.model_folder import adapter_fault
 from autopeft.objectives import Objective
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
+from autopeft.tasks import ReadsForms
 from autopeft.tasks._format import EXPECTED, Format, is_known, unknown_kind
 from autopeft.tasks._tables import columns_of, no_column
 from autopeft.trial import Report, Trial
@@ -283,6 +284,9 @@ def data_keys_of(draft: Draft, known: Sequence[str]) -> None:
         elif key not in known and not _names_columns(value, task.columns[key]):
             several = ", or a list of names" if task.columns[key] == "targets" else ""
             draft.fault(f"data.{key}", f"expected the name of a column{several}, got {value!r}")
+    if isinstance(task, ReadsForms) and not isinstance(task, type):
+        for fault in task.data_faults(data):
+            draft.fault(fault.path, fault.message)
 
 
 def _names_columns(value: Any, kind: str) -> bool:
@@ -349,15 +353,22 @@ def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any], task
         draft.fault(at, f"{'a folder, or another file: ' if takes_folders else ''}{unknown_kind(path)}")
     else:
         columns = _columns(draft, at, path, data)
-        keys = (*(("text", "image", "label") if task is None else task.columns), "group")
-        given = {key: data.get(key) for key in keys}
-        named = {key: names if isinstance(names, list) else [names] for key, names in given.items()}
-        if "text" in named and isinstance(given["text"], list) and len(named["text"]) != 2:
-            named["text"] = []  # pydantic says so
-        for column_key, names in named.items():
-            for name in names:
-                if columns is not None and isinstance(name, str) and name not in columns:
-                    draft.fault(f"data.{column_key}", no_column(name, path.name, columns, path, Format.of(data)))
+        for name, column_key in _named_columns(data, task):
+            if columns is not None and name not in columns:
+                draft.fault(f"data.{column_key}", no_column(name, path.name, columns, path, Format.of(data)))
+
+
+def _named_columns(data: Mapping[str, Any], task: Any) -> list[tuple[str, str]]:
+    """Returns the columns that the config names, each with its key. Defaults are not among them."""
+    if isinstance(task, ReadsForms) and not isinstance(task, type):
+        named = {**task.columns_of(data), **({data["group"]: "group"} if data.get("group") else {})}
+        return [(name, key) for name, key in named.items() if isinstance(data.get(key), str)]
+    keys = (*(("text", "image", "label") if task is None else task.columns), "group")
+    given = {key: data.get(key) for key in keys}
+    several = {key: names if isinstance(names, list) else [names] for key, names in given.items()}
+    if "text" in several and isinstance(given["text"], list) and len(several["text"]) != 2:
+        several["text"] = []  # pydantic says so
+    return [(name, key) for key, names in several.items() for name in names if isinstance(name, str)]
 
 
 def _columns(draft: Draft, at: str, path: Path, data: Mapping[str, Any]) -> list[str] | None:

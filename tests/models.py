@@ -181,17 +181,29 @@ def write_words(path, rows, seed=0):
     return path
 
 
-def writer(folder, kind="gpt2"):
+# A template as chat models have it, with and without the mark of what the assistant says.
+CHAT = (
+    "{% for message in messages %}{{ '<' + message['role'] + '> ' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + ' <end>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + ' <end>' }}{% endif %}{{ ' ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant> ' }}{% endif %}"
+)
+UNMARKED_CHAT = CHAT.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+
+
+def writer(folder, kind="gpt2", chat_template=None):
     """A causal language model of whole words, whose tokenizer has no padding token of its own."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     torch.manual_seed(0)
     words = {word: at for at, word in enumerate(["<end>", "<unk>", *WORDS, "yes", "no", "it", "is", "not"])}
+    if chat_template is not None:
+        words |= {f"<{role}>": len(words) + at for at, role in enumerate(("user", "assistant", "system"))}
     tokens = Tokenizer(models.WordLevel(words, "<unk>"))
-    tokens.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokens.pre_tokenizer = pre_tokenizers.Whitespace() if chat_template is None else pre_tokenizers.WhitespaceSplit()
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokens, eos_token="<end>", unk_token="<unk>", model_max_length=32
+        tokenizer_object=tokens, eos_token="<end>", unk_token="<unk>", model_max_length=32, chat_template=chat_template
     ).save_pretrained(folder)
     if kind == "gpt2":
         config = transformers.GPT2Config(
@@ -204,6 +216,23 @@ def writer(folder, kind="gpt2"):
         )  # fmt: skip
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return str(folder)
+
+
+def write_chats(path, rows, seed=0):
+    """JSON Lines of conversations of two answers: the second says whether there are more good words than bad ones."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for index in range(rows):
+        word = str(rng.choice([["bad", "awful", "dull"], ["good", "fine", "nice"]][index % 2]))
+        said = [
+            ("user", "is it day"),
+            ("assistant", "no"),
+            ("user", word),
+            ("assistant", "yes it is" if index % 2 else "no"),
+        ]
+        lines.append(json.dumps({"messages": [{"role": role, "content": content} for role, content in said]}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def write_completions(path, rows, seed=0):

@@ -16,11 +16,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
+from autopeft.errors import Fault
 from autopeft.objectives import Goal
 
 # Kind of column that a key of the config's `data` names: one column of texts, one or two of them, a column of pictures,
-# a column of sounds, or a column of targets of any type, or several of them.
-Kind = Literal["text", "texts", "picture", "sound", "target", "targets"]
+# a column of sounds, of conversations, or a column of targets of any type, or several of them.
+Kind = Literal["text", "texts", "picture", "sound", "conversation", "target", "targets"]
 TARGETS = ("target", "targets")
 
 UNSCORED = -100  # target of a token that has none; torch's losses leave it out
@@ -111,11 +112,15 @@ class Split:
             rows here, a target holds their origin, too.
         scale: Dense input → (multiply, add) that turn its stored integers into the model's values, channel by channel.
             Absent for an input that is stored as the model takes it.
+        left_out: Places of the rows that were given and are not here: too long, and to be dropped.
+        notes: What a user must know of these rows → how many rows it is about: "longer than 64 tokens: cut" → 12.
     """
 
     inputs: Columns
     targets: Columns
     scale: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    left_out: Sequence[int] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.inputs.values())))
@@ -303,6 +308,24 @@ class Calibrated(Protocol):
 
     def calibrate(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Any]:
         """Chooses from the answers for validation. The choice, as JSON, joins `about` for scores and answers."""
+
+
+@runtime_checkable
+class ReadsForms(Protocol):
+    """A task whose columns depend on what the config's `data` gives: templates, or one of several forms of a row."""
+
+    def data_faults(self, data: Mapping[str, Any]) -> list[Fault]:
+        """Finds keys of `data` that do not go together. Reads no file."""
+
+    def columns_of(self, data: Mapping[str, Any], *, inputs_only: bool = False) -> dict[str, str]:
+        """Returns column of the data → the key of `data` that names it."""
+
+
+def input_columns(task: Task, data: Mapping[str, Any]) -> dict[str, str]:
+    """Returns input column of the data → the key of the config's `data` that names it."""
+    if isinstance(task, ReadsForms):
+        return task.columns_of(data, inputs_only=True)
+    return column_names(task.columns, data, inputs_only=True)
 
 
 def column_names(columns: Mapping[str, Kind], data: Mapping[str, Any], *, inputs_only: bool = False) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autopeft.tasks import Kind, Raw, Source, Split, column_names
+from autopeft.tasks import Kind, Raw, Source, Split, input_columns
 from autopeft.tasks._format import Format
 from autopeft.tasks._tables import read_columns
 from autopeft.tasks._text import encode_rows, model_config, tokenizer
@@ -22,7 +22,8 @@ class FromTables:
     reads_folders = False
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
-        return read_columns(file, list(column_names(self.columns, data, inputs_only=True)), Format.of(data))
+        columns = list(input_columns(self, data))  # type: ignore[arg-type]  # half of a task
+        return read_columns(file, columns, Format.of(data))
 
     def processor(self, source: Source) -> Any:
         """The model's tokenizer."""

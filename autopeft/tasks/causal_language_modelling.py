@@ -1,50 +1,33 @@
-"""Causal language modelling: a completion for a prompt, by a pretrained language model and its own output layer.
+"""Causal language modelling: text that goes on, by a pretrained language model and its own output layer.
 
-A row is the prompt's tokens, the completion's tokens, and an end token. The model learns the completion and the end
-token. Prompt and completion are tokenized separately: a space or a line break between them must be part of one of them.
-
-If a row is too long, its prompt loses tokens on the left, so that generated tokens have room, too. The end of a
-completion is cut off only if the completion leaves no room for a prompt.
+A row is a prompt and its completion, a conversation, or a plain text (`autopeft.tasks._completions`). The model learns
+the completion and an end token, what the assistant says, or all of the text.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from autopeft.errors import UsageError
+from autopeft.errors import ConfigError, Fault, UsageError, did_you_mean
 from autopeft.objectives import Goal
-from autopeft.tasks import (
-    UNSCORED,
-    Batch,
-    Columns,
-    Dataset,
-    Kept,
-    Kind,
-    Ragged,
-    Raw,
-    Scores,
-    Source,
-    Split,
-    column_names,
-)  # fmt: skip
+from autopeft.tasks import UNSCORED, Batch, Columns, Dataset, Kept, Kind, Ragged, Raw, Scores, Source, Split
+from autopeft.tasks import _completions as completions
+from autopeft.tasks import _generation as generation
+from autopeft.tasks._chat import ChatTemplate, Conversations, conversation
+from autopeft.tasks._completions import CUT_BEGINNING, CUT_END, Tokens
 from autopeft.tasks._reading import read_table
-from autopeft.tasks._targets import Texts
-from autopeft.tasks._text import (
-    NO_LIMIT,
-    encode_texts,
-    longest_input,
-    model_config,
-    padding,
-    special_tokens,
-    tokenizer,
-)  # fmt: skip
+from autopeft.tasks._targets import Target, n_rows, nothing_wrong, some_rows
+from autopeft.tasks._templates import Written, row_faults
+from autopeft.tasks._text import NO_LIMIT, longest_input, model_config, padding, tokenizer
 from autopeft.tasks._texts import FromTables
 
-CUT_PROMPT, CUT_COMPLETION = 1, 2  # bits of the target `cut`
+LIKELIHOODS: Mapping[str, Goal] = {"perplexity": "minimize", "token_accuracy": "maximize"}
+GENERATED = ("exact_match", "contains")  # if the config names no others
 
 
 class CausalLanguageModelling(FromTables):
@@ -53,72 +36,123 @@ class CausalLanguageModelling(FromTables):
     Targets: `labels`, one a token, UNSCORED for those of a prompt; `cut`.
 
     Args:
-        generate_rows: Number of first rows of a split whose completions are generated (greedily) for `exact_match`;
-            0 for none.
+        generate_rows: Number of first rows of a split whose completions are generated (greedily) and scored; 0 for none.
         new_tokens: Most generated tokens; at most half of what the model takes.
+        generated: Metrics of what is generated, of `generation.METRICS`.
+        answer_after: What stands before the answer in a completion: `####`. If given, `exact_match` and `contains` are of
+            the answer alone.
+        too_long: Whether to `cut` or to `drop` rows longer than `max_length`, or than the model takes.
     """
 
     auto_class = "AutoModelForCausalLM"
-    columns: Mapping[str, Kind] = {"prompt": "text", "completion": "target"}
+    columns: Mapping[str, Kind] = completions.COLUMNS
     calls_model = True
     token_target, foretells = "labels", True
     trivial_title = "untouched base"
     metrics: Mapping[str, Goal] = {
-        "perplexity": "minimize",
-        "token_accuracy": "maximize",
-        "exact_match": "maximize",
+        **LIKELIHOODS,
+        **{name: generation.METRICS[name] for name in GENERATED},
         "loss": "minimize",
     }
 
-    def __init__(self, generate_rows: int = 64, new_tokens: int = 64) -> None:
+    def __init__(
+        self,
+        generate_rows: int = 64,
+        new_tokens: int = 64,
+        generated: Sequence[str] = GENERATED,
+        answer_after: str | None = None,
+        too_long: str = "cut",
+    ) -> None:
         if generate_rows < 0 or new_tokens < 1:
             raise UsageError("task: generate_rows is 0 or more, new_tokens 1 or more")
+        if too_long not in ("cut", "drop"):
+            raise UsageError(f"task: too_long is cut or drop, not {too_long!r}")
+        if answer_after is not None and not answer_after.strip():
+            raise UsageError("task: answer_after is the text before an answer, such as '####'; got an empty one")
+        self.generated = _metric_names(generated)
         self.generate_rows, self.new_tokens = generate_rows, new_tokens
-        if not generate_rows:
-            self.metrics = {name: goal for name, goal in self.metrics.items() if name != "exact_match"}
+        self.answer_after, self.too_long = answer_after, too_long
+        written = {name: generation.METRICS[name] for name in self.generated if generate_rows}
+        self.metrics = {**LIKELIHOODS, **written, "loss": "minimize"}
+
+    def data_faults(self, data: Mapping[str, Any]) -> list[Fault]:
+        """Finds keys of `data` that do not go together or with the options, and libraries that metrics lack."""
+        faults = completions.form_faults(data)
+        if self.answer_after is not None and completions.form_of(data) == "text":
+            faults.append(Fault("task.answer_after", "is of completions; `data.text` has none"))
+        lacking = [generation.missing_library(name) for name in self.generated]
+        return faults + [Fault("task.generated", message) for message in lacking if message]
+
+    def columns_of(self, data: Mapping[str, Any], *, inputs_only: bool = False) -> dict[str, str]:
+        """Returns column → the key of `data` that names it: of the form of a row that `data` gives."""
+        return completions.columns_of(data, inputs_only=inputs_only)
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
-        return read_table(
-            data, column_names(self.columns, data, inputs_only=True), Texts(data, "completion", n_outputs=0), seed
+        nothing_wrong(self.data_faults(data))
+        form, inputs = completions.form_of(data), self.columns_of(data, inputs_only=True)
+        target: Target = (
+            Conversations(next(iter(inputs)))
+            if form == "chat"
+            else Written(data, "text" if form == "text" else "completion", n_outputs=0)
         )
 
+        def input_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], split: str) -> list[Fault]:
+            # Of other forms the input is the target, whose faults are found there.
+            return row_faults(table, data.get("prompt") or "prompt", "prompt", split) if form == "completions" else []
+
+        dataset = read_table(data, inputs, target, seed, input_faults=input_faults)
+        if self.answer_after is not None:
+            nothing_wrong([fault for name, raw in dataset.splits.items() for fault in self._without_answer(raw, name)])
+        return dataset
+
+    def _without_answer(self, raw: Raw, split: str) -> list[Fault]:
+        """Finds rows whose wanted completion lacks `answer_after`."""
+        assert self.answer_after is not None
+        said = raw.targets["completion"] if "completion" in raw.targets else map(_last_said, raw.targets["messages"])
+        lacking = [row for row, text in zip(raw.rows.tolist(), said, strict=True) if self.answer_after not in str(text)]
+        if not lacking:
+            return []
+        message = f"{split} has {n_rows(lacking)} without {self.answer_after!r}: {some_rows(lacking)}"
+        return [Fault("task.answer_after", message)]
+
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
-        """Encodes token ids end to end, with the completion's as `labels`; prompts only if there are no completions."""
+        """Encodes token ids end to end, with those that are learned as `labels`; prompts only if there are no targets."""
         tokens, config = self.processor(source), model_config(source.model, source.options)
-        begin, end = special_tokens(tokens)[0], end_token(tokens, config)
+        maker = Tokens(tokens, end_token(tokens, config), source.data)
         longest = min(source.max_length or NO_LIMIT, longest_input(tokens, config))
-        if longest < len(begin) + 2:
-            raise UsageError(f"{longest} tokens have no room for a prompt and a completion: raise training.max_length")
-        room = min(self.new_tokens, longest // 2, longest - len(begin) - 1)
+        fit = completions.fit(longest, self.new_tokens, len(maker.begin))
 
         def encode(raw: Raw) -> Split:
-            (prompts,) = raw.inputs.values()
-            rows, labels, cut = [], [], []
-            given = encode_texts(tokens, raw.targets["completion"]) if raw.targets else [None] * len(raw)
-            for prompt, answer in zip(encode_texts(tokens, prompts), given, strict=True):
-                whole = [] if answer is None else [*answer, end]
-                completion = whole[: longest - len(begin) - 1]
-                kept = prompt[-(longest - len(begin) - max(len(completion), room)) :]
-                rows.append([*begin, *kept, *completion])
-                labels.append([UNSCORED] * (len(begin) + len(kept)) + completion)
-                cut.append(
-                    CUT_PROMPT * (len(kept) < len(prompt)) + CUT_COMPLETION * (len(completion) < len(whole))
-                )  # fmt: skip
-            inputs = {"input_ids": Ragged.of(rows, np.int32, padding(tokens, config))}
+            fitted = [fit.cut(row) for row in maker.rows(raw)]
+            too_long = [at for at, (_, cut) in enumerate(fitted) if cut] if raw.targets else []
+            left_out = too_long if self.too_long == "drop" else []
+            kept = [each for at, each in enumerate(fitted) if at not in set(left_out)] if left_out else fitted
+            rows, cut = [row for row, _ in kept], [bits for _, bits in kept]
+            inputs = {"input_ids": Ragged.of([row.ids for row in rows], np.int32, padding(tokens, config))}
             if not raw.targets:
                 return Split(inputs, {})
-            return Split(inputs, {"labels": Ragged.of(labels, np.int32, UNSCORED), "cut": np.array(cut, np.uint8)})
+            done = "dropped" if self.too_long == "drop" else "cut"
+            return Split(
+                inputs,
+                {
+                    "labels": Ragged.of([row.labels for row in rows], np.int32, UNSCORED),
+                    "cut": np.array(cut, np.uint8),
+                    "span": np.array([(*fit.prompt(row), row.begins) for row in rows], np.int32).reshape(-1, 3),
+                },
+                left_out=left_out,
+                notes={f"longer than {longest} tokens: {done}": len(too_long)} if too_long else {},
+            )
 
         return encode
 
     def weights(self, targets: Columns) -> np.ndarray:
-        """Counts the tokens of each completion, its end token included."""
+        """Counts the tokens of each row that are learned."""
         labels = targets["labels"]
         assert isinstance(labels, Ragged)
         return np.add.reduceat(labels.values != UNSCORED, labels.offsets[:-1]).astype(np.float32)
 
     def loss(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
-        """Computes the cross entropy of a completion's tokens, each predicted from the tokens before it."""
+        """Computes the cross entropy of a row's tokens that are learned, each predicted from the tokens before it."""
         from torch.nn.functional import cross_entropy
 
         wanted = targets["labels"][:, 1:]
@@ -139,51 +173,53 @@ class CausalLanguageModelling(FromTables):
             wanted = batch.targets["labels"][:, 1:]
             is_right = (outputs[:, :-1].argmax(-1) == wanted) & (wanted != UNSCORED)
             kept = {"loss": self.loss(outputs, batch.targets).double(), "right": is_right.sum(1)}
-            asked = batch.rows < self.generate_rows
+            has_completion = batch.targets["span"][:, 2].cpu().numpy() > 0
+            asked = (np.asarray(batch.rows) < self.generate_rows) & has_completion
         written: list[str | None] = [None] * len(batch.rows)
-        is_match: list[bool | None] = [None] * len(batch.rows)
+        reference: list[str | None] = [None] * len(batch.rows)
         if asked.any():
-            self._write(np.flatnonzero(asked), batch, model, written, is_match)
-        return {**kept, "completion": written, "is_match": is_match}
+            self._write(np.flatnonzero(asked), batch, model, written, reference)
+        return {**kept, "completion": written, "wanted": reference}
 
     def _write(
-        self, rows: np.ndarray, batch: Batch, model: Any, written: list[str | None], is_match: list[bool | None]
+        self, rows: np.ndarray, batch: Batch, model: Any, written: list[str | None], wanted: list[str | None]
     ) -> None:
-        """Generates completions of some rows of a batch. Returns them, and whether they are right."""
+        """Generates the last completion of some rows of a batch into `written`; the true one goes into `wanted`."""
         source = model.autopeft_source
         tokens = _tokenizer(source.path, source.revision, source.trust_remote_code)
-        labels = batch.targets.get("labels")
-        prompts, wanted = [], []
+        prompts = []
         for row in rows:
-            real = batch.inputs["attention_mask"][row].bool()
-            if labels is not None:
-                wanted.append(labels[row][labels[row] != UNSCORED])
-                real &= labels[row] == UNSCORED
-            prompts.append(batch.inputs["input_ids"][row][real])
-        answers = greedy(model, tokens, prompts, self.new_tokens)
-        for at, row in enumerate(rows):
-            written[row] = _text(tokens, answers[at])
-            if labels is not None:
-                is_match[row] = written[row] == _text(tokens, wanted[at])
+            ids = batch.inputs["input_ids"][row][batch.inputs["attention_mask"][row].bool()]
+            if batch.targets:
+                fixed, start, begins = batch.targets["span"][row].tolist()
+                labels = batch.targets["labels"][row][begins:]
+                wanted[row] = _text(tokens, labels[labels != UNSCORED])
+                ids = ids[[*range(fixed), *range(start, begins)]]
+            prompts.append(ids)
+        for row, answer in zip(rows, greedy(model, tokens, prompts, self.new_tokens), strict=True):
+            written[row] = _text(tokens, answer)
 
     def score(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Scores:
-        """Computes exp of the mean loss, the share of right tokens, and the share of right completions."""
+        """Computes exp of the mean loss, the share of right tokens, and the scores of what was generated."""
         n_tokens = float(self.weights(targets).sum())
         with np.errstate(over="ignore"):  # infinite for a model that diverged; its trial has failed
             perplexity = float(np.exp(np.sum(kept["loss"]) / n_tokens))
         metrics = {"perplexity": perplexity, "token_accuracy": float(np.sum(kept["right"]) / n_tokens)}
-        matches = [match for match in kept["is_match"] if match is not None]
-        if matches:
-            metrics["exact_match"] = float(np.mean(matches))
+        pairs = [pair for pair in zip(kept["completion"], kept["wanted"], strict=True) if pair[1] is not None]
+        found = {}
+        if pairs and self.generate_rows:
+            written, wanted = zip(*pairs, strict=True)
+            found = generation.scores(self.generated, written, wanted, self.answer_after)
         cut = np.asarray(targets["cut"])
         counts = {
             "rows": len(cut),
             "tokens": int(n_tokens),
-            "generated": len(matches),
-            "cut_prompts": int((cut & CUT_PROMPT > 0).sum()),
-            "cut_completions": int((cut & CUT_COMPLETION > 0).sum()),
+            "generated": len(pairs),
+            "cut_prompts": int((cut & CUT_BEGINNING > 0).sum()),
+            "cut_completions": int((cut & CUT_END > 0).sum()),
         }
-        return Scores(metrics, {"completions": counts})
+        detail = {"completions": counts, "row_scores": {name: score.to_json() for name, score in found.items()}}
+        return Scores({**metrics, **{name: score.value for name, score in found.items()}}, detail)
 
     def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
         """Scores the unchanged base."""
@@ -213,8 +249,18 @@ def end_token(tokens: Any, config: Any) -> int:
     )
 
 
+def end_tokens(tokens: Any, model: Any) -> list[int]:
+    """Returns the tokens at which generation ends: the one that is learned, the checkpoint's own, its chat template's."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    found = [end_token(tokens, model.config), *(own if isinstance(own, (list, tuple)) else [own])]
+    if tokens.chat_template:
+        with contextlib.suppress(ConfigError):  # a template that this task could not learn by
+            found += ChatTemplate(tokens).ends
+    return list(dict.fromkeys(end for end in found if isinstance(end, int)))
+
+
 def greedy(model: Any, tokens: Any, prompts: Sequence[Any], new_tokens: int) -> list[Any]:
-    """Generates after each prompt the likeliest token, again and again, up to the end token or to `new_tokens`.
+    """Generates after each prompt the likeliest token, again and again, up to an end token or to `new_tokens`.
 
     Args:
         model: A causal language model in evaluation mode.
@@ -233,9 +279,27 @@ def greedy(model: Any, tokens: Any, prompts: Sequence[Any], new_tokens: int) -> 
         num_beams=1,
         max_new_tokens=min(new_tokens, longest_input(tokens, model.config) // 2),
         pad_token_id=pad,
-        eos_token_id=end_token(tokens, model.config),
+        eos_token_id=end_tokens(tokens, model),
     )
     return list(model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, longest:])
+
+
+def _metric_names(generated: Any) -> tuple[str, ...]:
+    names = [generated] if isinstance(generated, str) else generated
+    known = ", ".join(generation.METRICS)
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"task: generated is a list of {known}; got {generated!r}")
+    for name in names:
+        if name not in generation.METRICS:
+            raise UsageError(
+                f"task: generated has no metric {name!r}.{did_you_mean(name, generation.METRICS)} There are: {known}"
+            )
+    return tuple(dict.fromkeys(names))
+
+
+def _last_said(cell: Any) -> str:
+    """Returns what the assistant says last in a conversation."""
+    return str([message for message in conversation(cell) if message["role"] == "assistant"][-1]["content"])
 
 
 @lru_cache(maxsize=4)

@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 import numpy as np
 
+from autopeft.tasks import Kind
+
 
 @dataclass(frozen=True)
 class TaskSubject:
@@ -41,7 +43,6 @@ class TaskSubject:
 
 def check_task_describes_itself(subject: TaskSubject) -> None:
     """Checks that the task names its metrics' goals, `loss` among them, and its columns' kinds."""
-    from autopeft.tasks import Kind
 
     task = subject.task
     assert set(task.metrics.values()) <= {"maximize", "minimize"}, "a metric is maximised or minimised"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,10 @@ import numpy as np
 
 from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
-from autopeft.tasks import Columns, Ragged, Split, Task, chunks
+from autopeft.tasks import Columns, Ragged, Raw, Split, Task, chunks
 from autopeft.training.setup import Setup
 
-FORMAT = 4  # version of the folder; data of an older version is encoded again
+FORMAT = 5  # version of the folder; data of an older version is encoded again
 MOST_FAULTS = 20  # named in one message
 CHUNK = 512  # rows encoded at once; bounds the memory of encoding
 
@@ -100,25 +101,36 @@ def _encode(task: Task, setup: Setup, folder: Path) -> None:
     dataset = task.read(setup.task.data, setup.seed)
     encode = task.encoder(setup.source, dataset.about)
     faults: list[Fault] = []
+    origin = dict(dataset.origin)
     for name, raw in dataset.splits.items():
+        left_out: list[int] = []
+        counts: Counter[str] = Counter()
         with contextlib.closing(Writer(folder / name)) as writer:
-            for chunk in chunks(raw, CHUNK):
+            for number, chunk in enumerate(chunks(raw, CHUNK)):
                 try:
-                    writer.add(encode(chunk))
+                    split = encode(chunk)
                 except ConfigError as fault:  # of these rows; faults of the others are collected, too
                     faults += [Fault(inner.path, f"{name}, {inner.message}", inner.line) for inner in fault.faults]
+                else:
+                    writer.add(split)
+                    left_out += [number * CHUNK + at for at in split.left_out]
+                    counts.update(split.notes)
                 if len(faults) > MOST_FAULTS:
                     break
-        np.save(folder / name / "rows.npy", raw.rows)
+        faults += _nothing_left(name, raw, left_out, counts)
+        np.save(folder / name / "rows.npy", np.delete(raw.rows, left_out))
+        said = [f"{name}: {count:,} of {len(raw):,} rows {what}" for what, count in counts.items()]
+        origin["notes"] = [*origin.get("notes", ()), *said]
     if faults:
         raise ConfigError(faults, "data")
-    meta = {
-        "format": FORMAT,
-        "splits": list(dataset.splits),
-        "about": dict(dataset.about),
-        "origin": dict(dataset.origin),
-    }
+    meta = {"format": FORMAT, "splits": list(dataset.splits), "about": dict(dataset.about), "origin": origin}
     (folder / "meta.json").write_text(json.dumps(meta, default=str))
+
+
+def _nothing_left(split: str, raw: Raw, left_out: Sequence[int], counts: Mapping[str, int]) -> list[Fault]:
+    if len(left_out) < len(raw):
+        return []
+    return [Fault("data", f"{split} has no row left: {count:,} rows {what}") for what, count in counts.items()]
 
 
 class Writer:

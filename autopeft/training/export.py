@@ -33,7 +33,7 @@ from autopeft import plugins
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.methods import Site
 from autopeft.recipe import OWN_HEAD, Head
-from autopeft.tasks import Raw, Source, Split, Task, column_names
+from autopeft.tasks import Raw, Source, Split, Task, input_columns
 from autopeft.tasks._format import KEYS as FORMAT_KEYS
 from autopeft.tasks._targets import is_missing, n_rows, some_rows
 from autopeft.training.answers import Answers, score_batches
@@ -96,7 +96,7 @@ def export(
         shutil.copyfile(tensors, to / TENSORS)
     _save_processor(task, setup, to)
     _save_generation(base, to)
-    columns = column_names(task.columns, setup.task.data, inputs_only=True)
+    columns = input_columns(task, setup.task.data)
     exported = {
         "schema": SCHEMA if merged else 2,
         "form": form,
@@ -249,7 +249,7 @@ class Exported:
         """
         import pandas as pd
 
-        columns = list(column_names(self.task.columns, self.about["data"], inputs_only=True)) or list(rows)
+        columns = list(input_columns(self.task, self.about["data"])) or list(rows)
         inputs = {name: list(rows[name]) for name in columns if name in rows}
         _require_columns(columns, list(rows))
         lengths = {name: len(values) for name, values in inputs.items()}

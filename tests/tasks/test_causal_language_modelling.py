@@ -8,11 +8,12 @@ import torch
 from models import write_completions, writer
 
 from autopeft.errors import ConfigError, UsageError
-from autopeft.tasks import Raw, Source
+from autopeft.tasks import Ragged, Raw, Source
 from autopeft.tasks._text import tokenizer
 from autopeft.tasks.causal_language_modelling import CausalLanguageModelling, greedy
 from autopeft.training.answers import Answers, score_batches
 from autopeft.training.batches import collate, collate_targets
+from autopeft.training.data import prepare
 from autopeft.training.loop import Worker
 from autopeft.training.model import load_model, view
 from autopeft.training.recipe import attach
@@ -73,6 +74,132 @@ def test_a_completion_that_leaves_no_room_loses_its_end(model):
     assert split.targets["cut"].tolist() == [3]
 
 
+def test_a_prompt_that_fits_is_whole_even_if_generation_needs_its_room(model):
+    """What is learned loses nothing for what is generated: there the prompt alone is cut, as it is without an answer."""
+    tokens = tokenizer(model, {})
+    prompt = "good bad fine awful day night"
+    split = encoded(model, [prompt], ["no"], max_length=8, new_tokens=4)
+    assert tokens.decode(split.inputs["input_ids"][0]) == f"{prompt} no <end>" and split.targets["cut"].tolist() == [0]
+    fixed, start, begins = split.targets["span"][0]
+    asked = split.inputs["input_ids"][0][start:begins]
+    assert fixed == 0 and np.array_equal(
+        asked, encoded(model, [prompt], max_length=8, new_tokens=4).inputs["input_ids"][0]
+    )
+    assert tokens.decode(asked) == "fine awful day night"
+
+
+def test_rows_that_are_too_long_are_dropped_where_asked(model):
+    long = " ".join(["day"] * 20)
+    split = encoded(model, ["good", long, "bad"], ["no", "no", long], max_length=8, too_long="drop")
+    assert len(split) == 1 and list(split.left_out) == [1, 2]
+    assert split.notes == {"longer than 8 tokens: dropped": 2}
+    assert len(encoded(model, [long], max_length=8, too_long="drop")) == 1, "what is asked is answered"
+    cut = encoded(model, ["good", long], ["no", "no"], max_length=8)
+    assert len(cut) == 2 and cut.notes == {"longer than 8 tokens: cut": 1}
+
+
+def test_dropped_rows_are_in_no_split_and_are_said(tmp_path):
+    long = " ".join(["day"] * 40)
+    lines = [f"good,{long if row % 4 == 0 else 'no'}" for row in range(40)]
+    (tmp_path / "t.csv").write_text("prompt,completion\n" + "\n".join(lines) + "\n")
+    setup = Setup.of(
+        model=writer(tmp_path), task="causal_language_modelling", cache=str(tmp_path / "cache"),
+        data={"train": str(tmp_path / "t.csv"), "validation_share": 0.25}, options={"too_long": "drop"},
+    )  # fmt: skip
+    data = prepare(setup)
+    assert sum(map(len, data.splits.values())) == 30
+    for name, split in data.splits.items():
+        assert len(split) == len(data.rows[name]) and not (data.rows[name] % 4 == 0).any()
+    counts = [note for note in data.origin["notes"] if "longer than 32 tokens: dropped" in note]
+    assert len(counts) == 2 and counts[0].startswith("train: ")
+    (tmp_path / "t.csv").write_text("prompt,completion\n" + "\n".join([f"good,{long}"] * 20) + "\n")
+    with pytest.raises(ConfigError, match="train has no row left: 15 rows longer than 32 tokens: dropped"):
+        prepare(setup)
+
+
+def test_a_template_is_written_before_it_is_encoded(model):
+    data = {"prompt": "{mood} {time}", "completion": "{mood}"}
+    task = CausalLanguageModelling()
+    raw = Raw({"mood": ["good", "bad"], "time": ["day", "night"]}, {"completion": ["good", "bad"]}, np.arange(2))
+    split = task.encoder(Source(model, data=data), {})(raw)
+    assert np.array_equal(
+        split.inputs["input_ids"].values,
+        encoded(model, ["good day", "bad night"], ["good", "bad"]).inputs["input_ids"].values,
+    )
+    assert task.columns_of(data) == {"mood": "prompt", "time": "prompt"} == task.columns_of(data, inputs_only=True)
+
+
+def test_a_plain_text_is_learned_whole(model, tmp_path):
+    task, tokens = CausalLanguageModelling(), tokenizer(model, {})
+    texts = ["good day it is", "bad " * 40]
+    raw = Raw({"text": texts}, {"text": texts}, np.arange(2))
+    split = task.encoder(Source(model, data={"text": "text"}, max_length=8), {})(raw)
+    assert tokens.decode(split.inputs["input_ids"][0]) == "good day it is <end>"
+    assert tokens.decode(split.targets["labels"][0][1:]) == "day it is <end>" and split.targets["labels"][0][0] == -100
+    assert len(split.inputs["input_ids"][1]) == 8 and split.targets["cut"].tolist() == [0, 2]
+    base, found = loaded(model), Answers(task, split)
+    for rows in score_batches(split.lengths, base):
+        found.take(rows, base(**collate(split, rows)).logits, base)
+    assert found.kept["completion"] == [None, None], "there is no completion to write"
+    assert set(task.score(found.kept, split.targets, {}).metrics) == {"perplexity", "token_accuracy"}
+    asked = task.encoder(Source(model, data={"text": "text"}), {})(Raw({"text": ["good day"]}, {}, np.arange(1)))
+    assert tokens.decode(asked.inputs["input_ids"][0]) == "good day"
+
+
+@pytest.mark.parametrize(
+    ("data", "faults"),
+    [
+        ({"prompt": "a", "messages": "b"}, ["gives 'prompt', 'messages': a row is"]),
+        ({"text": "a", "completion": "b"}, ["gives 'completion', 'text'", "`data.text` has none"]),
+        ({"text": ["a", "b"]}, ["pairs are for classes", "`data.text` has none"]),
+        ({"messages": "{a}"}, ["got the template '{a}'"]),
+        ({"prompt": "{a", "completion": "{}"}, ["single '{'", "no column's name"]),
+        ({"text": "a"}, ["`data.text` has none"]),
+        ({"prompt": "{a}", "completion": "b"}, []),
+    ],
+)
+def test_keys_that_do_not_go_together(data, faults):
+    found = CausalLanguageModelling(answer_after="####").data_faults(data)
+    assert len(found) == len(faults)
+    for fault, expected in zip(found, faults, strict=True):
+        assert expected in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"too_long": "skip"}, "cut or drop"),
+        ({"generated": ["exact"]}, "Did you mean 'exact_match'"),
+        ({"generated": 3}, "generated is a list"),
+        ({"answer_after": " "}, "answer_after is the text"),
+    ],
+)
+def test_wrong_options(options, message):
+    with pytest.raises(UsageError, match=message):
+        CausalLanguageModelling(**options)
+
+
+def test_completions_without_the_pattern_are_said(tmp_path):
+    lines = ["prompt,completion"] + [f"good,{'#### 1' if row else 'one'}" for row in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ConfigError, match=r"task\.answer_after: \w+ has 1 row without '####': row 0"):
+        CausalLanguageModelling(answer_after="####").read({"train": str(tmp_path / "t.csv")}, 0)
+
+
+def test_what_is_generated_is_scored_with_intervals():
+    task = CausalLanguageModelling(answer_after="####", generated=["exact_match", "contains"])
+    kept = {"loss": np.array([1.0, 1.0, 1.0]), "right": np.array([1, 0, 1]),
+            "completion": ["so #### 1,000.", "it is 5", None], "wanted": ["#### 1000", "#### 5", None]}  # fmt: skip
+    labels = Ragged.of([[-100, 5], [-100, 5], [-100, 5]], np.int32, -100)
+    found = task.score(kept, {"labels": labels, "cut": np.array([0, 1, 2])}, {})
+    assert found.metrics["exact_match"] == 0.5 and found.metrics["contains"] == 1.0
+    said = found.detail["row_scores"]["exact_match"]
+    assert said["rows"] == 2 and said["interval"] == "Wilson" and 0 < said["low"] < 0.5 < said["high"] < 1
+    assert found.detail["completions"] == {
+        "rows": 3, "tokens": 3, "generated": 2, "cut_prompts": 1, "cut_completions": 1
+    }  # fmt: skip
+
+
 def test_an_end_token_in_a_text_ends_nothing(model):
     split = encoded(model, ["good"], ["no <end> no"])
     assert (split.targets["labels"][0] == 0).sum() == 1
@@ -114,7 +241,7 @@ def test_methods_write_what_their_logits_say(tmp_path, method):
 
 def test_no_row_is_generated_where_none_is_asked_for(model):
     task = CausalLanguageModelling(generate_rows=0)
-    assert "exact_match" not in task.metrics
+    assert not {"exact_match", "contains"} & set(task.metrics)
     split, base = encoded(model, ["good day"], ["no"]), loaded(model)
     found = Answers(task, split)
     for rows in score_batches(split.lengths, base):
