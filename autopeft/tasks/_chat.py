@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopeft.errors import ConfigError, Fault, UsageError
-from autopeft.tasks._targets import is_missing
+from autopeft.tasks._targets import is_missing, row_fault
 
 ASSISTANT = "assistant"
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # around what the assistant says
@@ -33,14 +33,14 @@ def conversation(cell: Any) -> list[Message]:
         try:
             cell = json.loads(cell)
         except ValueError as fault:
-            raise ValueError(f"is no JSON ({fault})") from fault
+            raise ValueError(f"are no JSON ({fault})") from fault
     if not isinstance(cell, (list, tuple)) and hasattr(cell, "tolist"):  # an array of pandas
         cell = cell.tolist()
     if not isinstance(cell, (list, tuple)) or not cell:
-        raise ValueError("is no list of messages")
+        raise ValueError("are no list of messages")
     for number, message in enumerate(cell):
         if not isinstance(message, Mapping) or not all(isinstance(message.get(k), str) for k in ("role", "content")):
-            raise ValueError(f"has no text `role` and `content` in message {number}")
+            raise ValueError(f"have no text `role` and `content` in message {number}")
     return [{key: value for key, value in message.items() if value is not None} for message in cell]
 
 
@@ -81,37 +81,31 @@ class Conversations:
 
 
 def conversation_faults(cells: Sequence[Any], split: str, *, are_answered: bool) -> list[Fault]:
-    """Finds cells that are no conversation, or in which the assistant answers nothing. Names the first of each kind."""
-    found: dict[str, tuple[int, int]] = {}
+    """Finds cells that are no conversation, or in which the assistant answers nothing."""
+    found: dict[str, list[int]] = {}
     for row, cell in enumerate(cells):
         why = _why_not(cell, are_answered)
         if why:
-            first, count = found.get(why, (row, 0))
-            found[why] = first, count + 1
+            found.setdefault(why, []).append(row)
     expected = "expected a list of {role, content}, or its JSON as text"
-    return [
-        Fault(
-            "data.messages", f"{split}, row {first}{f' and {count - 1:,} more' if count > 1 else ''}: {why}; {expected}"
-        )
-        for why, (first, count) in found.items()
-    ]
+    return [row_fault("data.messages", split, rows, f"that {why} ({expected})") for why, rows in found.items()]
 
 
 def _why_not(cell: Any, is_answered: bool) -> str:
     if is_missing(cell):
-        return "is empty"
+        return "are empty"
     try:
         messages = conversation(cell)
     except ValueError as fault:
         return str(fault)
     if not is_answered:
-        return "" if asked(messages) else "asks nothing"
+        return "" if asked(messages) else "ask nothing"
     answers = [at for at, message in enumerate(messages) if message["role"] == ASSISTANT]
     if not answers:
-        return "has no turn of the assistant, from which there is to learn"
+        return "have no turn of the assistant, from which there is to learn"
     if answers[0] == 0:
-        return "begins with the assistant: there is nothing that it answers"
-    return "" if all(messages[at]["content"].strip() for at in answers) else "has an empty turn of the assistant"
+        return "begin with the assistant: there is nothing that it answers"
+    return "" if all(messages[at]["content"].strip() for at in answers) else "have an empty turn of the assistant"
 
 
 @dataclass(frozen=True, slots=True)

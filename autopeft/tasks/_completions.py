@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from autopeft.errors import ConfigError, Fault, UsageError
 from autopeft.tasks import UNSCORED, Kind, Raw
-from autopeft.tasks._chat import ChatTemplate, asked, conversation
+from autopeft.tasks._chat import ASSISTANT, ChatTemplate, asked, conversation
 from autopeft.tasks._templates import columns_in, is_template, template_fault, texts_of
 from autopeft.tasks._text import encode_texts, special_tokens
 
@@ -151,10 +151,12 @@ def _conversation(template: ChatTemplate, cell: Any, *, is_answered: bool) -> Ro
     try:
         messages = conversation(cell)
     except ValueError as fault:
-        raise ConfigError([Fault("data.messages", str(fault))], "data") from fault
+        raise ConfigError([Fault("data.messages", f"the messages {fault}")], "data") from fault
     if not is_answered:
         if not asked(messages):
-            raise ConfigError([Fault("data.messages", "asks nothing: it is a turn of the assistant alone")], "data")
+            raise ConfigError(
+                [Fault("data.messages", "the messages ask nothing: a turn of the assistant alone")], "data"
+            )
         ids = template.question(messages)
         return Row(ids, [UNSCORED] * len(ids), 0, len(ids))
     rendered = template.answered(messages)
@@ -214,6 +216,17 @@ def fit(longest: int, new_tokens: int, n_begin: int) -> Fit:
     return Fit(longest, min(new_tokens, longest // 2, longest - n_begin - 1))
 
 
-def last_completions(labels: Sequence[int], begins: int) -> list[int]:
-    """Returns the tokens of the last completion of a row, without those that are not learned."""
-    return [token for token in labels[begins:] if token != UNSCORED]
+def last_said(table: Mapping[str, Sequence[Any]], data: Mapping[str, Any]) -> list[str | None]:
+    """Returns the last completion of each row of a table: what is to be written. None where there is none."""
+    if form_of(data) == "completions":
+        return [str(text) for text in texts_of(str(data.get("completion") or "completion"), table)]
+    if form_of(data) == "text":
+        return []
+    out: list[str | None] = []
+    for cell in table[str(data["messages"])]:
+        try:
+            said = [str(message["content"]) for message in conversation(cell) if message["role"] == ASSISTANT]
+        except ValueError:  # `Conversations` says so
+            said = []
+        out.append(said[-1] if said else None)
+    return out

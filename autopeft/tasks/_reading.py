@@ -18,6 +18,7 @@ from autopeft.tasks._format import Format
 from autopeft.tasks._splits import complete, rows_of
 from autopeft.tasks._tables import Table, no_column, read_file
 from autopeft.tasks._targets import Labels, RowFault, Target, alike, is_missing, nothing_wrong, row_fault, text_faults
+from autopeft.tasks._templates import is_template
 
 SPLITS = ("train", "validation", "test")
 # Names of validation splits on the hub.
@@ -54,7 +55,7 @@ def read_table(
     else:
         raise ConfigError([Fault("data", "names no rows: give `train` (a file) or `hub` (a data set)")])
     every = {**columns, **target.columns, **({data["group"]: "group"} if data.get("group") else {})}
-    nothing_wrong([*_column_faults(tables, every, data), *named_twice(columns, target.columns)])
+    nothing_wrong([*_column_faults(tables, every, data), *named_twice(columns, target.columns, data)])
     tables = {split: {name: table[name] for name in every} for split, table in tables.items()}
     if place is not None and data.get("train"):
         for split, table in tables.items():
@@ -138,12 +139,13 @@ def groups_of(tables: Mapping[str, Table], column: str | None) -> tuple[dict[str
     return groups, faults
 
 
-def named_twice(columns: Mapping[str, str], targets: Mapping[str, str]) -> list[Fault]:
-    """Finds columns that are inputs and targets."""
+def named_twice(columns: Mapping[str, str], targets: Mapping[str, str], data: Mapping[str, Any]) -> list[Fault]:
+    """Finds columns that are inputs and targets. A key may be both, of a text that goes on; a template may quote one."""
     return [
         Fault(f"data.{key}", f"{column!r} is the column of `{columns[column]}`, too: an answer is no question")
         for column, key in targets.items()
-        if column in columns
+        if columns.get(column, key) != key
+        and not (is_template(data.get(key)) or is_template(data.get(columns[column])))
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from autopeft.errors import Fault
-from autopeft.tasks._targets import NESTED, Texts, is_missing, n_rows, some_rows, text_faults
+from autopeft.tasks._targets import NESTED, Texts, is_missing, row_fault, text_faults
 
 PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")  # {{ and }} are braces; {name} is a column; others are faults
 
@@ -88,16 +88,15 @@ def row_faults(table: Mapping[str, Sequence[Any]], value: str, key: str, split: 
         return text_faults(table, {value: key}, split)
     columns = {name: table[name] for name in columns_in(value)}
     empty: list[int] = []
+    nested: list[int] = []
     for row, cells in enumerate(zip(*columns.values(), strict=True)):
-        wrong = next((type(cell).__name__ for cell in cells if isinstance(cell, NESTED)), None)
-        if wrong is not None:
-            return [Fault(f"data.{key}", f"{split} has a {wrong} in row {row} of {', '.join(columns)}; expected text")]
-        if all(is_missing(cell) or not str(cell).strip() for cell in cells):
+        if any(isinstance(cell, NESTED) for cell in cells):
+            nested.append(row)
+        elif all(is_missing(cell) or not str(cell).strip() for cell in cells):
             empty.append(row)
-    if not empty:
-        return []
     names = " and ".join(map(repr, columns))
-    return [Fault(f"data.{key}", f"{split} has {n_rows(empty)} with an empty {names}: {some_rows(empty)}")]
+    what = {f"with a list in {names}; expected text": nested, f"with an empty {names}": empty}
+    return [row_fault(f"data.{key}", split, rows, said) for said, rows in what.items() if rows]
 
 
 class Written(Texts):

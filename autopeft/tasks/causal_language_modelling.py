@@ -18,10 +18,10 @@ from autopeft.objectives import Goal
 from autopeft.tasks import UNSCORED, Batch, Columns, Dataset, Kept, Kind, Ragged, Raw, Scores, Source, Split
 from autopeft.tasks import _completions as completions
 from autopeft.tasks import _generation as generation
-from autopeft.tasks._chat import ChatTemplate, Conversations, conversation
+from autopeft.tasks._chat import ChatTemplate, Conversations
 from autopeft.tasks._completions import CUT_BEGINNING, CUT_END, Tokens
 from autopeft.tasks._reading import read_table
-from autopeft.tasks._targets import Target, n_rows, nothing_wrong, some_rows
+from autopeft.tasks._targets import Target, nothing_wrong, row_fault
 from autopeft.tasks._templates import Written, row_faults
 from autopeft.tasks._text import NO_LIMIT, longest_input, model_config, padding, tokenizer
 from autopeft.tasks._texts import FromTables
@@ -98,22 +98,18 @@ class CausalLanguageModelling(FromTables):
 
         def input_faults(table: Mapping[str, Sequence[Any]], columns: Mapping[str, str], split: str) -> list[Fault]:
             # Of other forms the input is the target, whose faults are found there.
-            return row_faults(table, data.get("prompt") or "prompt", "prompt", split) if form == "completions" else []
+            prompts = (
+                row_faults(table, data.get("prompt") or "prompt", "prompt", split) if form == "completions" else []
+            )
+            return prompts + self._without_answer(completions.last_said(table, data), split)
 
-        dataset = read_table(data, inputs, target, seed, input_faults=input_faults)
-        if self.answer_after is not None:
-            nothing_wrong([fault for name, raw in dataset.splits.items() for fault in self._without_answer(raw, name)])
-        return dataset
+        return read_table(data, inputs, target, seed, input_faults=input_faults)
 
-    def _without_answer(self, raw: Raw, split: str) -> list[Fault]:
+    def _without_answer(self, said: Sequence[str | None], split: str) -> list[Fault]:
         """Finds rows whose wanted completion lacks `answer_after`."""
-        assert self.answer_after is not None
-        said = raw.targets["completion"] if "completion" in raw.targets else map(_last_said, raw.targets["messages"])
-        lacking = [row for row, text in zip(raw.rows.tolist(), said, strict=True) if self.answer_after not in str(text)]
-        if not lacking:
-            return []
-        message = f"{split} has {n_rows(lacking)} without {self.answer_after!r}: {some_rows(lacking)}"
-        return [Fault("task.answer_after", message)]
+        pattern = self.answer_after
+        lacking = [row for row, text in enumerate(said) if pattern and text is not None and pattern not in text]
+        return [row_fault("task.answer_after", split, lacking, f"without {pattern!r}")] if lacking else []
 
     def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
         """Encodes token ids end to end, with those that are learned as `labels`; prompts only if there are no targets."""
@@ -295,11 +291,6 @@ def _metric_names(generated: Any) -> tuple[str, ...]:
                 f"task: generated has no metric {name!r}.{did_you_mean(name, generation.METRICS)} There are: {known}"
             )
     return tuple(dict.fromkeys(names))
-
-
-def _last_said(cell: Any) -> str:
-    """Returns what the assistant says last in a conversation."""
-    return str([message for message in conversation(cell) if message["role"] == "assistant"][-1]["content"])
 
 
 @lru_cache(maxsize=4)

@@ -118,19 +118,24 @@ def test_a_model_without_a_template_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "message"),
     [
-        (None, "is empty"),
-        ("{", "is no JSON"),
-        ("[]", "no list of messages"),
-        ({"role": "user"}, "no list of messages"),
-        ([{"role": "user"}], "no text `role` and `content` in message 0"),
-        ([{"role": "user", "content": "good"}], "no turn of the assistant"),
-        ([{"role": "assistant", "content": "good"}], "begins with the assistant"),
-        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}], "empty turn"),
+        (None, "are empty"),
+        ("{", "are no JSON"),
+        ("[]", "are no list of messages"),
+        ({"role": "user"}, "are no list of messages"),
+        ([{"role": "user"}], "have no text `role` and `content` in message 0"),
+        ([{"role": "user", "content": "good"}], "have no turn of the assistant"),
+        ([{"role": "assistant", "content": "good"}], "begin with the assistant"),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}], "have an empty turn"),
     ],
 )
 def test_cells_that_are_no_conversation(cell, message):
     (fault,) = conversation_faults([TALK, cell, cell], "train", are_answered=True)
-    assert message in fault.message and "train, row 1 and 1 more" in fault.message and fault.path == "data.messages"
+    assert (
+        message in fault.message
+        and "train has 2 rows that" in fault.message
+        and fault.rows == (1, 2)
+        and fault.path == "data.messages"
+    )
 
 
 def test_null_keys_are_none():

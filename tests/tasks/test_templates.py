@@ -41,7 +41,9 @@ def test_a_row_whose_cells_are_all_empty_is_a_fault_and_one_with_some_is_none():
     assert (
         row_faults(table, "{a} {b}", "prompt", "train")[0].message == "train has 1 row with an empty 'a' and 'b': row 2"
     )
-    assert "list in row 0" in row_faults({"a": [["x"]]}, "{a}!", "prompt", "train")[0].message
+    assert (
+        "with a list in 'a'; expected text: row 0" in row_faults({"a": [["x"]]}, "{a}!", "prompt", "train")[0].message
+    )
 
 
 def test_a_target_of_a_template():
