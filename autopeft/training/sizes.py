@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 FILLER = 0.12  # largest mean share of a buffer's tokens that are no row's
+AIM = FILLER - 0.01  # the same for the batches that sizes are chosen by, as later epochs have others
 ROUND = 8  # tokens of a buffer are a multiple, as fast matrix products want
 CUTS = 64  # candidates for a boundary between two sizes
 MOST_SIZES = 12  # more are not tried; the filler of so many is what it is
@@ -92,14 +93,19 @@ class Sizes:
 def _sizes(needs: Sequence[Size], most: Size, of: Rows) -> tuple[Size, ...]:
     """Chooses the fewest sizes with little filler. The last one is `most`."""
     totals = np.sort([need.tokens for need in needs])
-    real = totals.sum()
-    found: list[int] = [most.tokens]
+    found: tuple[Size, ...] = (most,)
     for n_sizes in range(1, MOST_SIZES + 1):
-        found, taken = _boundaries(totals, most.tokens, n_sizes)
-        if 1 - real / taken <= FILLER:
+        found = _of_boundaries(needs, _boundaries(totals, most.tokens, n_sizes), most, of)
+        taken = sum(next(size for size in found if size.holds(need)).tokens for need in needs)
+        if 1 - totals.sum() / taken <= AIM:
             break
+    return found
+
+
+def _of_boundaries(needs: Sequence[Size], boundaries: Sequence[int], most: Size, of: Rows) -> tuple[Size, ...]:
+    """Returns a size for each boundary, wide enough for the batches under it. The last one is `most`."""
     out: list[Size] = []
-    for tokens in found[:-1]:
+    for tokens in boundaries[:-1]:
         inside = [need for need in needs if need.tokens <= tokens]
         wide = _widest(inside)
         if of.is_flat:
@@ -110,7 +116,7 @@ def _sizes(needs: Sequence[Size], most: Size, of: Rows) -> tuple[Size, ...]:
     return (*out, most)
 
 
-def _boundaries(totals: np.ndarray, most: int, n_sizes: int, step: int = ROUND) -> tuple[list[int], int]:
+def _boundaries(totals: np.ndarray, most: int, n_sizes: int, step: int = ROUND) -> list[int]:
     """Finds the boundaries of `n_sizes` sizes, `most` the last, with the least filler, by dynamic programming.
 
     Args:
@@ -118,7 +124,7 @@ def _boundaries(totals: np.ndarray, most: int, n_sizes: int, step: int = ROUND) 
         step: A boundary is a multiple, or `most`.
 
     Returns:
-        The boundaries, ascending, and the sum of the batches' buffers.
+        The boundaries, ascending.
     """
     quantiles = totals[np.linspace(0, len(totals) - 1, min(CUTS, len(totals))).astype(int)]
     cuts = sorted({*(min(_up(int(total), step), most) for total in quantiles), most})
@@ -136,7 +142,7 @@ def _boundaries(totals: np.ndarray, most: int, n_sizes: int, step: int = ROUND) 
             for j in range(len(cuts))
         ]
         best, paths = [pair[0] for pair in grown], [pair[1] for pair in grown]
-    return paths[-1], best[-1]
+    return paths[-1]
 
 
 class Widths:
@@ -151,7 +157,7 @@ class Widths:
     def __init__(self, of: Rows, most_rows: int, most_places: int | None = None) -> None:
         self.of, self.most_rows, self.most_places = of, most_rows, most_places
         lengths = np.sort(np.maximum(of.lengths, 1))
-        found = [_boundaries(lengths, int(lengths[-1]), n, step=1)[0] for n in range(1, MOST_SIZES + 1)]
+        found = [_boundaries(lengths, int(lengths[-1]), n, step=1) for n in range(1, MOST_SIZES + 1)]
         self.all: tuple[int, ...] = ()
         self.all = min((tuple(widths) for widths in found), key=self._cost)
 
