@@ -238,6 +238,31 @@ def check_method_saves_all_it_trains(name: str, subject: MethodSubject) -> None:
         assert torch.allclose(expected, found, rtol=0, atol=1e-6), (expected - found).abs().max()
 
 
+def check_method_takes_rows_end_to_end(name: str, subject: MethodSubject) -> None:
+    """Checks that a trained method computes the same from rows of tokens end to end, without padding between them.
+
+    On a GPU trials run so. A method may treat each token by itself, or go through transformers' attention interface.
+    """
+    import torch
+
+    from autopeft.training.flat import Flattening, Layout
+    from autopeft.training.sizes import Size
+
+    for params in method_recipes(name):
+        attached = attach_method(subject, params, seed=1)
+        if "attention_mask" not in subject.inputs:
+            return
+        lengths = subject.inputs["attention_mask"].sum(1)
+        n_rows, longest = subject.inputs["attention_mask"].shape
+        train_method(subject, attached, steps=2)
+        with torch.no_grad():
+            expected = subject.logits(attached.model)
+            flattening = Flattening(attached.model, subject.view.blocks)
+            flattening.read(Layout(lengths[None], Size(int(lengths.sum()) + 2, n_rows, longest)))
+            found = subject.logits(attached.model)
+        assert torch.allclose(expected, found, rtol=1e-4, atol=1e-5), (expected - found).abs().max()
+
+
 def check_method_clones_are_independent(name: str, subject: MethodSubject) -> None:
     """Checks that two trials with alternating steps end as each does alone, and that equal seeds begin equally."""
     import torch
@@ -336,6 +361,7 @@ METHOD_CHECKS: tuple[Callable[[str, MethodSubject], None], ...] = (
     check_method_trains_what_is_counted,
     check_method_leaves_the_base,
     check_method_saves_all_it_trains,
+    check_method_takes_rows_end_to_end,
     check_method_clones_are_independent,
     check_method_lowest_is_right,
     check_method_head_is_the_seeds,

@@ -53,6 +53,15 @@ class Wrong(Method):
         layer.register_forward_hook(lambda module, _, output: output + module.extra)
 
 
+class MixesTokens(Wrong):
+    """What it adds is of all tokens of a row, padding included."""
+
+    def add(self, model, name):
+        layer = model.get_submodule(name)
+        layer.extra = torch.nn.Parameter(torch.zeros(layer.out_features, device=layer.weight.device))
+        layer.register_forward_hook(lambda module, _, output: output + output.mean(1, keepdim=True) * module.extra)
+
+
 class ChangesTheBase(Wrong):
     def add(self, model, name):
         super().add(model, name)
@@ -103,6 +112,7 @@ class SaysNothingOfAKey(Wrong):
         (HooksTheWrongBlock, testing.check_method_lowest_is_right),
         (HasUntrainedParameters, testing.check_method_trains_its_own),
         (KeepsStateOutsideItsParameters, testing.check_method_saves_all_it_trains),
+        (MixesTokens, testing.check_method_takes_rows_end_to_end),
         (CountsOtherwiseOnMeta, testing.check_method_count_is_exact),
         (SaysNothingOfAKey, testing.check_method_describes_itself),
     ],
