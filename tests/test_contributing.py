@@ -107,12 +107,12 @@ def task_subject(name, data):
 
 
 @pytest.mark.parametrize("check", testing.TASK_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", ["balanced_text", "text_score"])
+@pytest.mark.parametrize("name", ["worst_class", "text_score"])
 def test_the_tasks_keep_their_contract(check, name, data):
     check(task_subject(name, data))
 
 
-@pytest.mark.parametrize(("task", "metric"), [("text_score", "mae"), ("balanced_text", "balanced_accuracy")])
+@pytest.mark.parametrize(("task", "metric"), [("text_score", "mae"), ("worst_class", "worst_recall")])
 def test_a_search_with_all_of_them(task, metric, data, tmp_path, installed, monkeypatch):
     """By names in a config: its own method, sampler, task and metric; then exported and predicted with."""
     subject = task_subject(task, data)

@@ -56,7 +56,7 @@ class Digits(Classification):
         digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
         made = dict.fromkeys(splits, "half, a quarter and a quarter, stratified, by seed")
         origin = describe_origin("sklearn.datasets.load_digits, classes 5 to 9", f"sha256:{digest}", splits, made)
-        return Dataset(splits, {"label_names": list(map(str, TARGET)), "n_outputs": len(TARGET)}, origin)
+        return self.weighted(Dataset(splits, {"label_names": list(map(str, TARGET)), "n_outputs": len(TARGET)}, origin))
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """Rows of 64 pixels from 0 to 16, as scikit-learn has them."""
@@ -79,7 +79,7 @@ class Digits(Classification):
             pixels = np.asarray(raw.inputs["image"], dtype=np.uint8)[:, None]
             return Split({"pixel_values": pixels}, raw.targets, {"pixel_values": (MULTIPLY, ADD)})
 
-        return encode
+        return self.weighing(encode, about)
 
     def base(self, name: str) -> Path:
         """Returns the folder of the pretrained base. If it is not in the cache, says so and trains it (ten seconds)."""

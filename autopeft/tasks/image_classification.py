@@ -35,10 +35,10 @@ class ImageClassification(Classification):
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         if data.get("train") and Path(data["train"]).is_dir():
-            return read_folders(data, seed, MEDIUM)
+            return self.weighted(read_folders(data, seed, MEDIUM))
         faults = partial(media_faults, medium=MEDIUM, skips=data.get("on_fault") == "skip")
         columns = column_names(self.columns, data, inputs_only=True)
-        return read_table(data, columns, Labels(data), seed, input_faults=faults, place=placed)
+        return self.weighted(read_table(data, columns, Labels(data), seed, input_faults=faults, place=placed))
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         if file.is_dir():
@@ -71,7 +71,7 @@ class ImageClassification(Classification):
                 return Split({"pixel_values": pixels}, raw.targets)
             return Split({"pixel_values": pixels.round().astype(np.uint8)}, raw.targets, {"pixel_values": scale})
 
-        return encode
+        return self.weighing(encode, about)
 
 
 def image_processor(source: Source) -> Any:

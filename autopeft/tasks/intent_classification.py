@@ -13,7 +13,7 @@ import numpy as np
 
 from autopeft.errors import Fault, did_you_mean
 from autopeft.objectives import Goal
-from autopeft.tasks import Columns, Dataset, Kept, Scores, column_names
+from autopeft.tasks import Columns, Dataset, Kept, Raw, Scores, Source, Split, column_names
 from autopeft.tasks._classification import Classification, of_predictions
 from autopeft.tasks._reading import read_table
 from autopeft.tasks._targets import Labels, nothing_wrong
@@ -27,6 +27,7 @@ class IntentClassification(Texts, Classification):
 
     Args:
         out_of_scope: The label of such rows.
+        class_weights: See `Classification`.
     """
 
     trivial_title = "always out of scope"
@@ -39,7 +40,8 @@ class IntentClassification(Texts, Classification):
         "loss": "minimize",
     }
 
-    def __init__(self, out_of_scope: str = "oos") -> None:
+    def __init__(self, out_of_scope: str = "oos", class_weights: str | None = None) -> None:
+        super().__init__(class_weights)
         self.out_of_scope = out_of_scope
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
@@ -54,7 +56,11 @@ class IntentClassification(Texts, Classification):
                 lacks = "in scope" if is_out.all() else f"out of scope (label {self.out_of_scope!r})"
                 faults.append(Fault("data", f"{split} has no row {lacks}: no threshold can be judged there"))
         nothing_wrong(faults)
-        return dataset
+        return self.weighted(dataset)
+
+    def encoder(self, source: Source, about: Mapping[str, Any]) -> Callable[[Raw], Split]:
+        """Texts as token ids, and the weight of each row if classes have weights."""
+        return self.weighing(super().encoder(source, about), about)
 
     def calibrate(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Any]:
         """Chooses the `threshold` with the best `routing_score`; of several equally good ones, the lowest."""
