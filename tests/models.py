@@ -42,6 +42,75 @@ def vit(folder):
     return str(folder)
 
 
+def wav2vec2(folder, kind="wav2vec2", norm="layer"):
+    """A tiny wav2vec2 or HuBERT at 4 kHz: with masks (`layer`), or a norm over time that takes none (`group`)."""
+    import transformers
+
+    torch.manual_seed(0)
+    made = {"wav2vec2": transformers.Wav2Vec2Config, "hubert": transformers.HubertConfig}[kind]
+    config = made(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(16, 16),
+        conv_stride=(8, 5), conv_kernel=(16, 5), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+        classifier_proj_size=16, feat_extract_norm=norm, do_stable_layer_norm=norm == "layer",
+    )  # fmt: skip
+    transformers.AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
+    transformers.Wav2Vec2FeatureExtractor(sampling_rate=4_000, return_attention_mask=norm == "layer").save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+def ast(folder):
+    """A tiny audio spectrogram transformer, which reads 64 frames of 16 bands at 4 kHz."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.ASTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_length=64, num_mel_bins=16,
+        patch_size=16, frequency_stride=16, time_stride=16,
+    )  # fmt: skip
+    transformers.ASTForAudioClassification(config).save_pretrained(folder)
+    transformers.ASTFeatureExtractor(sampling_rate=4_000, num_mel_bins=16, max_length=64).save_pretrained(folder)
+    return str(folder)
+
+
+def yamnet(folder):
+    """A tiny MobileNetV1 of one channel, as the log-mel patches of YAMNet have; no processor."""
+    from transformers import MobileNetV1Config, MobileNetV1ForImageClassification
+
+    torch.manual_seed(0)
+    config = MobileNetV1Config(num_channels=1, depth_multiplier=0.25, image_size=96, tf_padding=True)
+    model = MobileNetV1ForImageClassification(config)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    model.train()(pixel_values=torch.randn(32, 1, 96, 64))
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def tone(hertz, seconds, rate=8_000, seed=0):
+    """A sine with a little noise, (n_samples,)."""
+    at = np.arange(round(seconds * rate)) / rate
+    return 0.5 * np.sin(2 * np.pi * hertz * at) + np.random.default_rng(seed).normal(0, 0.01, len(at))
+
+
+def write_tones(path, rows, seed=0):
+    """A CSV of paths and labels: high and low tones of different lengths, as WAV, FLAC and Ogg files at 8 kHz."""
+    import soundfile
+
+    rng = np.random.default_rng(seed)
+    lines = ["audio,label"]
+    (path.parent / "sounds").mkdir(exist_ok=True)
+    for index in range(rows):
+        hertz = rng.uniform(*[(150, 300), (900, 1500)][index % 2])
+        file = path.parent / "sounds" / f"{index}.{('wav', 'flac', 'ogg')[index % 3]}"
+        soundfile.write(file, tone(hertz, rng.uniform(0.12, 0.5), seed=index), 8_000)
+        lines.append(f"sounds/{file.name},{'high' if index % 2 else 'low'}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
 def mobilenet(folder, tf_padding=True):
     from transformers import MobileNetV2Config, MobileNetV2ForImageClassification, MobileNetV2ImageProcessor
 

@@ -87,6 +87,7 @@ def _usage(about: Mapping[str, Any]) -> Iterator[str]:
         yield "Stock peft cannot hold what was trained here; autopeft loads it. In this folder:\n"
     images, texts = _columns(about)
     columns = dict.fromkeys(texts, "a text") if texts else dict.fromkeys(images, "picture.png")
+    columns |= dict.fromkeys(_sounds(about), "sound.wav")
     yield "```python"
     yield "import autopeft\n"
     trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""
@@ -102,9 +103,13 @@ def _usage(about: Mapping[str, Any]) -> Iterator[str]:
 def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     """Code that loads and runs the export with transformers and peft alone."""
     images, texts = _columns(about)
+    sounds = _sounds(about) if about["auto_class"] == "AutoModelForAudioClassification" else []
     processor = "AutoTokenizer" if texts or _writes(about) else "AutoImageProcessor" if images else ""
+    processor = processor or ("AutoFeatureExtractor" if sounds else "")
     labels = about["about"].get("label_names") if about["auto_class"].endswith("Classification") else None
     is_adapter, writes = about["form"] == "peft", _writes(about)
+    if sounds:
+        yield "import soundfile"
     yield "import torch"
     if is_adapter:
         yield f"from peft import {_auto_peft(about) if writes else 'PeftConfig, PeftModel'}"
@@ -135,6 +140,10 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     elif images:
         yield 'processor = AutoImageProcessor.from_pretrained(".")'
         yield 'inputs = processor([Image.open("picture.png").convert("RGB")], return_tensors="pt")'
+    elif sounds:
+        yield 'extractor = AutoFeatureExtractor.from_pretrained(".")'
+        yield 'sound, rate = soundfile.read("sound.wav", dtype="float32")  # one channel, at extractor.sampling_rate'
+        yield 'inputs = extractor(sound, sampling_rate=rate, return_tensors="pt")'
     else:
         yield "# model(pixel_values=…).logits has a column a label"
         return
@@ -142,7 +151,7 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     if labels and about["auto_class"] == "AutoModelForTokenClassification":
         yield "    # A tag a token, special ones too; `autopeft predict` gives one a word."
         yield "    print([[labels[index] for index in row] for row in model(**inputs).logits.argmax(-1)])"
-    elif labels:
+    elif labels and "threshold" not in about["about"]:
         yield "    print([labels[index] for index in model(**inputs).logits.argmax(-1)])"
     else:
         yield "    print(model(**inputs).logits)  # `autopeft predict` makes answers of them"
@@ -184,6 +193,11 @@ def _columns(about: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The input columns: (of pictures, of texts); none of a task that has no processor of its own."""
     pictures = [name for name, kind in about["inputs"].items() if kind == "picture"]
     return pictures, [name for name, kind in about["inputs"].items() if kind in ("text", "texts")]
+
+
+def _sounds(about: Mapping[str, Any]) -> list[str]:
+    """The input columns of sounds."""
+    return [name for name, kind in about["inputs"].items() if kind == "sound"]
 
 
 def _sizes(facts: Facts, record: Record) -> str:

@@ -262,12 +262,12 @@ def _load(hub: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _undecoded(table: Any) -> Any:
-    """Keeps pictures as bytes, as decoded pictures would all be in memory at once."""
+    """Keeps pictures and sounds as bytes: decoded, they would all be in memory at once."""
     import datasets
 
     for name, feature in table.features.items():
-        if isinstance(feature, datasets.Image):
-            table = table.cast_column(name, datasets.Image(decode=False))
+        if isinstance(feature, (datasets.Image, datasets.Audio)):
+            table = table.cast_column(name, type(feature)(decode=False))
     return table
 
 

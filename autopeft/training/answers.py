@@ -13,6 +13,8 @@ from autopeft.training.batches import by_length, collate, collate_targets
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
 SCORE_VALUES = 2**27  # most logits of one such pass, for a model with logits for each token: 0.5 GB in fp32
+SOUND_INPUTS = ("input_values", "input_features")  # of models that read sounds: one row may be 10 s, or 1,024 frames
+SOUND_BATCH, SOUND_SAMPLES = 16, 2**21  # most rows of such a pass, and most samples; 2 GB in wav2vec2's first layer
 CHOICE = "calibration"  # key of a score's detail
 NOT_FINITE = "the model's outputs are not finite: it diverged"
 
@@ -105,14 +107,25 @@ def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:
     """Returns the rows of a split in batches for scoring.
 
     Args:
-        lengths: (n_rows,) tokens a row.
+        lengths: (n_rows,) tokens, or samples of a sound, a row.
         model: The model that scores the rows.
     """
-    return by_length(lengths, SCORE_BATCH, most_places(model))
+    return by_length(lengths, bounded_rows(model, SCORE_BATCH), most_places(model))
+
+
+def _hears(model: Any) -> bool:
+    return getattr(model, "main_input_name", None) in SOUND_INPUTS
+
+
+def bounded_rows(model: Any, wanted: int) -> int:
+    """Returns how many rows a pass for scoring may hold."""
+    return min(wanted, SOUND_BATCH) if _hears(model) else wanted
 
 
 def most_places(model: Any) -> int | None:
-    """Returns how many tokens a pass for scoring may hold, padding included; None for no bound."""
+    """Returns how many tokens, or samples, a pass for scoring may hold, padding included; None for no bound."""
+    if _hears(model):
+        return SOUND_SAMPLES
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         return None
     return int(SCORE_VALUES // model.config.get_text_config().vocab_size)

@@ -75,7 +75,8 @@ def collate(
     for name, column in split.inputs.items():
         if isinstance(column, Ragged):
             values, mask = pad(column, rows)
-            inputs[name] = torch.from_numpy(values.astype(np.int64))
+            is_whole = np.issubdtype(values.dtype, np.integer)
+            inputs[name] = torch.from_numpy(values.astype(np.int64 if is_whole else np.float32))
             inputs["attention_mask"] = torch.from_numpy(mask)
         elif name in without:
             inputs[name] = torch.zeros((len(rows), *[1] * (column.ndim - 1)))

@@ -17,7 +17,7 @@ import torch
 
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.tasks import Ragged, Split
-from autopeft.training.answers import SCORE_BATCH
+from autopeft.training.answers import score_batches
 from autopeft.training.batches import endless, order, pick_split
 from autopeft.training.course import total_steps
 from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes
@@ -137,7 +137,8 @@ def _steps(worker: Worker, params: Mapping[str, Any], pack: int, steps: int) -> 
 def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
     """Computes the logits of some validation rows, before any training step."""
     worker = Worker(setup.but(prefix_cache_bytes=0))
-    rows = np.arange(min(SCORE_BATCH, len(worker.data.splits["validation"])))
+    lengths = worker.data.splits["validation"].lengths
+    rows = np.arange(len(score_batches(lengths, worker.base)[0]))
     with taken(worker, "validation"), torch.no_grad():
         network = worker.network(Trial(0, params, setup.seed))
         network.eval()

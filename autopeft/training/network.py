@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autopeft.tasks import Ragged, Split, TokenWise
-from autopeft.training.answers import SCORE_BATCH, most_places
+from autopeft.training.answers import SCORE_BATCH, bounded_rows, most_places
 from autopeft.training.batches import batch_weight, by_length, collate, collate_targets
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.first_token import read_first_token
@@ -130,7 +130,7 @@ class Network:
         lengths = self.worker.data.splits[split].lengths
         if self.is_static:
             return self._widths(split, most_rows).batches()
-        return by_length(lengths, most_rows, most_places(self.model))
+        return by_length(lengths, bounded_rows(self.model, most_rows), most_places(self.model))
 
     def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
         """Computes the logits (n_rows, n_labels) of some rows of a split."""

@@ -10,12 +10,14 @@ import pytest
 from models import (
     bert,
     vit,
+    wav2vec2,
     write_columns,
     write_completions,
     write_intents,
     write_numbers,
     write_sets,
     write_texts,
+    write_tones,
     write_words,
     writer,
 )
@@ -78,6 +80,12 @@ def pictures(folder):
     return data, vit(folder / "model")
 
 
+def sounds(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_tones(folder / "train.csv", 48)), "validation_share": 0.25, "test_share": 0.25}
+    return data, wav2vec2(folder / "model")
+
+
 def digits(folder):
     return {}, str(plugins.load("tasks", "digits")().base("digits"))
 
@@ -90,6 +98,7 @@ def completions(folder):
 
 SUBJECTS = {
     "text_classification": texts,
+    "audio_classification": sounds,
     "image_classification": pictures,
     "digits": digits,
     "regression": numbers,

@@ -18,8 +18,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import yaml
-from models import bert, write_columns, write_intents, write_numbers, write_sets, write_words
+from models import (
+    bert,
+    tone,
+    wav2vec2,
+    write_columns,
+    write_intents,
+    write_numbers,
+    write_sets,
+    write_tones,
+    write_words,
+)
 
 from autopeft import app, wiring
 from autopeft import ledger as ledgers
@@ -74,6 +85,7 @@ SUBJECTS = {
 
 # Tasks that add nothing to how trials are run, killed or resumed: once through, in this process.
 ONCE = {
+    "audio_classification": Subject(write_tones, {}, "accuracy", "label", "majority class", model=wav2vec2),
     "intent_classification": Subject(write_intents, {}, "routing_score", "label", "always out of scope"),
     "multilabel_classification": Subject(write_sets, {}, "micro_f1", "labels", "majority of each label"),
     "multioutput_classification": Subject(
@@ -170,15 +182,19 @@ def test_export_and_predict(job, capsys, monkeypatch):
         assert [len(tags.split()) for tags in found["tags"]] == [len(words.split()) for words in given["words"]]
     else:
         assert np.isfinite(found[subject.answer]).all()
-    card = (folder / "adapter" / "README.md").read_text()
     monkeypatch.chdir(folder / "adapter")
-    for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+    run_card(capsys)
+
+
+def run_card(capsys):
+    """Runs the code of the model card in this folder."""
+    for code in re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL):
         exec(compile(code, "README.md", "exec"), {})  # noqa: S102  (our own card)
         assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("task", ONCE)
-def test_from_search_to_prediction(task, tmp_path):
+def test_from_search_to_prediction(task, tmp_path, capsys, monkeypatch):
     """What was learned is better than the answer without learning, and the export's file of answers shows it."""
     subject = ONCE[task]
     run = app.search(load(config(tmp_path, task, budget={"trials": 3}, training=LONGER)), tmp_path / "run", quiet=True)
@@ -205,6 +221,11 @@ def test_from_search_to_prediction(task, tmp_path):
         assert is_right.mean() > given[subject.answer].value_counts(normalize=True, dropna=False).max()
     else:
         assert np.isfinite(answered).all()
+    monkeypatch.chdir(exported)
+    if task == "audio_classification":
+        soundfile.write("sound.wav", tone(440, 0.5, rate=4_000), 4_000)
+    capsys.readouterr()
+    run_card(capsys)
 
 
 @pytest.mark.parametrize("task", SUBJECTS)
