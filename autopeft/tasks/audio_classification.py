@@ -36,19 +36,22 @@ class AudioClassification(Classification):
 
     A sound is a row for a model with a feature extractor of its own, and several rows, its patches, for YAMNet. The
     answer for a sound is the mean of its rows' probabilities. Targets: `clip`, the row of the data from which a row
-    comes; `label`; `weight`, one divided by the rows of the sound. Rows to be predicted have a `clip` only.
+    comes; `label`; `weight`, that of the sound's class, divided by the rows of the sound. Rows to be predicted have a
+    `clip` only.
 
     Args:
         features: "own", by the model's own feature extractor; "yamnet", the log-mel patches of YAMNet, for a model
             that reads one-channel pictures.
         seconds: The longest sound; what follows is not heard.
+        class_weights: See `Classification`.
     """
 
     columns: Mapping[str, Kind] = {"audio": "sound", "label": "target"}
     metrics: Mapping[str, Goal] = Classification.metrics
     reads_folders = True
 
-    def __init__(self, features: str = OWN, seconds: float = 10.0) -> None:
+    def __init__(self, features: str = OWN, seconds: float = 10.0, class_weights: str | None = None) -> None:
+        super().__init__(class_weights)
         if features not in (OWN, YAMNET):
             raise UsageError(f"task: features is {OWN} or {YAMNET}, not {features!r}")
         if not seconds >= SHORTEST_SECONDS:
@@ -57,7 +60,7 @@ class AudioClassification(Classification):
         self.auto_class = "AutoModelForAudioClassification" if features == OWN else "AutoModelForImageClassification"
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
-        dataset = self._read(data, seed)
+        dataset = self.weighted(self._read(data, seed))
         (sounds,) = dataset.splits["train"].inputs.values()
         longest = max(SHORTEST_SECONDS, *map(seconds_of, sounds))
         return replace(dataset, about={**dataset.about, "seconds": round(min(longest, self.seconds), 3)})
@@ -100,6 +103,7 @@ class AudioClassification(Classification):
         if self.features == OWN:
             processor = self.processor(source)
             rate, make = int(processor.sampling_rate), Extractor(processor, float(about["seconds"]))
+        of_classes = np.asarray(about.get("class_weights", [1.0] * about["n_outputs"]), dtype=np.float32)
 
         def encode(raw: Raw) -> Split:
             (sounds,) = raw.inputs.values()
@@ -107,21 +111,16 @@ class AudioClassification(Classification):
             counts = [len(part) for part in parts]
             targets: dict[str, Ragged | np.ndarray] = {"clip": np.repeat(np.asarray(raw.rows, dtype=np.int64), counts)}
             if raw.targets:
-                targets["label"] = np.repeat(np.asarray(raw.targets["label"]), counts)
-                targets["weight"] = np.repeat(1 / np.array(counts, dtype=np.float32), counts)
+                labels = np.asarray(raw.targets["label"])
+                weights = of_classes[labels] / np.array(counts, dtype=np.float32)
+                targets |= {"label": np.repeat(labels, counts), "weight": np.repeat(weights, counts)}
             return Split(_inputs(make, parts), targets)
 
         return encode
 
-    def weights(self, targets: Columns) -> np.ndarray:
-        """Each sound counts 1."""
-        return np.asarray(targets["weight"])
-
     def loss(self, outputs: Any, targets: Mapping[str, Any]) -> Any:
         """Computes the cross entropy of each row, weighted; 0 for rows to be predicted."""
-        if "label" not in targets:
-            return outputs.new_zeros(len(outputs))
-        return super().loss(outputs, targets) * targets["weight"]
+        return super().loss(outputs, targets) if "label" in targets else outputs.new_zeros(len(outputs))
 
     def keep(self, outputs: Any, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
         """The logits, and the sound that they are of."""
@@ -129,11 +128,11 @@ class AudioClassification(Classification):
 
     def score(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Scores:
         """What a classification has, by sounds."""
-        return of_predictions(_chances(kept).argmax(axis=1), _labels(targets), about["n_outputs"])
+        return of_predictions(_chances(kept).argmax(axis=1), _of_sounds(targets)["label"], about["n_outputs"])
 
     def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
         """Scores the most frequent label among the training sounds."""
-        return super().trivial({"label": _labels(train)}, {"label": _labels(targets)}, about, base)
+        return super().trivial(_of_sounds(train), _of_sounds(targets), about, base)
 
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """`label`, and the probability of each label."""
@@ -214,11 +213,11 @@ def _chances(kept: Kept) -> np.ndarray:
     return chances
 
 
-def _labels(targets: Columns) -> np.ndarray:
-    """Returns the label of each sound, sounds in their order."""
-    _, first = np.unique(np.asarray(targets["clip"]), return_index=True)
-    labels: np.ndarray = np.asarray(targets["label"])[first]
-    return labels
+def _of_sounds(targets: Columns) -> dict[str, np.ndarray]:
+    """Returns the label and the weight of each sound, sounds in their order."""
+    _, first, place = np.unique(np.asarray(targets["clip"]), return_index=True, return_inverse=True)
+    weights = np.bincount(place, np.asarray(targets["weight"]))
+    return {"label": np.asarray(targets["label"])[first], "weight": weights}
 
 
 MEDIUM = Medium("sound", "sounds", "audio", SOUNDS, UNREAD, read_sound)

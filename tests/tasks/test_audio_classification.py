@@ -155,6 +155,18 @@ def test_a_sound_of_many_patches_counts_once():
     assert task.weights(targets).sum() == pytest.approx(2)
 
 
+def test_weights_of_classes_are_of_sounds(tmp_path):
+    """Not of patches: a class of long sounds counts no more than one of as many short sounds."""
+    long, short = np.zeros(3 * RATE, dtype=np.float32), np.zeros(RATE // 2, dtype=np.float32)
+    sounds = [{"array": wave, "sampling_rate": RATE} for wave in (long, short, short)]
+    about = {"label_names": ["a", "b"], "n_outputs": 2, "seconds": 3.0, "class_weights": [1.5, 0.75]}
+    encode = AudioClassification("yamnet", class_weights="balanced").encoder(Source(""), about)
+    split = encode(Raw({"audio": sounds}, {"label": np.array([0, 1, 1])}, np.arange(3)))
+    weights = AudioClassification("yamnet").weights(split.targets)
+    assert np.bincount(split.targets["clip"]).tolist() == [6, 1, 1]
+    assert np.bincount(split.targets["clip"], weights) == pytest.approx([1.5, 0.75, 0.75])
+
+
 def test_class_folders(tmp_path):
     write_tones(tmp_path / "train.csv", 12)
     for index, file in enumerate(sorted((tmp_path / "sounds").iterdir())):
