@@ -137,7 +137,7 @@ class Confirm:
         """Writes a retraining's outcome to the ledger. It fails if its counts are not those of its trial."""
         candidate = self._jobs[result.trial.number]
         result = counted(result, candidate.known)
-        optional = {"detail": dict(result.detail), "fault": result.fault}
+        optional = {"detail": dict(result.detail), "fault": result.fault, "ran": result.ran}
         event = self.ledger.append(
             {
                 "event": "confirm",

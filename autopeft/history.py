@@ -35,6 +35,7 @@ class Record:
         report_seconds: Search time of each report.
         fault: "machine" if the trial failed by the machine's fault; else empty.
         lost: How often the trial was lost by the machine's fault.
+        ran: How its steps ran (`Result.ran`); empty if that is not known.
     """
 
     trial: Trial
@@ -50,6 +51,7 @@ class Record:
     report_seconds: list[float] = field(default_factory=list)
     fault: str = ""
     lost: int = 0
+    ran: str = ""
 
     @property
     def number(self) -> int:
@@ -216,7 +218,7 @@ class History:
             record.status, record.metrics = Status(event["status"]), event["metrics"]
             record.error, record.told_seconds = event["error"], event["seconds"]
             record.detail = _detail(event)
-            record.fault = event.get("fault", "")
+            record.fault, record.ran = event.get("fault", ""), event.get("ran", "")
             record.lost += record.fault == MACHINE
             self.told.append(record.number)
         elif kind == "rerun":

@@ -201,7 +201,7 @@ class Search:
         result = counted(result, known)
         metrics = {**known, **result.metrics}
         event = {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics}
-        optional = {"detail": dict(result.detail), "fault": result.fault}
+        optional = {"detail": dict(result.detail), "fault": result.fault, "ran": result.ran}
         self._write(event | {"error": result.error} | {key: value for key, value in optional.items() if value})
 
     def _running_record(self, number: int) -> Record:

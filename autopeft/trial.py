@@ -98,6 +98,8 @@ class Result:
         error: Reason if status is OUT_OF_MEMORY or FAILED; else empty.
         detail: JSON data of the task beside the metrics of a complete trial (`tasks.Scores`); else empty.
         fault: "machine" if a FAILED trial ended by the machine's fault, so that it may run again; else empty.
+        ran: How its steps ran: "graph" (one launch of a CUDA graph each), "static" (the same, called), "stack" (in a pass
+            that trials share), "plain"; empty if that is not known.
     """
 
     trial: Trial
@@ -106,6 +108,7 @@ class Result:
     error: str = ""
     detail: Mapping[str, Any] = field(default_factory=dict)
     fault: str = ""
+    ran: str = ""
 
     def __post_init__(self) -> None:
         wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
@@ -124,12 +127,15 @@ class Result:
             "error": self.error,
             "detail": dict(self.detail),
             "fault": self.fault,
+            "ran": self.ran,
         }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Result:
         trial, status = Trial.from_json(data["trial"]), Status(data["status"])
-        return Result(trial, status, dict(data["metrics"]), data["error"], dict(data["detail"]), data["fault"])
+        return Result(
+            trial, status, dict(data["metrics"]), data["error"], dict(data["detail"]), data["fault"], data["ran"]
+        )
 
 
 def counted(result: Result, known: Mapping[str, float]) -> Result:
@@ -145,7 +151,8 @@ def counted(result: Result, known: Mapping[str, float]) -> Result:
     ]
     if not wrong or result.status is not Status.COMPLETE:
         return result
-    return Result(result.trial, Status.FAILED, {}, f"counted wrongly before training: {'; '.join(wrong)}")
+    why = f"counted wrongly before training: {'; '.join(wrong)}"
+    return Result(result.trial, Status.FAILED, {}, why, ran=result.ran)
 
 
 # Trains and scores one trial: yields a Report at each rung, then exactly one Result, and possibly a Phase in between.

@@ -56,6 +56,9 @@ class Pack(Protocol):
     def leave(self, trial: Trial) -> None:
         """Ends a trial that has reported, without a result."""
 
+    def has_room(self) -> bool:
+        """Whether memory holds one more trial, as far as the running ones show."""
+
     def advance(self, is_due: Callable[[], bool] = lambda: False) -> list[tuple[Trial, Report | Result]]:
         """Trains until some trials have an event, and returns these events. After its Result a trial has left.
 

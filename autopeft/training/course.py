@@ -38,6 +38,11 @@ class Course:
         """Notes the time at the end of a part: first of attaching, then of training."""
         self._times.append(time.monotonic())
 
+    def again(self) -> None:
+        """Begins the trial again. Its clock goes on."""
+        self._recent.clear()
+        del self._times[1:]
+
     def wait(self, seconds: float) -> None:
         """Takes off seconds in which the worker did not work for this trial."""
         self._times = [moment + seconds for moment in self._times]

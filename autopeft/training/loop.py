@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,15 +32,20 @@ from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
 from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes, require_device
 from autopeft.training.head import headed, vectors
+from autopeft.training.launch import Pause
 from autopeft.training.model import ModelView, clone_shared, load_model, view
 from autopeft.training.network import Network, as_trials_run
 from autopeft.training.optimizer import learning_rate_factor, make_optimizer
 from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
+from autopeft.training.program import Program, is_static
+from autopeft.training.programs import Programs
 from autopeft.training.recipe import Attached, attach, counts, load_trained, trained_state
 from autopeft.training.setup import Setup
 from autopeft.training.static import Statics
 from autopeft.trial import Phase, Report, Result, Status, Trial
+
+STATIC, PLAIN = "static", "plain"  # ways to run a trial: in static shapes, step by step
 
 
 class Worker:
@@ -49,6 +54,11 @@ class Worker:
     Args:
         setup: What all trials share.
         should_end: Is called between steps. If it returns true, the trial ends without a result.
+
+    Attributes:
+        programs: Trials' training in static shapes, kept for trials of the same structure.
+        has_company: Whether other trials hold memory, too. Then a trial that runs out of it begins again later, with
+            less company, and does not divide its batches.
 
     Raises:
         EnvironmentFault: The device, the model or the data is not there.
@@ -72,6 +82,8 @@ class Worker:
         )
         self.statics = Statics(self.base, self.view, self.task, self.device, setup.seed)
         self.prefix = PrefixCache(folder, setup.machine.prefix_cache_bytes)
+        self.programs = Programs()
+        self.has_company: Callable[[], bool] = lambda: False
 
     def evaluate(
         self, trial: Trial, split: str = "validation", course: Course | None = None
@@ -92,56 +104,82 @@ class Worker:
     ) -> Generator[Report | Result | Phase, None, None]:
         """Does the same as `evaluate`, and also yields each phase when it begins."""
         for event in self.turns(trial, split, course):
-            if event is not None:
+            if not isinstance(event, Pause):
                 yield event
 
     def turns(
         self, trial: Trial, split: str = "validation", course: Course | None = None
-    ) -> Generator[Report | Result | Phase | None, None, None]:
-        """Does the same as `phases`, and also yields None after each step, so that other trials can have their turn."""
-        known: dict[str, float] = {}
-        try:
-            for event in self._evaluate(trial, split, course or self.course(trial)):
-                if isinstance(event, Report):
-                    known = dict(event.metrics)
-                yield event
-        except Exception as fault:
-            if not is_trials_own(fault):
-                raise
-            if os.environ.get("AUTOPEFT_DEBUG"):
-                traceback.print_exc()
-            status = Status.OUT_OF_MEMORY if is_out_of_memory(fault) else Status.FAILED
-            finite = {name: value for name, value in known.items() if math.isfinite(value)}
-            yield Result(trial, status, finite, error=explain(fault))
+    ) -> Generator[Report | Result | Phase | Pause, None, None]:
+        """Does the same as `phases`, and also yields pauses, at which other trials can have their turn.
 
-    def _evaluate(self, trial: Trial, split: str, course: Course) -> Iterator[Report | Result | Phase | None]:
+        If memory runs out in static shapes, the trial begins again: without the programs kept for others, and if there
+        are none, as a plain loop, which divides its batches.
+        """
+        course, known, done = course or self.course(trial), dict[str, float](), 0
+        way = STATIC if self.setup.machine.layout == "flat" else PLAIN
+        while True:
+            try:
+                for event in self._evaluate(trial, split, course, way):
+                    if isinstance(event, Report):
+                        if event.step <= done:
+                            continue
+                        known, done = dict(event.metrics), event.step
+                    yield event
+                return
+            except Exception as fault:
+                if not is_trials_own(fault):
+                    raise
+                if is_out_of_memory(fault) and way is STATIC and not self.has_company():
+                    way = STATIC if self.programs.drop() else PLAIN
+                    course.again()
+                    continue
+                if os.environ.get("AUTOPEFT_DEBUG"):
+                    traceback.print_exc()
+                status = Status.OUT_OF_MEMORY if is_out_of_memory(fault) else Status.FAILED
+                finite = {name: value for name, value in known.items() if math.isfinite(value)}
+                yield Result(trial, status, finite, error=explain(fault), ran=way)
+                return
+
+    def _evaluate(
+        self, trial: Trial, split: str, course: Course, way: str
+    ) -> Iterator[Report | Result | Phase | Pause]:
         setup, built = self.setup, self.prefix.seconds
         yield Phase.PREPARING
-        network = self.network(trial)
-        course.wait(self.prefix.seconds - built)  # caches serve all trials: no trial's time
-        course.mark()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        yield Phase.TRAINING
-        for step, loss in self.train(network, trial.seed, course.total):
-            failure = course.failure(step, loss)
-            if failure is not None:
-                yield failure
-                return
-            if self.should_end():
-                return
-            if step in course.rungs:
-                scores = self.scores(network, "validation").metrics if setup.train.score_rungs else {}
-                yield course.report(step, scores)
-            yield None
-        course.mark()
-        yield Phase.SCORING
-        answers = self.answers(network, split)
-        used = {
-            "peak_memory_bytes": float(peak_memory_bytes(self.device)),
-            "micro_batch_size": float(network.micro_batch_size),
-        }
-        yield self.finish(course, network.attached, answers, split, used, tuple(network.untrained))
+        with contextlib.ExitStack() as stack:
+            network = self.network(trial)
+            if way is STATIC and is_static(network):
+                program = stack.enter_context(self.programs.lent(trial, network, course.total))
+                network, steps = program.network, program.run(course)
+            else:
+                program, steps = None, with_pauses(self.train(network, trial.seed, course.total))
+            course.wait(self.prefix.seconds - built)  # caches serve all trials: no trial's time
+            course.mark()
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
+            yield Phase.TRAINING
+            for done in steps:
+                if isinstance(done, Pause):
+                    if self.should_end():
+                        return
+                    yield done
+                    continue
+                failure = course.failure(*done)
+                if failure is not None:
+                    yield replace(failure, ran=ran(program))
+                    return
+                step = done[0]
+                if step in course.rungs:
+                    scores = self.scores(network, "validation").metrics if setup.train.score_rungs else {}
+                    yield course.report(step, scores)
+            course.mark()
+            yield Phase.SCORING
+            answers = self.answers(network, split)
+            used = {
+                "peak_memory_bytes": float(peak_memory_bytes(self.device)),
+                "micro_batch_size": float(network.micro_batch_size),
+            }
+            result = self.finish(course, network.attached, answers, split, used, tuple(network.untrained))
+            yield replace(result, ran=ran(program))
 
     def course(self, trial: Trial) -> Course:
         """Starts the clock of a trial, and returns its course on this data."""
@@ -299,3 +337,15 @@ class Worker:
         cut = Cut(model, view.stem, view.blocks, lower) if lower is not None else None
         target = view.blocks[depth - 1] if head is None else vectors(view)
         return Reach(model, target, head is not None, self.precision.context, self.device, cut, below)
+
+
+def with_pauses(steps: Iterable[tuple[int, float]]) -> Iterator[tuple[int, float] | Pause]:
+    """Yields steps, and a pause after each."""
+    for step in steps:
+        yield step
+        yield Pause()
+
+
+def ran(program: Program | None) -> str:
+    """Returns the ledger's word for how a trial ran."""
+    return PLAIN if program is None else program.launcher.name

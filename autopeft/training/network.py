@@ -172,6 +172,12 @@ class Network:
             self._below_static(split).send(np.where(rows < 0, rows[:, :1], rows).flatten(), size.longest)
         return self._on_device(split).send(rows, size)
 
+    @property
+    def is_resident(self) -> bool:
+        """Whether a training batch needs nothing from the host but its row numbers."""
+        below = self.depth == 0 or self._below_static("train").is_resident
+        return below and self._on_device("train").is_resident
+
     def static_logits(self, rows: torch.Tensor, size: Size, split: str = "train") -> torch.Tensor:
         """Computes the logits of a pass (n_members * size.rows, ...), those of its filler rows, too.
 
@@ -241,16 +247,16 @@ class Network:
     def backward(self, split: str, rows: np.ndarray) -> float:
         """Computes the gradients of a batch's mean loss, micro-batch by micro-batch, and returns the loss.
 
-        If memory runs out, the micro-batches are halved.
+        If memory runs out, the micro-batches are halved, unless other trials hold memory, too.
 
         Raises:
-            RuntimeError: Memory runs out with one row.
+            RuntimeError: Memory runs out with one row, or in company.
         """
         while True:
             try:
                 return self._backward(split, rows)
             except (RuntimeError, MemoryError) as fault:
-                if not is_out_of_memory(fault) or self.micro_batch_size == 1:
+                if not is_out_of_memory(fault) or self.micro_batch_size == 1 or self.worker.has_company():
                     raise
             self.model.zero_grad(set_to_none=True)
             self.micro_batch_size = max(1, min(self.micro_batch_size, len(rows)) // 2)

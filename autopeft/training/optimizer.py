@@ -13,8 +13,12 @@ from autopeft.training.setup import Setup
 MOMENTUM = 0.9  # of SGD
 
 
-def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
-    """Makes AdamW or SGDW (Loshchilov and Hutter, 2019, arXiv:1711.05101), with a group for each component and head."""
+def make_optimizer(attached: Attached, setup: Setup, is_static: bool = False) -> torch.optim.Optimizer:
+    """Makes AdamW or SGDW (Loshchilov and Hutter, 2019, arXiv:1711.05101), with a group for each component and head.
+
+    Args:
+        is_static: Whether learning rates will be tensors, and a step must not wait for a GPU.
+    """
     parameters = dict(attached.model.named_parameters())
     groups: list[dict[str, Any]] = [
         {
@@ -25,8 +29,13 @@ def make_optimizer(attached: Attached, setup: Setup) -> torch.optim.Optimizer:
         for group in attached.groups
     ]
     if setup.train.optimizer == "sgd":
-        return SGDW([{**group, "weight_decay": 0.0, "decay": group["weight_decay"]} for group in groups], MOMENTUM)
-    return torch.optim.AdamW(groups, fused=True)  # fused: full fine-tuning takes a fifth less time
+        decoupled = [{**group, "weight_decay": 0.0, "decay": group["weight_decay"]} for group in groups]
+        return SGDW(decoupled, MOMENTUM, is_static)
+    is_captured = is_static and next(attached.model.parameters()).is_cuda
+    # fused: full fine-tuning takes a fifth less time
+    optimizer = torch.optim.AdamW(groups, fused=True, capturable=is_captured)
+    optimizer._warned_capturable_if_run_uncaptured = True  # the passes before a capture
+    return optimizer
 
 
 class SGDW(torch.optim.SGD):
@@ -34,10 +43,11 @@ class SGDW(torch.optim.SGD):
 
     Args:
         groups: Parameter groups, each with `decay`. A step shrinks the weights by learning rate times `decay`.
+        is_fused: Whether one kernel updates all tensors. Only such a kernel takes a tensor as learning rate.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
-        super().__init__(groups, momentum=momentum)
+    def __init__(self, groups: list[dict[str, Any]], momentum: float, is_fused: bool = False) -> None:
+        super().__init__(groups, momentum=momentum, fused=is_fused or None)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:

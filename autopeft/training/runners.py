@@ -6,8 +6,9 @@ A trial alone has its own random state, so that its scores are those of `serial`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -15,8 +16,10 @@ import torch
 from autopeft.training.answers import NOT_FINITE
 from autopeft.training.course import Course
 from autopeft.training.faults import is_trials_own
+from autopeft.training.launch import READ, Pause
 from autopeft.training.loop import Worker
 from autopeft.training.stack import Member, Stack
+from autopeft.training.stack_program import StackProgram, is_static
 from autopeft.trial import Report, Result, Status, Trial
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,14 @@ class Runner(Protocol):
     """
 
     seconds: float
+
+    @property
+    def n_new(self) -> int:
+        """Returns the number of its running trials that have not taken a whole step yet."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the device has done what its last turn launched, so that a turn does not begin with waiting."""
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -56,6 +67,9 @@ class Alone:
         trial: The trial.
         split: Split of the final score.
         reported: The step of the trial's last report in an earlier attempt. Reports up to there are not repeated.
+
+    Attributes:
+        reported: The step of the trial's last report.
     """
 
     def __init__(self, worker: Worker, trial: Trial, split: str, reported: int = 0) -> None:
@@ -64,6 +78,15 @@ class Alone:
         self.random = RandomState(worker.device)
         self._events = worker.turns(trial, split, self.course)
         self._is_running = True
+        self._pause: Pause | None = None  # the last one
+
+    @property
+    def n_new(self) -> int:
+        return int(self._is_running and self._pause is None)
+
+    @property
+    def is_ready(self) -> bool:
+        return self._pause is None or self._pause.is_over()
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -81,9 +104,12 @@ class Alone:
                 self._is_running = False
                 return []
         self._is_running = not isinstance(event, Result)
-        if isinstance(event, Result) or (isinstance(event, Report) and event.step > self.reported):
+        if isinstance(event, Pause):
+            self._pause = event
+        if isinstance(event, Report) and event.step > self.reported:
+            self.reported = event.step
             return [(self.trial, event)]
-        return []
+        return [(self.trial, event)] if isinstance(event, Result) else []
 
     def leave(self, trial: Trial) -> None:
         self._events.close()
@@ -142,34 +168,38 @@ class Together:
         self.seconds = 0.0
         self._most_members = 1_000_000  # of one pass, until memory runs out
         self._stack: Stack | None = None
+        self._program: StackProgram | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        return self._program is None or not self._program.is_launched or self._program.is_done()
 
     @property
     def trials(self) -> Sequence[Trial]:
         return [member.trial for member in self.members]
 
     @property
+    def n_new(self) -> int:
+        return sum(member.step == 0 for member in self.members)
+
+    @property
     def courses(self) -> Sequence[Course]:
         return [member.course for member in self.members]
 
     def turn(self) -> Events:
-        """Takes one step of all members, and scores those that are due.
+        """Takes one step of all members, or a few if they are launched at once, and scores those that are due.
 
-        If the step fails, one member may be the cause, but it is not known which. Or memory is too small even for one
+        If a step fails, one member may be the cause, but it is not known which. Or memory is too small even for one
         member, and only a trial that runs alone divides its batch. So each member starts again, alone.
         """
         try:
-            if self._stack is None:
-                self._stack = Stack(self.worker, self.members, self._most_members)
-            stack = self._stack
-            losses = stack.step()
-            events = self._events(stack, losses)
-            self._most_members = stack.most_members
+            events = self._steps()
         except Exception as fault:
             if not is_trials_own(fault):
                 raise
             numbers = ", ".join(str(member.trial.number) for member in self.members)
             logger.warning("the pack of trials %s came apart, and each begins again alone: %s", numbers, fault)
-            apart, self.members, self._stack = self.members, [], None
+            apart, self.members, self._stack, self._program = self.members, [], None, None
             self.scatter(apart)
             return []
         ended = {trial.number for trial, event in events if isinstance(event, Result)}
@@ -181,17 +211,57 @@ class Together:
         self.gather([member for member in self.members if member.trial.number != trial.number])
 
     def gather(self, members: Sequence[Member]) -> None:
-        """Changes the members: each gets its tensors back, and the next step builds a new stack."""
+        """Changes the members: each gets its tensors back, and the next step builds a new stack.
+
+        If steps are on the device, the stack stays until they were read.
+        """
+        self.members = list(members)
+        if self._program is None or not self._program.is_launched:
+            self._take_apart()
+
+    def _take_apart(self) -> None:
         if self._stack is not None:
             self._stack.unload()
-        self._stack, self.members = None, list(members)
+        self._stack = self._program = None
 
-    def _events(self, stack: Stack, losses: list[float]) -> Events:
-        """Returns the members' events after a step."""
+    def _steps(self) -> Events:
+        """Takes some steps, and returns the events; none if they were launched and the device is not done."""
+        if self._stack is None:
+            self._stack = Stack(self.worker, self.members, self._most_members)
+            self._program = StackProgram(self._stack) if is_static(self._stack) else None
+        stack, program = self._stack, self._program
+        if program is None:
+            steps: Iterable[list[float]] = [stack.step()]
+        else:
+            if not program.is_launched:
+                program.launch(self._until_due())
+                if not program.is_done():
+                    return []
+            steps = program.read()
+        events: Events = []
+        for losses in steps:
+            running = {trial.number for trial in self.trials} - {trial.number for trial, _ in events}
+            events += self._events(stack, losses, running)
+        self._most_members = stack.most_members
+        if program is not None and not is_static(stack):  # memory ran out, and a step is several passes from now on
+            self._program = None
+        if [member.trial.number for member in stack.members] != [trial.number for trial in self.trials]:
+            self._take_apart()
+        return events
+
+    def _until_due(self) -> int:
+        """Returns how many steps all members can take before one of them is due, or losses have to be read."""
+        stops = [(member.step, {*member.course.rungs, member.course.total}) for member in self.members]
+        return min(READ, *(min(stop - step for stop in own if stop > step) for step, own in stops))
+
+    def _events(self, stack: Stack, losses: list[float], running: Collection[int]) -> Events:
+        """Returns the events of those members that still run, after a step."""
         setup = self.worker.setup
         events: Events = []
         due, done = [], []
         for index, (member, loss) in enumerate(zip(stack.members, losses, strict=True)):
+            if member.trial.number not in running:
+                continue
             failure = member.course.failure(member.step, loss)
             if failure is not None:
                 events.append((member.trial, failure))
@@ -200,7 +270,8 @@ class Together:
             elif member.step == member.course.total:
                 member.course.mark()
                 done.append(index)
-        return [*events, *self._rung(stack, due), *self._results(stack, done, setup.machine.micro_batch_size)]
+        events += [*self._rung(stack, due), *self._results(stack, done, setup.machine.micro_batch_size)]
+        return [(t, replace(event, ran="stack") if isinstance(event, Result) else event) for t, event in events]
 
     def _rung(self, stack: Stack, due: Sequence[int]) -> Events:
         """Returns the reports of members at a rung; a member whose outputs are not finite has failed."""

@@ -173,12 +173,24 @@ class Stack:
         Raises:
             RuntimeError: Memory runs out with one member.
         """
-        rows = [next(member.batches) for member in self.members]
-        losses: list[float] = self._halving(lambda: self._backward(rows))
-        self._update()
+        losses = self.take([next(member.batches) for member in self.members], self.coefficients())
         for member in self.members:
             member.step += 1
         return losses
+
+    def take(self, rows: Sequence[np.ndarray], coefficients: torch.Tensor) -> list[float]:
+        """Takes one optimiser step of every member on these rows. Returns the mean loss of each member's batch.
+
+        Raises:
+            RuntimeError: Memory runs out with one member.
+        """
+        losses: list[float] = self._halving(lambda: self._backward(rows))
+        self.update(coefficients.to(self.values.device))
+        return losses
+
+    def clear(self) -> None:
+        """Lets go of the gradients and of the last pass."""
+        self.values.grad, self._pieces = None, {}
 
     def answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
         """Collects the answers of the chosen members (by index) for a split."""
@@ -306,21 +318,29 @@ class Stack:
             except (RuntimeError, MemoryError) as fault:
                 if not is_out_of_memory(fault) or self.most_members == 1:
                     raise
-            self._pieces = {}
-            self.most_members = max(1, min(self.most_members, len(self.members)) // 2)
-            if self.worker.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self.halve()
+
+    def halve(self) -> None:
+        """Halves the members of a pass, as memory ran out."""
+        self.clear()
+        self.most_members = max(1, min(self.most_members, len(self.members)) // 2)
+        if self.worker.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     # ── one step ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _update(self) -> None:
-        """Clips gradients and updates tensors, each member by its own norm, learning rates and step."""
+    def update(self, coefficients: torch.Tensor) -> None:
+        """Clips gradients and updates tensors, each member by its own norm, learning rates and step.
+
+        Args:
+            coefficients: (n_members, 6), those of `coefficients`, on the device.
+        """
         setup, grad = self.worker.setup, self.values.grad
         assert grad is not None, "a step follows its gradients"
         if setup.train.clip is not None:
             norms = torch.linalg.vector_norm(grad, dim=1, keepdim=True)
             grad *= (setup.train.clip / (norms + 1e-6)).clamp(max=1.0)
-        rates, decays, corrections = self._coefficients().to(grad.device).split([2, 2, 2], dim=1)
+        rates, decays, corrections = coefficients.split([2, 2, 2], dim=1)
         columns = (slice(0, self.n_adapters), slice(self.n_adapters, None))
         with torch.no_grad():
             for part, rate, decay in zip(columns, rates.split(1, dim=1), decays.split(1, dim=1), strict=True):
@@ -337,18 +357,23 @@ class Stack:
                 values -= rate / corrections[:, :1] * first / ((second / corrections[:, 1:]).sqrt() + EPSILON)
         self.values.grad = None
 
-    def _coefficients(self) -> torch.Tensor:
-        """Returns (n_members, 6): learning rate and weight decay of adapter and head, and AdamW's bias corrections."""
+    def coefficients(self, ahead: int = 0) -> torch.Tensor:
+        """Returns (n_members, 6): learning rate and weight decay of adapter and head, and AdamW's bias corrections.
+
+        Args:
+            ahead: Number of steps to come before the one that they are for.
+        """
         setup, rows = self.worker.setup, []
         for member in self.members:
-            factor = learning_rate_factor(setup, member.course.total, member.step)
+            step = member.step + ahead
+            factor = learning_rate_factor(setup, member.course.total, step)
             rates, decays = [], []
             for is_head in (False, True):  # a trial of a head alone has no other group, a model without one no head's
                 group = next((g for g in member.attached.groups if (g.component == "head") == is_head), None)
                 own = None if group is None else group.weight_decay
                 rates.append(0.0 if group is None else group.lr * factor)
                 decays.append(setup.train.weight_decay if own is None else own)
-            rows.append([*rates, *decays, *(1 - beta ** (member.step + 1) for beta in BETAS)])
+            rows.append([*rates, *decays, *(1 - beta ** (step + 1) for beta in BETAS)])
         return torch.tensor(rows)
 
     # ── what is stacked ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -136,7 +136,9 @@ class Toy:
 
 
 class Turns(Toy):
-    """A Toy that can be packed: each trial's next event in turn."""
+    """A Toy that can be packed: each trial's next event in turn. Its memory holds `most` trials."""
+
+    most = 3
 
     def pack(self, should_end):
         self(should_end)
@@ -148,6 +150,9 @@ class Turns(Toy):
 
     def leave(self, trial):
         self.running.pop(trial.number)[1].close()
+
+    def has_room(self):
+        return len(self.running) < self.most
 
     def advance(self, is_due=lambda: False):
         found = []

@@ -30,19 +30,29 @@ def run(folder, toy=None, slots=4, **options):
     return conversation
 
 
+def most_running(folder):
+    running = most = 0
+    for event in events(folder):
+        running += {"ask": 1, "tell": -1}.get(event["event"], 0)
+        most = max(most, running)
+    return most
+
+
 def test_as_many_as_there_are_slots_and_each_is_told_once(tmp_path):
     history = run(tmp_path, trials=20).history
     assert sorted(history.told) == [record.number for record in history.trials]
     assert len(history.told) == 20 and {"COMPLETE", "STOPPED"} <= set(history.counts())
-    running = most = 0
-    for event in events(tmp_path):
-        running += {"ask": 1, "tell": -1}.get(event["event"], 0)
-        most = max(most, running)
-    assert most == 4
+    assert most_running(tmp_path) == 4
     assert len(lines(tmp_path, "ended")) == 20, "a stopped trial is closed"
     for record in history.records:
         if record.status is Status.STOPPED:
             assert record.metrics == {**record.known, **record.reports[-1].metrics}
+
+
+def test_as_many_as_memory_holds(tmp_path):
+    history = run(tmp_path, trials=20, slots="auto").history
+    assert sorted(history.told) == list(range(20))
+    assert most_running(tmp_path) == Turns.most
 
 
 def test_fewer_trials_than_slots(tmp_path):
@@ -93,7 +103,7 @@ def test_a_pack_that_says_nothing_is_a_bug_and_no_endless_loop(tmp_path):
 def test_what_cannot_be_packed_is_said(tmp_path):
     with pytest.raises(UsageError, match="one trial at a time: use the executor serial"):
         run(tmp_path, Toy(tmp_path))
-    with pytest.raises(UsageError, match=r"executor\.slots is 1 or more, not 0"):
+    with pytest.raises(UsageError, match=r"executor\.slots is 1 or more, or auto, not 0"):
         Packed(0)
 
 

@@ -1,6 +1,7 @@
 """Trials as one pass: each is what it would be alone but for rounding, whoever shares the pass."""
 
 import contextlib
+import itertools
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from safetensors.torch import load_file
 from autopeft import plugins, testing
 from autopeft.errors import Refused
 from autopeft.tasks import Ragged, Split
+from autopeft.training import program, stack_program
+from autopeft.training.launch import Eager
 from autopeft.training.loop import Worker
 from autopeft.training.model import CHAINED, view
 from autopeft.training.network import Network
@@ -93,7 +96,16 @@ def alone_and_packed(setup, trials, **options):
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
-@pytest.mark.parametrize("options", [{}, {"prefix_cache_bytes": 0, "micro_batch_size": 5}, {"optimizer": "sgd"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"prefix_cache_bytes": 0, "micro_batch_size": 5},
+        {"optimizer": "sgd"},
+        {"layout": "flat"},
+        {"layout": "flat", "optimizer": "sgd", "clip": 0.1},
+    ],
+)
 def test_a_packed_trial_is_what_it_is_alone(setup, device, options):
     """Of several ranks, scales, modules, layers and learning rates; reports, scores, counts and tensors."""
     (alone, ours), (packed, theirs) = alone_and_packed(setup, MIXED, device=device, **options)
@@ -334,6 +346,72 @@ def limit_memory(monkeypatch, rows):
     return passes
 
 
+class Late(Eager):
+    """Looks as if the device were still busy for a while after each launch."""
+
+    asked = 0
+
+    def launch(self, sizes, before=None):
+        self.asked = 0
+        super().launch(sizes, before)
+
+    def is_done(self):
+        self.asked += 1
+        return self.asked > 2
+
+
+def test_who_joins_and_leaves_while_steps_are_on_the_device_changes_nothing(setup, monkeypatch):
+    """Also of trials by themselves, whose steps are launched side by side."""
+    monkeypatch.setattr(stack_program, "launcher_of", lambda step, *given: Late(step))
+    monkeypatch.setattr(program, "launcher_of", lambda step, *given: Late(step))
+    own = setup.but(layout="flat")
+    alone = {trial.number: list(Worker(setup).evaluate(trial)) for trial in (*MIXED, *biases(10, 11))}
+    expected = {number: tensors(setup, number) for number in alone}
+    pack = Pack(Worker(own))
+    left = [MIXED[1], *biases(10), MIXED[2], MIXED[3], *biases(11)]
+    pack.join(MIXED[0])
+    found = {trial.number: [] for trial in (MIXED[0], *left)}
+    turns, is_gone = [], []
+
+    def is_due():
+        turns.append(1)
+        return len(turns) % 3 == 0 and bool(left)
+
+    while (events := pack.advance(is_due)) or left:
+        for trial, event in events:
+            found[trial.number].append(event)
+            if trial.number == 3 and not is_gone:
+                pack.leave(trial)
+                is_gone.append(trial)
+        if left:
+            pack.join(left.pop(0))
+    assert len(found.pop(3)) == 1, "who has left is not heard again"
+    for number, events in found.items():
+        assert [type(event) for event in events] == [Report, Report, Result]
+        for one, other in zip(alone[number], events, strict=True):
+            assert steady(other) == pytest.approx(steady(one), rel=2e-3, abs=2e-3)
+        same(expected[number], tensors(own, number), 1e-3)
+
+
+def test_out_of_memory_in_static_shapes_takes_the_rest_in_several_passes(setup, monkeypatch):
+    """From the step on that did not fit."""
+    (_, ours), _ = alone_and_packed(setup, MIXED)
+    whole, passes = Network.static_loss, []
+
+    def limited(network, rows, *given):
+        if len(passes) > 5 and len(rows) > 2 and torch.is_grad_enabled():
+            raise RuntimeError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        passes.append(len(rows))
+        return whole(network, rows, *given)
+
+    monkeypatch.setattr(Network, "static_loss", limited)
+    found = run(Pack(Worker(setup.but(layout="flat"))), MIXED)
+    assert passes[:8] == [4] * 6 + [2, 2]
+    for trial in MIXED:
+        assert [event.step for event in found[trial.number][:-1]] == [9, 18]
+        same(ours[trial.number], tensors(setup, trial.number))
+
+
 def test_out_of_memory_splits_the_pack_and_loses_no_trial(setup, monkeypatch):
     (_, ours), _ = alone_and_packed(setup, MIXED)
     passes = limit_memory(monkeypatch, rows=2 * setup.train.batch_size)
@@ -426,3 +504,96 @@ def test_lora_twice_in_one_recipe_is_no_member_and_scores_as_it_does_alone(setup
     for number in (0, 1):
         assert steady(packed[number][-1]) == pytest.approx(steady(alone[number][-1]), rel=1e-3, abs=1e-3)
         same(ours[number], theirs[number])
+
+
+class Card:
+    """A GPU's memory by tables: what each trial holds, and what its turns take beside."""
+
+    def __init__(self, pack_of, size, held, extra):
+        self.pack_of, self.size, self.held, self.extra, self.most = pack_of, size, held, extra, 0
+
+    def allocated(self):
+        steps = [(trial.number, runner) for runner in self.pack_of()._running() for trial in runner.trials]
+        taken = sum(self.held[number] for number, runner in steps if not runner.n_new)
+        self.most = max(self.most, taken)
+        return taken
+
+    def peak(self):
+        return self.allocated() + self.extra
+
+    def reset(self):
+        pass
+
+    def holds(self, more):
+        return self.size - self.allocated() > more
+
+    def release(self):
+        pass
+
+
+def biases(*numbers):
+    return [Trial(number, {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2}, 7) for number in numbers]
+
+
+def measured_pack(setup, **table):
+    pack = Pack(Worker(setup), memory=Card(lambda: pack, **table))
+    return pack
+
+
+def join_while_there_is_room(pack, trials):
+    """What the executor does; returns the most trials that ran at once."""
+    left, most = list(trials), 0
+    while left or pack._running():
+        while left and (not pack._running() or pack.has_room()):
+            pack.join(left.pop(0))
+            most = max(most, pack._n_running)
+        assert pack.advance(pack.has_room if left else lambda: False) or left
+    return most
+
+
+def test_as_many_join_as_memory_holds_by_what_the_first_was_seen_to_take(setup):
+    """Each holds 100, and 20 more during its turn: under 550, another needs 1.25 times 120 free."""
+    own = setup.but(epochs=None, steps=12, rungs=(0.5,), score_rungs=False)
+    pack = measured_pack(own, size=550, held=dict.fromkeys(range(10, 17), 100), extra=20)
+    pack.join(biases(10)[0])
+    assert not pack.has_room(), "the first is measured alone"
+    assert pack.advance(pack.has_room) == [] and pack.has_room()
+    most = join_while_there_is_room(pack, biases(11, 12, 13, 14, 15, 16))
+    assert most == 4
+
+
+def test_out_of_memory_in_company_costs_no_trial_a_result_or_a_batch(setup, monkeypatch):
+    """It begins again beside half as many others, at last alone; nothing is reported twice, no batch is divided."""
+    backward, company, pack = Network.backward, [], Pack(Worker(setup))
+
+    def hungry(network, split, rows):
+        is_large = any("query.bias" in name for name in network.attached.trained)
+        if is_large and network.worker.has_company():
+            company.append(pack._n_running - 1)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+        return backward(network, split, rows)
+
+    norms = [Trial(number, {"method": "norm", "norm.lr": 1e-2, "head.lr": 1e-2}, 7) for number in (1, 2, 3, 4)]
+    expected = list(Worker(setup).evaluate(biases(10)[0]))
+    monkeypatch.setattr(Network, "backward", hungry)
+    found = run(pack, [*norms, *biases(10)])
+    assert company[0] == 4 and all(2 * later <= before for before, later in itertools.pairwise(company))
+    assert {events[-1].status for events in found.values()} == {Status.COMPLETE}
+    assert [type(event) for event in found[10]] == [Report, Report, Result]
+    assert steady(found[10][-1]) == steady(expected[-1])
+    assert found[10][-1].metrics["micro_batch_size"] == setup.machine.micro_batch_size
+
+
+def test_out_of_memory_alone_is_a_trials_own(setup, monkeypatch):
+    def full(network, split, rows):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+    monkeypatch.setattr(Network, "_backward", full)
+    found = run(Pack(Worker(setup)), biases(10, 11))
+    assert [found[number][-1].status for number in (10, 11)] == [Status.OUT_OF_MEMORY] * 2
+    assert all(len(events) == 1 for events in found.values())
+
+
+def test_the_ledger_can_say_how_each_trial_ran(setup):
+    found = run(Pack(Worker(setup.but(epochs=1))), [MIXED[0], *biases(10)])
+    assert {number: events[-1].ran for number, events in found.items()} == {0: "stack", 10: "plain"}

@@ -1,0 +1,126 @@
+"""A trial's training in static shapes: each optimiser step is one function of tensors that stay where they are.
+
+The rows of all steps, the learning rates and the losses lie on the device, with a counter that each step moves on. So a
+step takes nothing from the host and gives nothing back: a CUDA graph can hold it, and one launch is a step. The losses
+are read now and then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import nn
+
+from autopeft.training.batches import endless
+from autopeft.training.course import Course
+from autopeft.training.launch import READ, Pause, launcher_of
+from autopeft.training.network import Network
+from autopeft.training.optimizer import learning_rate_factor, make_optimizer
+from autopeft.training.recipe import Attached, load_trained, trained_state
+from autopeft.training.sizes import Size
+from autopeft.training.static import filled
+
+
+def is_static(network: Network) -> bool:
+    """Whether a trial can train in static shapes: nothing acts between its steps, and a batch is one pass."""
+    setup = network.worker.setup
+    acts_between = any(during.after_step is not None for during in network.attached.during)
+    is_one_pass = network.micro_batch_size >= setup.train.batch_size
+    return network.is_static and is_one_pass and not acts_between
+
+
+class Program:
+    """Trains one trial after another of the same structure.
+
+    Args:
+        network: The first trial's network. Later trials' tensors are copied into it.
+        total: Optimiser steps of a trial.
+
+    Attributes:
+        network: Holds the present trial's tensors.
+        launcher: Takes the steps.
+    """
+
+    def __init__(self, network: Network, total: int) -> None:
+        worker = network.worker
+        setup, device = worker.setup, worker.device
+        self.network, self.total = network, total
+        self.optimizer = make_optimizer(network.attached, setup, is_static=True)
+        groups = self.optimizer.param_groups
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
+        self.penalties = [during.penalty for during in network.attached.during if during.penalty is not None]
+        self.rows = torch.full((total, setup.train.batch_size), -1, device=device)
+        factors = [learning_rate_factor(setup, total, step) for step in range(total)]
+        self.factors = torch.tensor(factors, device=device)
+        self.losses = torch.zeros(total, device=device)
+        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # steps done
+        self.rates = torch.zeros(len(groups), device=device)
+        for group, rate in zip(groups, torch.zeros(len(groups), device=device).unbind(), strict=True):
+            group["lr"] = rate
+        self.batches: Sequence[np.ndarray] = ()  # rows of each step
+        self.sizes: Sequence[Size] = ()
+        self.launcher = launcher_of(self.step, device)
+
+    def begin(self, attached: Attached, seed: int) -> None:
+        """Takes a trial: its tensors, rows and learning rates. The optimiser's state becomes zero."""
+        setup, split = self.network.worker.setup, self.network.worker.data.splits["train"]
+        self.launcher.read(self.at)  # a trial that was left may still have steps on the device
+        if attached is not self.network.attached:
+            load_trained(self.network.attached, trained_state(attached))
+        for state in self.optimizer.state.values():
+            for tensor in state.values():
+                if isinstance(tensor, torch.Tensor):
+                    tensor.zero_()
+        self.batches = list(islice(endless(split.lengths, setup.train.batch_size, seed), self.total))
+        self.rows.copy_(torch.from_numpy(filled(self.batches, setup.train.batch_size)))
+        self.rates.copy_(torch.tensor([group.lr for group in attached.groups]))
+        self.at.zero_()
+        self.sizes = [self.network.size_of([batch]) for batch in self.batches]
+        self.launcher.seed(seed)
+        self.network.train()
+
+    def step(self, size: Size) -> None:
+        """Takes the next optimiser step, of a batch of this size: gradients, clipping, update. Notes its loss."""
+        setup = self.network.worker.setup
+        factor = self.factors.index_select(0, self.at)
+        for group, rate in zip(self.optimizer.param_groups, self.rates.unbind(), strict=True):
+            torch.mul(rate, factor[0], out=group["lr"])
+        try:
+            loss = self.network.static_loss(self.rows.index_select(0, self.at), size)[0]
+            whole = loss
+            for penalty in self.penalties:
+                whole = whole + penalty()
+            whole.backward()
+            self.network.untrained = {name: p for name, p in self.network.untrained.items() if p.grad is None}
+            if setup.train.clip is not None:
+                nn.utils.clip_grad_norm_(self.parameters, setup.train.clip)
+            self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+        self.losses.index_copy_(0, self.at, loss.detach().view(1))
+        self.at += 1
+
+    def run(self, course: Course) -> Iterator[tuple[int, float] | Pause]:
+        """Trains the trial. Yields (step, mean loss of its batch) for each step, and a pause after launching some.
+
+        When a rung's step comes, no step after it has been launched.
+        """
+        done, rungs = 0, sorted({*course.rungs, self.total})
+        while done < self.total:
+            first, end = done, min(done + READ, next(rung for rung in rungs if rung > done))
+            sizes = self.sizes[first:end]
+            if self.network.is_resident:
+                self.launcher.launch(sizes)
+                yield Pause(self.launcher.is_done)
+            else:  # what is sent lies where all trials' batches lie
+                self.launcher.launch(sizes, partial(self._send, first))
+            yield from enumerate(self.launcher.read(self.losses[first:end]), first + 1)
+            done = end
+
+    def _send(self, first: int, ahead: int) -> None:
+        """Sends what a step reads, and is not on the device."""
+        self.network.send([self.batches[first + ahead]], self.sizes[first + ahead])

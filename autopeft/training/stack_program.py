@@ -1,0 +1,108 @@
+"""A stack's steps in static shapes: some steps of all members at once, each one function of tensors that stay.
+
+What `Program` is for one trial. Members begin at different times, so the rows, learning rates and bias corrections of the
+next steps are sent when they are launched. Membership never changes: another stack is another program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from autopeft.training.faults import is_out_of_memory
+from autopeft.training.launch import READ, launcher_of
+from autopeft.training.sizes import Size
+from autopeft.training.stack import Stack
+from autopeft.training.static import filled
+
+
+def is_static(stack: Stack) -> bool:
+    """Whether a stack's step is one pass in static shapes."""
+    worker = stack.worker
+    is_one_pass = worker.setup.machine.micro_batch_size >= worker.setup.train.batch_size
+    return stack.network.is_static and is_one_pass and len(stack.members) <= stack.most_members
+
+
+class StackProgram:
+    """Takes the steps of a stack.
+
+    Args:
+        stack: The stack, its step one pass in static shapes.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack, device, n_members = stack, stack.worker.device, len(stack.members)
+        n_rows = stack.worker.setup.train.batch_size
+        self.rows = torch.full((READ, n_members, n_rows), -1, device=device)
+        self.coefficients = torch.zeros((READ, n_members, 6), device=device)
+        self.losses = torch.zeros((READ, n_members), device=device)
+        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # steps done of those that were launched
+        self.launcher = launcher_of(self.step, device, [member.randomness for member in stack.members])
+        self._launched = 0
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether steps were launched that nobody has read."""
+        return self._launched > 0
+
+    def launch(self, n_steps: int) -> None:
+        """Launches so many steps of each member, at most READ. May return before the device has done them.
+
+        If memory runs out, the steps that are left are taken in several passes.
+
+        Raises:
+            RuntimeError: Memory runs out with one member.
+        """
+        stack, network = self.stack, self.stack.network
+        batches = [[next(member.batches) for member in stack.members] for _ in range(n_steps)]
+        coefficients = torch.stack([stack.coefficients(step) for step in range(n_steps)])
+        rows = np.stack([filled(parts, self.rows.shape[-1]) for parts in batches])
+        self.launcher.read(self.at)  # nothing on the device reads what is written now
+        self.rows[:n_steps].copy_(torch.from_numpy(rows))
+        self.coefficients[:n_steps].copy_(coefficients)
+        self.at.zero_()
+        sizes = [network.size_of(parts) for parts in batches]
+        before = None if network.is_resident else lambda step: network.send(batches[step], sizes[step])
+        try:
+            self.launcher.launch(sizes, before)
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault) or stack.most_members == 1:
+                raise
+            self._rest(batches, coefficients)
+        self._launched = n_steps
+
+    def is_done(self) -> bool:
+        """Whether the device has done what was launched."""
+        return self.launcher.is_done()
+
+    def read(self) -> Iterator[list[float]]:
+        """Waits for the launched steps. Moves the members on step by step, and yields their losses of each."""
+        losses: list[list[float]] = self.launcher.read(self.losses[: self._launched])
+        self._launched = 0
+        for of_step in losses:
+            for member in self.stack.members:
+                member.step += 1
+            yield of_step
+
+    def step(self, size: Size) -> None:
+        """Takes the next step of each member. Notes their losses."""
+        stack = self.stack
+        everyone = tuple(range(len(stack.members)))
+        try:
+            losses = stack.static_loss(everyone, self.rows.index_select(0, self.at)[0], size)
+            losses.sum().backward()
+            stack.update(self.coefficients.index_select(0, self.at)[0])
+        finally:
+            stack.clear()
+        self.losses.index_copy_(0, self.at, losses.detach()[None])
+        self.at += 1
+
+    def _rest(self, batches: Sequence[Sequence[np.ndarray]], coefficients: torch.Tensor) -> None:
+        """Takes the steps that were not taken when memory ran out, with fewer members a pass."""
+        stack, done = self.stack, int(self.launcher.read(self.at)[0])
+        stack.halve()
+        for step in range(done, len(batches)):
+            losses = stack.take(batches[step], coefficients[step])
+            self.losses[step].copy_(torch.tensor(losses))
