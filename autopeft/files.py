@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+WORST = "worst.json"  # in a trial's folder: the rows that it gets most wrong
+
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> None:
     """Calls `build(temporary folder)`, then renames that folder: `folder` exists whole or not at all.

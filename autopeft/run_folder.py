@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft import ledger as ledgers
-from autopeft.files import trial_folder
+from autopeft.files import WORST, trial_folder
 from autopeft.history import History
 from autopeft.ledger import Ledger
 
@@ -28,6 +28,13 @@ def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], 
 
     drop(set(history.told))  # a driver that died may have left some
     return lambda event: drop({event["number"]}) if event["event"] == "tell" else None
+
+
+def worst_rows(folder: Path) -> list[dict[str, Any]]:
+    """Reads the rows that a trial gets most wrong from its folder; none if they were not kept."""
+    path = folder / WORST
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return found
 
 
 def write_config(folder: Path, resolved: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from autopeft.history import TRIVIAL, History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.redact import Redactor
-from autopeft.run_folder import keep_front, opened, write_config
+from autopeft.run_folder import keep_front, opened, worst_rows, write_config
 from autopeft.search import Ending
 from autopeft.trackers import Fillable, Opened, Tracker
 from autopeft.training.data import Data
@@ -185,9 +185,14 @@ class Run:
         out = []
         for write, name in ((html.write, "report.html"), (markdown.write, "report.md")):
             path = (folder or self.folder) / name
-            write(self.history, path, self.describe, name=self.name)
+            write(self.history, path, self.describe, name=self.name, worst=self.worst())
             out.append(path)
         return out
+
+    def worst(self) -> dict[int, list[dict[str, Any]]]:
+        """Returns the validation rows that kept trials of the front get most wrong, by trial number."""
+        folders = {record.number: trial_folder(self.folder, record.number) for record in self.front}
+        return {number: worst_rows(folder) for number, folder in folders.items()}
 
     def artifacts(self, folder: Path) -> dict[str, Path]:
         """Writes files that a tracker may show to a folder of the tracker's own. Returns artifact path → file."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.history import History
-from autopeft.reports import classes, content, figure, svg, table, text
+from autopeft.reports import classes, content, figure, mistakes, svg, table, text
 from autopeft.reports.facts import SIZE, Describe, Facts
 from autopeft.reports.importance import importances
+from autopeft.reports.mistakes import Worst
 from autopeft.reports.plot import front_plot
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(history: History, path: Path | str, describe: Describe, *, name: str = "") -> Path:
+def write(
+    history: History, path: Path | str, describe: Describe, *, name: str = "", worst: Worst | None = None
+) -> Path:
     """Writes the report of a search.
 
     Args:
@@ -32,13 +35,14 @@ def write(history: History, path: Path | str, describe: Describe, *, name: str =
         path: The file.
         describe: Params → a name for people.
         name: The run's name.
+        worst: Rows that trials get most wrong.
     """
     path = Path(path)
-    path.write_text(render(history, describe, name=name), encoding="utf-8")
+    path.write_text(render(history, describe, name=name, worst=worst), encoding="utf-8")
     return path
 
 
-def render(history: History, describe: Describe, *, name: str = "") -> str:
+def render(history: History, describe: Describe, *, name: str = "", worst: Worst | None = None) -> str:
     """Renders the report of a search as text."""
     facts = Facts(history, describe, name)
     found = importances(facts)
@@ -53,6 +57,7 @@ def render(history: History, describe: Describe, *, name: str = "") -> str:
             "baselines": table.baselines(facts),
             "classes": classes.class_tables(facts),
             "most_classes": classes.MOST_ROWS,
+            "mistakes": mistakes.mistake_tables(facts, worst or {}),
             "charts": _charts(facts),
             "methods_table": content.methods_table(found),
             "importance_table": content.importance_table(found),

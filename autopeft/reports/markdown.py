@@ -6,36 +6,46 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autopeft.history import History
-from autopeft.reports import classes, content, table, text
+from autopeft.reports import classes, content, mistakes, table, text
 from autopeft.reports.facts import Describe, Facts
 from autopeft.reports.html import subtitle
 from autopeft.reports.importance import importances
+from autopeft.reports.mistakes import Worst
 from autopeft.reports.table import Column, Table
 
 MOST_ROWS = 12  # of a curve: enough to see its course
 
 
 def write(
-    history: History, path: Path | str, describe: Describe, *, name: str = "", picture: str = "front.png"
+    history: History,
+    path: Path | str,
+    describe: Describe,
+    *,
+    name: str = "",
+    picture: str = "front.png",
+    worst: Worst | None = None,
 ) -> Path:
     """Writes the report of a search.
 
     Args:
         picture: Path of the front's PNG, relative to the report; shown if the PNG exists.
+        worst: Rows that trials get most wrong.
     """
     path = Path(path)
     shown = picture if (path.parent / picture).is_file() else ""
-    path.write_text(render(history, describe, name=name, picture=shown), encoding="utf-8")
+    path.write_text(render(history, describe, name=name, picture=shown, worst=worst), encoding="utf-8")
     return path
 
 
-def render(history: History, describe: Describe, *, name: str = "", picture: str = "") -> str:
+def render(
+    history: History, describe: Describe, *, name: str = "", picture: str = "", worst: Worst | None = None
+) -> str:
     """Renders the report of a search as text."""
     facts = Facts(history, describe, name)
-    return facts.redactor.text("\n".join(_lines(facts, picture)).rstrip() + "\n")
+    return facts.redactor.text("\n".join(_lines(facts, picture, worst or {})).rstrip() + "\n")
 
 
-def _lines(facts: Facts, picture: str) -> Iterator[str]:
+def _lines(facts: Facts, picture: str, worst: Worst) -> Iterator[str]:
     yield f"# {text.markdown(facts.name)}\n"
     yield f"{text.markdown(subtitle(facts))}\n"
     yield f"**{text.markdown(facts.verdict)}**\n"
@@ -46,6 +56,8 @@ def _lines(facts: Facts, picture: str) -> Iterator[str]:
         yield f"{text.markdown(note)}\n"
     yield from _table(table.baselines(facts))
     for shown in classes.class_tables(facts, classes.MOST_ROWS):
+        yield from _table(shown)
+    for shown in mistakes.mistake_tables(facts, worst):
         yield from _table(shown)
     yield from _table(_volumes(facts))
     yield from _table(_curves(facts))

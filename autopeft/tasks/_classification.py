@@ -13,6 +13,7 @@ from autopeft.objectives import Goal
 from autopeft.tasks import Batch, Columns, Dataset, Kept, Raw, Scores, Split
 
 WEIGHTS = (None, "balanced")
+MOST_PAIRS = 150  # of confused labels in the ledger: more than the whole matrix of 12 labels has
 
 
 class Classification:
@@ -106,7 +107,11 @@ class Classification:
 
 
 def of_predictions(predicted: np.ndarray, labels: np.ndarray, n_labels: int) -> Scores:
-    """Scores predicted labels. Detail, by label: its rows, the rows predicted as it, and the rows that are both."""
+    """Scores predicted labels.
+
+    Detail, by label: its rows, the rows predicted as it, and the rows that are both. `confused`: (true label, predicted
+    label, rows), the pairs that are confused most often.
+    """
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, recall_score
 
     occur = np.unique(labels)
@@ -119,7 +124,15 @@ def of_predictions(predicted: np.ndarray, labels: np.ndarray, n_labels: int) -> 
     if n_labels == 2:
         metrics["f1"] = float(f1_score(labels, predicted, pos_label=1, average="binary", zero_division=0))
     counted = {"rows": labels, "predicted": predicted, "correct": predicted[predicted == labels]}
-    return Scores(metrics, {name: np.bincount(of, minlength=n_labels).tolist() for name, of in counted.items()})
+    detail: dict[str, Any] = {name: np.bincount(of, minlength=n_labels).tolist() for name, of in counted.items()}
+    return Scores(metrics, {**detail, "confused": _confused(predicted, labels)})
+
+
+def _confused(predicted: np.ndarray, labels: np.ndarray) -> list[list[int]]:
+    wrong = predicted != labels
+    pairs, counts = np.unique(np.stack([labels[wrong], predicted[wrong]], axis=1), axis=0, return_counts=True)
+    found = [[int(true), int(other), int(count)] for (true, other), count in zip(pairs, counts, strict=True)]
+    return sorted(found, key=lambda pair: -pair[2])[:MOST_PAIRS]
 
 
 def _labels(targets: Columns) -> np.ndarray:

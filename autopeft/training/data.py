@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,8 @@ import numpy as np
 
 from autopeft.errors import ConfigError, Fault
 from autopeft.files import build_once
-from autopeft.tasks import Columns, Ragged, Raw, Split, Task, chunks
+from autopeft.tasks import Columns, Kind, Ragged, Raw, Split, Task, chunks
+from autopeft.training import worst
 from autopeft.training.setup import Setup
 
 FORMAT = 5  # version of the folder; data of an older version is encoded again
@@ -48,6 +49,13 @@ class Data:
     def n_outputs(self) -> int:
         """Size of the model's output layer; 0 to keep that of the checkpoint."""
         return int(self.about["n_outputs"])
+
+    @cached_property
+    def quotes(self) -> Ragged:
+        """The bytes of what a reader sees of each validation row (`training.worst`)."""
+        folder = self.folder / "validation"
+        values = np.memmap(folder / "quotes.bin", np.uint8, "r")
+        return Ragged(values, np.load(folder / "quotes.offsets.npy"), 0)
 
     @cached_property
     def weights(self) -> Mapping[str, np.ndarray]:
@@ -121,6 +129,9 @@ def _encode(task: Task, setup: Setup, folder: Path) -> None:
         np.save(folder / name / "rows.npy", np.delete(raw.rows, left_out))
         said = [f"{name}: {count:,} of {len(raw):,} rows {what}" for what, count in counts.items()]
         origin["notes"] = [*origin.get("notes", ()), *said]
+        if name == "validation" and not faults:
+            names = dataset.about.get("label_names")
+            _write_quotes(folder / name, raw, set(left_out), worst.kinds_of(task, setup.task.data), names)
     if faults:
         raise ConfigError(faults, "data")
     meta = {"format": FORMAT, "splits": list(dataset.splits), "about": dict(dataset.about), "origin": origin}
@@ -131,6 +142,20 @@ def _nothing_left(split: str, raw: Raw, left_out: Sequence[int], counts: Mapping
     if len(left_out) < len(raw):
         return []
     return [Fault("data", f"{split} has no row left: {count:,} rows {what}") for what, count in counts.items()]
+
+
+def _write_quotes(
+    folder: Path, raw: Raw, left_out: Collection[int], kinds: Mapping[str, Kind], label_names: Sequence[str] | None
+) -> None:
+    """Writes what a reader sees of each row that is used, so that reports need neither the data nor its libraries."""
+    lengths: list[int] = []
+    with open(folder / "quotes.bin", "wb") as file:
+        of_all = (quote for chunk in chunks(raw, CHUNK) for quote in worst.quotes(chunk, kinds, label_names))
+        for row, quote in enumerate(of_all):
+            if row not in left_out:
+                lengths.append(len(quote))
+                file.write(quote)
+    np.save(folder / "quotes.offsets.npy", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 class Writer:

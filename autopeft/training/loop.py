@@ -23,9 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from autopeft.files import to_disk, trial_folder
+from autopeft.files import WORST, to_disk, trial_folder
 from autopeft.recipe import Head
 from autopeft.tasks import Scores
+from autopeft.training import worst
 from autopeft.training.answers import NOT_FINITE, Answers, calibrated, score_batches
 from autopeft.training.batches import collate, endless
 from autopeft.training.course import Course, total_steps
@@ -208,7 +209,7 @@ class Worker:
         scores = answers.scores(self.data.weights[split], self.data.about)
         result = course.result(scores, {**counts(attached), **used})
         if result.status is Status.COMPLETE and self.setup.keep != "none" and split == "validation":
-            self.keep(course.trial, attached)
+            self.keep(course.trial, attached, answers)
         return result
 
     def network(self, trial: Trial) -> Network:
@@ -295,14 +296,17 @@ class Worker:
             logits = network.logits("validation", chosen).float().cpu().numpy()
         return logits, collate(split, chosen, self.device)
 
-    def keep(self, trial: Trial, attached: Attached) -> None:
-        """Writes the trained tensors to the run's folder, first under a temporary name."""
+    def keep(self, trial: Trial, attached: Attached, answers: Answers) -> None:
+        """Writes the trained tensors, and the rows that they get most wrong, first under a temporary name."""
         folder = trial_folder(self.setup.folder, trial.number)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{trial.number:05d}.", dir=folder.parent))
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trained_state(attached).items()}
         save_file(tensors, temporary / "trained.safetensors")
         (temporary / "recipe.json").write_text(json.dumps(trial.to_json()))
+        data = self.data
+        rows = worst.worst(answers, data.weights["validation"], data.quotes, data.about)
+        (temporary / WORST).write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
         to_disk(temporary)  # before the ledger says that the tensors exist
         shutil.rmtree(folder, ignore_errors=True)  # left by an earlier run of the trial
         os.replace(temporary, folder)

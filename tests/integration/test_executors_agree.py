@@ -85,7 +85,7 @@ def test_the_product_gives_the_same_ledger_and_the_same_tensors(tmp_path, ray_up
     assert {"COMPLETE"} <= {event["status"] for event in told} <= {"COMPLETE", "STOPPED"}
     assert case.startswith("composed") or "STOPPED" in {event["status"] for event in told}
     kept = [path.relative_to(tmp_path / "serial") for path in (tmp_path / "serial" / "trials").glob("*/*")]
-    assert len(kept) == 2 * sum(event["status"] == "COMPLETE" for event in told)
+    assert len(kept) == 3 * sum(event["status"] == "COMPLETE" for event in told)
     for path in kept:
         assert (tmp_path / "ray_tune" / path).read_bytes() == (tmp_path / "serial" / path).read_bytes(), path
 
