@@ -6,7 +6,9 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,28 +45,73 @@ def smollm2() -> str:
     return str(folder())
 
 
-def search_and_confirm(config: Path, overrides: list[str]) -> None:
-    """Runs a benchmark's config, or goes on with it; confirms the front; copies the product's report beside it."""
+# `--quick` of any benchmark: the stock defaults of its methods on few rows. It shows that all of the way works; its
+# scores say nothing.
+QUICK = ("budget.trials=6", "data.train_rows=300", "training.epochs=1", "training.precision=fp32", "stopper=never",
+         "training.attention=eager", "executor=serial", "trackers=[]")  # fmt: skip
+
+
+def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] = ()) -> None:
+    """Runs a benchmark's config, or goes on with it; confirms the front; copies the product's report beside it.
+
+    Args:
+        config: The benchmark's config.
+        overrides: Where its data and model are.
+        quick: What `--quick` changes beside QUICK.
+    """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", default="runs", help="folder of run folders")
-    parser.add_argument("--seeds", type=int, default=5, help="fresh seeds to confirm with")
+    parser.add_argument("--seeds", type=int, help="fresh seeds to confirm with; 5, or 2 with --quick")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the config")
+    parser.add_argument("--quick", action="store_true", help="few rows and trials; reports stay in the run's folder")
+    parser.add_argument("--points", action="store_true", help="confirm three points, not the whole front")
     options = parser.parse_args()
     from autopeft import app
 
-    folder = Path(options.runs) / f"benchmark-{config.parent.name}"
+    if options.quick:
+        overrides = [*overrides, *QUICK, *quick]
+    folder = Path(options.runs) / f"benchmark-{config.parent.name}{'-quick' if options.quick else ''}"
     if (folder / "ledger.jsonl").exists():
         run = app.open_run(folder).resume()
     else:
         run = app.search(app.check(config, [*overrides, *options.set]), folder)
     if not run.history.confirmations:
-        run.confirm(options.seeds)
+        which = list(points(run).values()) if options.points else []
+        run.confirm(options.seeds or (2 if options.quick else 5), which)
     run.write_front()
+    report, figure = run.folder / "report.md", run.folder / "front.png"
     run.report()
-    shutil.copyfile(run.folder / "front.png", config.parent / "front.png")
-    text = (run.folder / "report.md").read_text()
+    if options.quick:
+        print(report)
+        return
+    shutil.copyfile(figure, config.parent / "front.png")
+    text = report.read_text()
     for path, name in ((str(shared()), "$AUTOPEFT_SHARED"), (str(ROOT), "."), (sys.prefix, ".venv")):
         text = text.replace(path, name)  # a report speaks of no machine's folders
     (config.parent / "REPORT.md").write_text(text)
     print(f"{config.parent / 'REPORT.md'}")
+
+
+SMALL_SHARE = 0.01
+
+
+def points(run: Any) -> dict[str, str]:
+    """Title → trial, as `confirm` takes it: the best frozen head, the best small point, the best full fine-tuning.
+
+    Small is at most a hundredth of the model's parameters, a head not counted as one; where the front has none, the
+    best trial of that size that is not.
+    """
+    complete = [record for record in run.history.records if record.is_complete]
+    best_first = sorted(complete, key=lambda record: float(run.history.losses([record])[0, 0]))
+    methods = {record.number: record.params["method"] for record in complete}
+    whole = run.history.header["model"]["parameters"]
+    sizes = {record.number: record.metrics["trainable_parameters"] for record in complete}
+    wanted = {
+        "frozen head": lambda number: methods[number] == "head",
+        "small point": lambda number: methods[number] != "head" and sizes[number] <= SMALL_SHARE * whole,
+        "full fine-tuning": lambda number: methods[number] == "full",
+    }
+    numbers = [record.number for record in best_first]
+    found = {title: next(filter(is_one, numbers), None) for title, is_one in wanted.items()}
+    return {title: f"trial={number}" for title, number in found.items() if number is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from models import bert
@@ -23,12 +24,13 @@ def test_reads_its_data(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(sys, "path", [str(PROJECT / "benchmarks"), *sys.path])
     import shared
 
-    found: list[tuple[Path, list[str]]] = []
+    found: list[tuple[Any, ...]] = []
     (tmp_path / "model").mkdir()
-    monkeypatch.setattr(shared, "minilm", lambda: bert(tmp_path / "model"))
+    for name_of_model in ("minilm", "smollm2"):
+        monkeypatch.setattr(shared, name_of_model, lambda: bert(tmp_path / "model"))
     monkeypatch.setattr(shared, "search_and_confirm", lambda *given: found.append(given))
     runpy.run_path(str(PROJECT / "benchmarks" / name / "run.py"), run_name="__main__")
-    config = app.check(*found[0])
+    config = app.check(*found[0][:2])
     assert config.budget.trials is not None and config.budget.trials >= 24
     task = plugins.make("tasks", config.task.name, config.task.options)
     dataset = task.read(resolve(config)["data"], config.seed)

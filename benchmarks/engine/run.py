@@ -3,6 +3,9 @@
 `python benchmarks/engine/run.py` writes REPORT.md beside this file; `--quick` runs 4 of the 12 configurations on fewer
 rows, without the ablation. Both end with one JSON line. What is run stands in configurations.py; plain.py and ours.py
 are the two sides, each in processes of its own, one thread each.
+
+`--against FOLDER` compares this checkout with another one of autopeft instead, by turns in one run: did anything get
+slower? (`git worktree add ../before COMMIT`, then `--quick --against ../before`.)
 """
 
 from __future__ import annotations
@@ -49,12 +52,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="4 of the 12 configurations, fewer rows, no ablation")
     parser.add_argument("--report", type=Path, help="where it goes; REPORT.md here, for --quick the screen only")
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout, in place of the plain stack")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of each checkout, with --against")
     options = parser.parse_args()
     names = QUICK if options.quick else CONFIGURATIONS
     rows, scored = (QUICK_ROWS, QUICK_VALIDATION_ROWS) if options.quick else (TRAIN_ROWS, None)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="autopeft-engine-", ignore_cleanup_errors=True) as folder:
         job = {"model": minilm(), "names": list(names), "epochs": EPOCHS, **write_data(Path(folder), rows, scored)}
+        if options.against:
+            compare(job, Path(folder), options.against.resolve(), options.repeats)
+            return
         measured = {**measure(job, folder, with_ablation=not options.quick), "rows": rows}
     figures = summarise(measured)
     report = write_report(measured, figures, (time.perf_counter() - started) / 60)
@@ -90,6 +98,41 @@ def measure(job: dict[str, Any], folder: str, *, with_ablation: bool) -> dict[st
             "two_workers": pair, "memory": memory, "epochs": job["epochs"]}  # fmt: skip
 
 
+def compare(job: dict[str, Any], folder: Path, other: Path, repeats: int) -> None:
+    """Prints CPU seconds of each configuration here over those in another checkout; each counts at its fastest turn.
+
+    The sides take turns, and which one begins alternates: the machine's speed wanders. Each side's ours.py is its own.
+    """
+    roots = {"here": HERE.parent.parent, "there": other}
+    found: dict[str, list[Mapping[str, Any]]] = {side: [] for side in roots}
+    for repeat in range(repeats):
+        for side in sorted(roots, reverse=bool(repeat % 2)):
+            say(f"{side}, turn {repeat + 1} of {repeats}")
+            own = Started("ours.py", {**job, "folder": f"{folder}/{side}-{repeat}"}, roots[side]).result()
+            job = {**job, "chosen": own["chosen"]}  # the first one's choice is all others', too
+            found[side].append(own)
+    ratios = {}
+    print(
+        f"CPU seconds a configuration, here and in {other}; the fastest of {repeats} turns, then all of them. {machine()}"
+    )
+    for index, name in enumerate(job["names"]):
+        seconds = {side: [run["trials"][index]["cpu_seconds"] for run in runs] for side, runs in found.items()}
+        accuracy = {side: runs[0]["trials"][index]["accuracy"] for side, runs in found.items()}
+        ratios[name] = min(seconds["here"]) / min(seconds["there"])
+        turns = "; ".join(f"{side} {', '.join(f'{value:.2f}' for value in seconds[side])}" for side in roots)
+        both = f"accuracy {accuracy['here']:.4f} and {accuracy['there']:.4f}"
+        print(f"  {name}: {ratios[name]:.3f} ({turns}; {both})")
+    once = {side: min(run["once_cpu_seconds"] for run in runs) for side, runs in found.items()}
+    whole = {
+        side: sum(min(run["trials"][index]["cpu_seconds"] for run in runs) for index in range(len(job["names"])))
+        for side, runs in found.items()
+    }
+    print(f"  once a worker: {once['here'] / once['there']:.3f} ({once['here']:.1f} and {once['there']:.1f})")
+    figures = {"here_over_there": whole["here"] / whole["there"], "worst": max(ratios.values()),
+               "once": once["here"] / once["there"]}  # fmt: skip
+    print(json.dumps({key: round(value, 4) for key, value in figures.items()}))
+
+
 def say(text: str) -> None:
     print(f"… {text}", file=sys.stderr, flush=True)
 
@@ -110,10 +153,14 @@ def write_data(folder: Path, n_rows: int, n_scored: int | None) -> dict[str, str
 
 
 class Started:
-    """A side's process; `result` waits for it and reads its last line."""
+    """A side's process; `result` waits for it and reads its last line.
 
-    def __init__(self, script: str, job: Mapping[str, Any]) -> None:
-        root = str(HERE.parent.parent)
+    Args:
+        checkout: The one whose autopeft and whose script it runs.
+    """
+
+    def __init__(self, script: str, job: Mapping[str, Any], checkout: Path = HERE.parent.parent) -> None:
+        root = str(checkout)
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -125,7 +172,7 @@ class Started:
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         }
-        command = [sys.executable, str(HERE / script), json.dumps(job)]
+        command = [sys.executable, str(checkout / "benchmarks" / "engine" / script), json.dumps(job)]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
