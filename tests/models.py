@@ -217,6 +217,19 @@ def write_intents(path, rows, seed=0):
     return path
 
 
+def write_ratings(path, rows, seed=0):
+    """A CSV of users who rate some of many items, 2 for one with a good word, 0 for one with a bad word."""
+    rng = np.random.default_rng(seed)
+    words = [["good", "fine", "nice"], ["bad", "awful", "dull"]]
+    items = [f"{rng.choice(words[at % 2])} {rng.choice(['film', 'song'])} {'day ' * (at % 5)}" for at in range(rows)]
+    lines = ["user,item,profile,dish,label"]
+    for row in range(rows):
+        user, item = row % (rows // 6), int(rng.integers(0, rows))
+        lines.append(f"u{user},i{item},day {'night ' * (user % 7)},{items[item]},{2 - 2 * (item % 2)}")
+    path.write_text("\n".join(dict.fromkeys(lines)) + "\n")
+    return path
+
+
 def write_columns(path, rows, seed=0):
     """A CSV of texts with two labels each: `mood`, and `topic`, one of four."""
     rng = np.random.default_rng(seed)

@@ -15,6 +15,7 @@ from models import (
     write_completions,
     write_intents,
     write_numbers,
+    write_ratings,
     write_sets,
     write_texts,
     write_tones,
@@ -60,6 +61,13 @@ def intents(folder):
     return data, bert(folder / "model")
 
 
+def ratings(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_ratings(folder / "train.csv", 80)), "text": ["profile", "dish"],
+            "validation_share": 0.25, "test_share": 0.25}  # fmt: skip
+    return data, bert(folder / "model")
+
+
 def columns(folder):
     (folder / "model").mkdir()
     data = {"train": str(write_columns(folder / "train.csv", 80)), "text": "text", "labels": ["mood", "topic"],
@@ -101,6 +109,7 @@ SUBJECTS = {
     "audio_classification": sounds,
     "image_classification": pictures,
     "digits": digits,
+    "ranking": ratings,
     "regression": numbers,
     "intent_classification": intents,
     "multilabel_classification": sets,

@@ -27,6 +27,7 @@ from models import (
     write_columns,
     write_intents,
     write_numbers,
+    write_ratings,
     write_sets,
     write_tones,
     write_words,
@@ -87,6 +88,7 @@ SUBJECTS = {
 ONCE = {
     "audio_classification": Subject(write_tones, {}, "accuracy", "label", "majority class", model=wav2vec2),
     "intent_classification": Subject(write_intents, {}, "routing_score", "label", "always out of scope"),
+    "ranking": Subject(write_ratings, {"text": ["profile", "dish"]}, "ndcg_at_k", "score", "popularity in train"),
     "multilabel_classification": Subject(write_sets, {}, "micro_f1", "labels", "majority of each label"),
     "multioutput_classification": Subject(
         write_columns, {"labels": ["mood", "topic"]}, "mean_accuracy", "mood", "majority class of each column"
