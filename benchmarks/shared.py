@@ -66,6 +66,7 @@ def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] 
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the config")
     parser.add_argument("--quick", action="store_true", help="few rows and trials; reports stay in the run's folder")
     parser.add_argument("--points", action="store_true", help="confirm three points, not the whole front")
+    parser.add_argument("--no-report", action="store_true", help="leave the report in the run's folder")
     options = parser.parse_args()
     from autopeft import app
 
@@ -82,7 +83,7 @@ def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] 
     run.write_front()
     report, figure = run.folder / "report.md", run.folder / "front.png"
     run.report()
-    if options.quick:
+    if options.quick or options.no_report:
         print(report)
         return
     shutil.copyfile(figure, config.parent / "front.png")

@@ -365,7 +365,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="for a machine that is lent for 15 minutes")
     parser.add_argument("--rehearse", action="store_true", help="in miniature, on a CPU: figures say nothing")
     parser.add_argument("--bundle", type=Path, help="what bundle.py wrote; made here where it is not given")
-    parser.add_argument("--slots", type=int, default=16, help="trials at once, ours")
+    parser.add_argument("--slots", default="auto", help="trials at once, ours; as many as memory holds")
     parser.add_argument("--limit", type=int, help="seconds of one process, in place of the size's own")
     parser.add_argument("--details", type=Path, help="a file for all that was found, as JSON, written after each step")
     options = parser.parse_args()
@@ -379,7 +379,7 @@ def main() -> None:
     device = "cpu" if options.rehearse else "cuda"
     with tempfile.TemporaryDirectory(prefix="autopeft-gpu-", ignore_cleanup_errors=True) as folder:
         bundle = options.bundle or made_here(Path(folder) / "bundle")
-        executor = {"name": "packed", "slots": options.slots}
+        executor = {"name": "packed", "slots": int(options.slots) if options.slots.isdigit() else options.slots}
         bench = Bench(Path(folder), bundle, sizes, device, options.rehearse, executor)
         for name in options.only or STEPS:
             take(bench, name)

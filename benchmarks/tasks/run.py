@@ -1,0 +1,144 @@
+"""Every task on real data: searches each benchmark's config, confirms three points of it, and prints one table.
+
+`python benchmarks/tasks/run.py` runs all of them one after the other, on two cores; `--only NAME` one, several times for
+several; `--quick` all of them in miniature, which shows that each goes all the way, and whose scores say nothing. Each is
+a process of its own with the benchmark's own run.py; what is done already is not done again (`--runs`). The table goes
+to TABLE.md beside this file when everything ran at its whole size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+
+from shared import points  # noqa: E402
+
+TRIVIAL = "majority"  # what the ledger calls the trivial baseline of any task
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        task: What is learned, in words.
+        whole, quick: Overrides of the benchmark's config, here and with --quick: its size fits the time of all rows.
+        is_own_report: Whether the benchmark's own REPORT.md is written; else it holds a larger run already.
+    """
+
+    task: str
+    whole: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+    is_own_report: bool = True
+
+
+ROWS: Mapping[str, Row] = {
+    "sst2": Row("sentiment of a sentence", ("budget.trials=24", "data.train_rows=1500"), (), False),
+    "cola": Row("is a sentence acceptable", ("data.train_rows=2000",)),
+    "rte": Row("does one text follow from another", ("data.train_rows=1200",), ("training.max_length=64",)),
+    "mrpc": Row("do two texts say the same", ("data.train_rows=1500",), ("training.max_length=64",)),
+    "restaurant_ratings": Row("rating of a pair, as a number", (), ("training.max_length=64",)),
+    "clinc150": Row("intent of a message, or none", ("data.train_rows=3020",), ("data.train_rows=1510",)),
+    "trec": Row("two labels of a question", ("data.train_rows=2000",), ("data.train_rows=1000",)),
+    "cifar10": Row("pictures", ("budget.trials=24", "data.train_rows=1000"), ("data.image_size=32",), False),
+    "fsdd": Row("spoken digits"),
+    "esc10": Row("sounds", (), ("data.train_rows=120",)),
+}
+# A benchmark that is no row: a GPU's, or the same data once more.
+NO_ROW = ("language_model",)
+
+
+def rows() -> dict[str, Row]:
+    """The rows above, then every other benchmark with a config, at its own size."""
+    found = sorted(path.parent.name for path in HERE.parent.glob("*/config.yaml"))
+    others = [name for name in found if name not in ROWS and name not in NO_ROW]
+    return {**{name: row for name, row in ROWS.items() if name in found}, **{name: Row(name) for name in others}}
+
+
+def main() -> None:
+    known = rows()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=list(known), help="this one; several times for several")
+    parser.add_argument("--quick", action="store_true", help="all of them in miniature")
+    parser.add_argument("--runs", type=Path, default=Path("runs", "tasks"), help="folder of run folders")
+    parser.add_argument("--seeds", type=int, help="fresh seeds to confirm with")
+    options = parser.parse_args()
+    names, lines, failed, begun = options.only or list(known), [], [], time.monotonic()
+    for name in names:
+        start = time.monotonic()
+        print(f"… {name}", file=sys.stderr, flush=True)
+        if not run(name, known[name], options):
+            failed.append(name)
+            continue
+        lines.append(line(name, known[name], options))
+        print(f"{lines[-1]}  <!-- {(time.monotonic() - start) / 60:.1f} minutes -->", flush=True)
+    table = "\n".join([*HEAD, *lines]) + "\n"
+    print(f"\n{table}\n{(time.monotonic() - begun) / 60:.0f} minutes; failed: {', '.join(failed) or 'none'}")
+    if not (options.quick or options.only or failed):
+        (HERE / "TABLE.md").write_text(table)
+    sys.exit(1 if failed else 0)
+
+
+def run(name: str, row: Row, options: argparse.Namespace) -> bool:
+    """Searches and confirms by the benchmark's own run.py. Returns whether it ended well."""
+    command = [sys.executable, str(HERE.parent / name / "run.py"), "--points", "--runs", str(options.runs)]
+    if options.seeds:
+        command += ["--seeds", str(options.seeds)]
+    if options.quick:
+        command.append("--quick")
+    elif not row.is_own_report:
+        command.append("--no-report")
+    for override in row.quick if options.quick else row.whole:
+        command += ["--set", override]
+    return subprocess.run(command).returncode == 0
+
+
+HEAD = [
+    "| task | data | rows to train on, to test | score | trivial | frozen head | small point | full fine-tuning |",
+    "|---|---|---|---|---|---|---|---|",
+]
+
+
+def line(name: str, row: Row, options: argparse.Namespace) -> str:
+    """A row of the table, from the run's ledger: means over fresh seeds on the test split, with 95 % intervals."""
+    from autopeft import app
+
+    found = app.open_run(options.runs / f"benchmark-{name}{'-quick' if options.quick else ''}")
+    history, metric = found.history, found.history.objectives[0].metric
+    sizes, chosen = history.header["dataset"]["sizes"], points(found)
+    cells = [score(found, metric, TRIVIAL)]
+    for title in ("frozen head", "small point", "full fine-tuning"):
+        cells.append(score(found, metric, chosen[title]) if title in chosen else "–")
+    if "small point" in chosen:
+        record = found.pick(chosen["small point"])
+        share = record.metrics["trainable_parameters"] / history.header["model"]["parameters"]
+        cells[2] += f": {found.describe(record.params)}, {share:.2%} of the parameters"
+    data = f"[{name}](../{name}/REPORT.md)" if row.is_own_report and not options.quick else name
+    return f"| {row.task} | {data} | {sizes['train']:,}, {sizes['test']:,} | {metric} | {' | '.join(cells)} |"
+
+
+def score(run: Any, metric: str, which: str) -> str:
+    """Mean and interval of the retrainings of `trial=17`, or of the trivial baseline, which has none."""
+    from autopeft.reports.statistics import interval
+
+    name = which.replace("trial=", "trial ")
+    values = [c.metrics[metric] for c in run.history.confirmations if c.name == name and metric in c.metrics]
+    if not values:
+        return "–"
+    if name == TRIVIAL:
+        return f"{values[-1]:.3f}"
+    mean = interval(values)
+    return f"{mean.mean:.3f}" + (f" ± {mean.half_width:.3f}" if mean.half_width is not None else "")
+
+
+if __name__ == "__main__":
+    main()
