@@ -24,6 +24,7 @@ from autopeft.space import Space
 from autopeft.spaces import SWITCHES
 from autopeft.tasks import ReadsForms
 from autopeft.tasks._format import EXPECTED, Format, is_known, unknown_kind
+from autopeft.tasks._own_metrics import OwnMetric, metric_fault, scored_by
 from autopeft.tasks._tables import columns_of, no_column
 from autopeft.trial import Report, Trial
 
@@ -254,9 +255,44 @@ def _task(draft: Draft) -> Any:
         return None
     plugin = plugins.load("tasks", name)
     try:
-        return plugin(**options)
-    except (ConfigError, UsageError, ValueError, TypeError):  # `plugins_of` says so
+        return scored_by(plugin(**options), _own_metrics(draft))
+    except (ConfigError, UsageError, ValueError, TypeError):  # `plugins_of` and `own_metrics_of` say so
         return plugin
+
+
+def _own_metrics(draft: Draft) -> list[OwnMetric]:
+    """Returns the metrics of the user's whose form is right. Reads no file."""
+    entries = draft.content.get("metrics")
+    found = []
+    for name, entry in entries.items() if isinstance(entries, Mapping) else ():
+        goal = entry.get("goal", "maximize") if isinstance(entry, Mapping) else "maximize"
+        function = entry.get("function") if isinstance(entry, Mapping) else entry
+        if isinstance(function, str) and goal in ("maximize", "minimize"):
+            found.append(OwnMetric(str(name), function, "minimize" if goal == "minimize" else "maximize"))
+    return found
+
+
+def own_metrics_of(draft: Draft) -> None:
+    """Finds metrics of the user's with a wrong name or goal, or without their function. Runs no code of the user's."""
+    metrics, task = _own_metrics(draft), _task(draft)
+    for metric in metrics:
+        path = f"metrics.{metric.name}"
+        if not metric.name.isidentifier() or metric.name in SIZES:
+            draft.fault(path, f"expected a name of letters, digits and _ that is no size, got {metric.name!r}")
+        wrong = metric_fault(metric.function) if draft.are_files_checked else None
+        if wrong is not None:
+            draft.fault(path, wrong)
+    if isinstance(task, type) and metrics:
+        entry = draft.content["task"]
+        options = {key: value for key, value in entry.items() if key != "name"} if isinstance(entry, Mapping) else {}
+        try:
+            made = task(**options)
+        except (ConfigError, UsageError, ValueError, TypeError):
+            return  # `plugins_of` says so
+        try:
+            scored_by(made, metrics)
+        except UsageError as fault:
+            draft.fault("metrics", str(fault).removeprefix("metrics: "))
 
 
 def _score(draft: Draft) -> str | None:

@@ -186,6 +186,13 @@ class ObjectiveEntry(Section):
     scale: Literal["linear", "log10"] | None = None
 
 
+class MetricEntry(Section):
+    """A metric of the user's: `scores.py:function`, or `{function, goal}`."""
+
+    function: str
+    goal: Literal["maximize", "minimize"] = "maximize"
+
+
 class Training(Section):
     """How each trial trains; the same for all, so that they compare."""
 
@@ -263,6 +270,10 @@ def _model(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
+def _metric_entry(value: Any) -> Any:
+    return {"function": value} if isinstance(value, str) else value
+
+
 PluginEntry = Annotated[Plugin, BeforeValidator(_plugin)]
 
 
@@ -280,6 +291,7 @@ class Config(Section):
     space: dict[str, Any]
     # If none are given, `checks.default_objectives` adds the task's.
     objectives: Annotated[list[ObjectiveEntry], _each(_objective), Field(min_length=1)] = []
+    metrics: dict[str, Annotated[MetricEntry, BeforeValidator(_metric_entry)]] = {}
     training: Training = Training()
     sampler: PluginEntry = Plugin(name="tpe")
     stopper: PluginEntry = Plugin(name="dominated")
@@ -382,6 +394,7 @@ def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     checks.default_objectives(draft)
     checks.plugins_of(draft, space if n_layers else None)
     checks.data_keys_of(draft, list(Data.model_fields))
+    checks.own_metrics_of(draft)
     checks.objectives_of(draft, DEFAULTS["stopper"])
     if draft.are_files_checked:
         checks.files_of(draft)

@@ -131,10 +131,24 @@ def place_paths(draft: Draft) -> None:
                 data[key] = str((draft.beside(f"data.{key}") / Path(data[key]).expanduser()).resolve())
         if isinstance(data.get("hub"), str):
             data["hub"] = _folder_or_name(data["hub"], draft.beside("data.hub"))
+    _place_metrics(draft)
     if isinstance(model, dict) and isinstance(model.get("path"), str):
         model["path"] = _folder_or_name(model["path"], draft.beside("model.path"))
     elif isinstance(model, str):
         draft.content["model"] = _folder_or_name(model, draft.beside("model"))
+
+
+def _place_metrics(draft: Draft) -> None:
+    """Makes the files of the user's metrics absolute: `scores.py:function`."""
+    metrics = draft.content.get("metrics")
+    if not isinstance(metrics, dict):
+        return
+    for name, entry in metrics.items():
+        function = entry.get("function") if isinstance(entry, dict) else entry
+        place, _, of = function.rpartition(":") if isinstance(function, str) else ("", "", "")
+        if place.endswith(".py"):
+            placed = f"{(draft.beside(f'metrics.{name}') / Path(place).expanduser()).resolve()}:{of}"
+            metrics[name] = {**entry, "function": placed} if isinstance(entry, dict) else placed
 
 
 def _folder_or_name(text: str, beside: Path) -> str:

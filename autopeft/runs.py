@@ -347,7 +347,8 @@ class Run:
         if merged:
             refuse_unmergeable(record.params)  # before it is trained again
         header = self.history.header
-        setup, _ = wiring.as_it_began(wiring.reopen_setup(self.config, header, self.folder), header)
+        config = wiring.without_own_code(self.config)
+        setup, _ = wiring.as_it_began(wiring.reopen_setup(config, header, self.folder), header)
         folder, again = self.adapter_folder(record), None
         if folder is None:
             folder, again = self._retrain(record, setup)
@@ -362,7 +363,7 @@ class Run:
         tensors = self.adapter_folder(record)
         if tensors is None:
             return None
-        setup = wiring.reopen_setup(self.config, self.history.header, self.folder)
+        setup = wiring.reopen_setup(wiring.without_own_code(self.config), self.history.header, self.folder)
         folder, pick = self.folder / "adapters" / f"{record.number:05d}", f"trial={record.number}"
         build_once(folder, lambda to: self._write_export(record, setup, tensors, to, pick))
         return folder
@@ -413,16 +414,18 @@ class Run:
         if not isinstance(result, Result) or result.error:
             raise UsageError(f"training trial {record.number} again failed: {getattr(result, 'error', 'interrupted')}")
         shutil.rmtree(self.folder / "cache" / "prefix", ignore_errors=True)
-        metric = self.history.objectives[0].metric
+        objective = self.history.objectives[0].metric
+        metric = objective if objective in result.metrics else "loss"  # an export runs no metric of the user's own
         was, now = record.metrics[metric], result.metrics[metric]
         if abs(now - was) <= SAME_SCORE:
             return trial_folder(self.folder, record.number), None
+        said = ". The model card says both" if metric == objective else ""
         print(
             f"note: trained again, trial {record.number} has {metric} {now:.4f}, and had {was:.4f} in the search: another "
-            "device, number of threads or version computes otherwise. The model card says both",
+            f"device, number of threads or version computes otherwise{said}",
             file=sys.stderr,
         )
-        return trial_folder(self.folder, record.number), now
+        return trial_folder(self.folder, record.number), now if metric == objective else None
 
     def summary(self) -> dict[str, Any]:
         """Returns the content of `--json`: that of front.json, and the run's folder."""

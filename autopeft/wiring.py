@@ -33,6 +33,7 @@ from autopeft.objectives import Objective, with_signal
 from autopeft.search import Search, sizes_by
 from autopeft.space import Space, components, method_of
 from autopeft.tasks import Kept, OwnBase, Scores, Task
+from autopeft.tasks._own_metrics import OwnMetric
 from autopeft.training.data import Data
 from autopeft.training.setup import Machine, ModelSpec, Setup, TaskSpec, TrainSpec
 
@@ -183,6 +184,9 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
         },
         "baselines": {TRIVIAL: trivial},
         "baseline_names": {TRIVIAL: data.task.trivial_title, **baseline_methods()},
+        "metrics": {
+            m.name: {"function": m.function, "goal": m.goal, "digest": m.digest} for m in setup.task.own_metrics
+        },
         "stock": list(range(len(first_of(config, space)))),
         "chosen": choice.to_json(),
         "provenance": provenance(setup.machine.device),
@@ -226,6 +230,13 @@ def as_it_began(setup: Setup, header: Mapping[str, Any]) -> tuple[Setup, Data]:
     if kept is not None:
         print(f"note: {', '.join(gone)}: gone; going on with what the run has encoded of it", file=sys.stderr)
         setup = setup.but(encoded=str(kept))
+    known = header.get("metrics", {})
+    changed = [m for m in setup.task.own_metrics if m.name in known and known[m.name]["digest"] != m.digest]
+    if changed:
+        raise UsageError(
+            f"{changed[0].function} has changed since this search began, so that its metric {changed[0].name!r} would not "
+            "compare: put back what it was, or start a new search"
+        )
     data = prepare_data(setup)
     found = data.origin["digest"]
     if origin["digest"] not in (found, data.origin.get("digest_1")):
@@ -234,6 +245,11 @@ def as_it_began(setup: Setup, header: Mapping[str, Any]) -> tuple[Setup, Data]:
             "back what it was, or start a new search"
         )
     return setup.but(encoded=str(data.folder)), data
+
+
+def without_own_code(config: Config) -> Config:
+    """Returns the config without metrics of the user's, for what computes no score: no code of the config's runs."""
+    return config.model_copy(update={"metrics": {}})
 
 
 def reopen_setup(config: Config, header: Mapping[str, Any], folder: Path) -> Setup:
@@ -306,7 +322,11 @@ def make_setup(config: Config, folder: Path) -> Setup:
             kinds={k: tuple(names) for k, names in config.model.kinds.items()},
         ),
         task=TaskSpec(
-            config.task.name, dict(config.task.options), dict(resolve(config)["data"]), config.training.max_length
+            config.task.name,
+            dict(config.task.options),
+            dict(resolve(config)["data"]),
+            config.training.max_length,
+            tuple(OwnMetric.read(name, entry.function, entry.goal) for name, entry in config.metrics.items()),
         ),
         train=TrainSpec(
             epochs=None if training.steps is not None else training.epochs,

@@ -105,6 +105,19 @@ class Classification:
         label = [names[index] for index in logits.argmax(axis=1)]
         return {"label": label, **{f"p({name})": chances[:, index] for index, name in enumerate(names)}}
 
+    def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """The true `label`."""
+        return {"label": [about["label_names"][index] for index in _labels(targets)]}
+
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Any]:
+        """The most frequent training label, and each label's share of train, for each row."""
+        names, n_rows = about["label_names"], len(targets["label"])
+        shares = np.bincount(_labels(train), minlength=len(names)) / len(_labels(train))
+        each = {f"p({name})": np.full(n_rows, share) for name, share in zip(names, shares, strict=True)}
+        return {"label": [names[shares.argmax()]] * n_rows, **each}
+
 
 def of_predictions(predicted: np.ndarray, labels: np.ndarray, n_labels: int) -> Scores:
     """Scores predicted labels.

@@ -224,6 +224,16 @@ class CausalLanguageModelling(FromTables):
         loss = float(np.sum(kept["loss"]) / self.weights(targets).sum())
         return Scores({**found.metrics, "loss": loss}, found.detail)
 
+    def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """Returns the wanted `completion`; None for rows that were not answered."""
+        return {"completion": list(kept["wanted"])}
+
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Sequence[Any]]:
+        """Returns what the unchanged base writes."""
+        return self.answers(base(), about)
+
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """Returns `completion`, as the model generated it."""
         return {"completion": list(kept["completion"])}

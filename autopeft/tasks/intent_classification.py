@@ -93,6 +93,13 @@ class IntentClassification(Texts, Classification):
         chances = {name: column for name, column in super().answers(kept, about).items() if name != "label"}
         return {"label": label, "confidence": self._likeliest(kept, about)[1].tolist(), **chances}
 
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Any]:
+        """`out of scope`, for each row, with no confidence in an intent."""
+        n_rows, known = len(targets["label"]), super().trivial_answers(train, targets, about, base)
+        return {**known, "label": [self.out_of_scope] * n_rows, "confidence": np.zeros(n_rows)}
+
     def _of_predictions(self, predicted: np.ndarray, targets: Columns, about: Mapping[str, Any]) -> Scores:
         labels, is_out, said_out = (
             np.asarray(targets["label"]),

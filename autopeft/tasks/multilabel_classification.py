@@ -69,11 +69,27 @@ class MultilabelClassification(Texts):
         loss = -np.where(labels == 1, np.log(chances), np.log(1 - chances)).mean()
         return Scores({**found.metrics, "loss": float(loss)}, found.detail)
 
+    def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """The true `labels`, with separators between them."""
+        return {"labels": self._said(np.asarray(targets["labels"]) == 1, about)}
+
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Any]:
+        """The labels that most training rows have, and each label's share of them, for each row."""
+        shares = np.broadcast_to(np.asarray(train["labels"]).mean(axis=0), np.asarray(targets["labels"]).shape)
+        each = {f"p({name})": shares[:, at] for at, name in enumerate(about["labels"])}
+        return {"labels": self._said(shares >= 0.5, about), **each}
+
+    def _said(self, has: np.ndarray, about: Mapping[str, Any]) -> list[str]:
+        """Writes the labels of each row, of (n_rows, n_labels) bool."""
+        return [self.separator.join(about["labels"][at] for at in np.flatnonzero(row)) for row in has]
+
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Any]:
         """`labels` with separators between them, and the probability of each label."""
         names, chances = about["labels"], _sigmoid(kept["logits"])
-        said = [self.separator.join(names[at] for at in np.flatnonzero(row >= 0.5)) for row in chances]
-        return {"labels": said, **{f"p({name})": chances[:, at] for at, name in enumerate(names)}}
+        each = {f"p({name})": chances[:, at] for at, name in enumerate(names)}
+        return {"labels": self._said(chances >= 0.5, about), **each}
 
 
 def of_chances(chances: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Scores:

@@ -83,6 +83,25 @@ class MultioutputClassification(Texts):
         found = _of_predictions(np.stack(predicted, axis=1), labels, about)
         return Scores({**found.metrics, "loss": float(np.mean(losses))}, found.detail)
 
+    def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """Each column's true label."""
+        labels = np.asarray(targets["labels"])
+        return {
+            column: [names[index] for index in labels[:, at]] for at, (column, names, _) in enumerate(_slices(about))
+        }
+
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Any]:
+        """Each column's most frequent training label, and each label's share of train, for each row."""
+        out: dict[str, Any] = {}
+        labels, n_rows = np.asarray(train["labels"]), len(targets["labels"])
+        for at, (column, names, _) in enumerate(_slices(about)):
+            shares = np.bincount(labels[:, at], minlength=len(names)) / len(labels)
+            out[column] = [names[shares.argmax()]] * n_rows
+            out |= {f"p({column}={name})": np.full(n_rows, share) for name, share in zip(names, shares, strict=True)}
+        return out
+
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """Each column's label, and the probability of each of its labels."""
         from scipy.special import softmax

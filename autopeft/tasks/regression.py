@@ -72,6 +72,16 @@ class Regression(Texts):
         found = of_numbers(_as_given(np.full(len(values), mean), about), _as_given(values, about))
         return Scores({**found.metrics, "loss": float(((values - mean) ** 2).mean())})
 
+    def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The true `value`, in the data's units."""
+        return {"value": _as_given(targets["value"], about)}
+
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Any]:
+        """The mean of train, for each row."""
+        return {"value": np.full(len(targets["value"]), about["mean"])}
+
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Any]:
         """`value`, in the data's units."""
         return {"value": _as_given(kept["value"], about)}

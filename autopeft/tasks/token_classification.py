@@ -132,6 +132,18 @@ class TokenClassification(FromTables):
         chances = (seen + 1) / (seen.sum() + len(names))  # a tag that training lacks has a chance, too
         return Scores({**found.metrics, "loss": float(-np.log(chances[true]).mean())}, found.detail)
 
+    def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """The true `tags` of each document, with spaces between them."""
+        documents, true, _ = _scored(targets)
+        return {"tags": [" ".join(about["label_names"][tag] for tag in tags) for tags in _by_document(documents, true)]}
+
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Sequence[Any]]:
+        """`O`, for each word."""
+        documents, true, _ = _scored(targets)
+        return {"tags": [" ".join([OUTSIDE] * len(tags)) for tags in _by_document(documents, true)]}
+
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """Returns the `tags` of each document with spaces between them, one for each word."""
         names = about["label_names"]
@@ -164,6 +176,11 @@ def _scored(targets: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     documents = np.repeat(np.asarray(targets["document"]), np.diff(words.offsets))[own]
     order = np.lexsort((words.values[own], documents))
     return documents[order], np.asarray(tags.values)[own][order], order
+
+
+def _by_document(documents: np.ndarray, tags: np.ndarray) -> list[np.ndarray]:
+    """Splits the tags of all words, end to end, by document."""
+    return np.split(tags, np.flatnonzero(np.diff(documents)) + 1)
 
 
 def _tags(window: Window, tags: Sequence[int]) -> list[int]:

@@ -160,6 +160,26 @@ def check_task_scores(subject: TaskSubject) -> None:
     assert lengths == {len(dataset.splits["validation"])}, "an answer for each row of the data"
 
 
+def check_task_compares(subject: TaskSubject) -> None:
+    """Checks that a task that offers true values to metrics of the user's has them as columns of its answers."""
+    from autopeft.tasks._own_metrics import Comparable
+
+    task = subject.task
+    is_comparable = isinstance(task, Comparable)  # in a name, as it would narrow the type of `task`
+    if not is_comparable:
+        return
+    split, dataset, answers = _answered(subject)
+    about = dataset.about
+    train = subject.encoded(dataset.splits["train"], dataset.about).targets
+    columns = task.answers(answers.kept, about)
+    truths = task.truths(answers.kept, split.targets, about)
+    trivial = task.trivial_answers(train, split.targets, about, lambda: answers.kept)
+    assert set(truths) <= set(columns), f"true values of columns that are no answers: {set(truths) - set(columns)}"
+    assert set(trivial) == set(columns), "the baseline answers the same columns"
+    lengths = {len(column) for part in (truths, trivial, columns) for column in part.values()}
+    assert lengths == {len(dataset.splits["validation"])}, f"as many rows as the data has; got {lengths}"
+
+
 def check_task_answers_without_targets(subject: TaskSubject) -> None:
     """Checks that rows without targets, as in `predict`, are encoded and get the same answers in the same order."""
     from autopeft.tasks import Raw
@@ -215,5 +235,6 @@ TASK_CHECKS = (
     check_task_fits_its_model,
     check_task_loses_the_same_token_by_token,
     check_task_scores,
+    check_task_compares,
     check_task_answers_without_targets,
 )

@@ -96,7 +96,8 @@ def _key(setup: Setup) -> str:
         elif isinstance(value, str) and Path(value).is_absolute() and Path(value).is_dir():
             files = sorted(path for path in Path(value).rglob("*") if path.is_file())
             stamps[name] = [[str(path.relative_to(value)), *_stamp(path)] for path in files]
-    parts = [FORMAT, asdict(setup.task), stamps, setup.model.path, setup.model.revision, setup.seed]
+    task = {name: value for name, value in asdict(setup.task).items() if name != "own_metrics"}
+    parts = [FORMAT, task, stamps, setup.model.path, setup.model.revision, setup.seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from autopeft import plugins
 from autopeft.tasks import Source, Task
+from autopeft.tasks._own_metrics import OwnMetric, scored_by
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,18 @@ class TaskSpec:
         options: The task's own options, as the config gives them.
         data: The config's data section, paths absolute.
         max_length: Longest input in tokens; None for the model's own.
+        own_metrics: Metrics of the user's, beside those of the task.
     """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     max_length: int | None = None
+    own_metrics: tuple[OwnMetric, ...] = ()
 
     def make(self) -> Task:
-        """Makes the task with its options."""
-        task: Task = plugins.make("tasks", self.name, self.options)
-        return task
+        """Makes the task with its options and the user's metrics. Loads no code of the user's."""
+        return scored_by(plugins.make("tasks", self.name, self.options), self.own_metrics)
 
 
 @dataclass(frozen=True)
