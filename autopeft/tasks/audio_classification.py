@@ -134,6 +134,16 @@ class AudioClassification(Classification):
         """Scores the most frequent label among the training sounds."""
         return super().trivial(_of_sounds(train), _of_sounds(targets), about, base)
 
+    def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """The true `label`, by sounds."""
+        return super().truths(kept, _of_sounds(targets), about)
+
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Any]:
+        """The most frequent label among the training sounds, by sounds."""
+        return super().trivial_answers(_of_sounds(train), _of_sounds(targets), about, base)
+
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """`label`, and the probability of each label."""
         return super().answers({"logits": np.log(np.maximum(_chances(kept), 1e-300))}, about)
