@@ -41,6 +41,7 @@ GIVEN = frozenset(
         "artifacts",
         "adapters",
         "trial_seconds",
+        "n_gpus",
     }
 )
 # Options of a stopper that the search itself reads: the times of rungs, and their signal.

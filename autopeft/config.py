@@ -295,7 +295,7 @@ class Config(Section):
     training: Training = Training()
     sampler: PluginEntry = Plugin(name="tpe")
     stopper: PluginEntry = Plugin(name="dominated")
-    executor: PluginEntry = Plugin(name="ray_tune")
+    executor: PluginEntry = Plugin(name="auto")
     trackers: Annotated[list[Plugin], _each(_plugin)] = [Plugin(name="console"), Plugin(name="mlflow")]
     budget: Budget
     keep: Literal["front", "all", "none"] = "front"

@@ -388,6 +388,15 @@ def choose_layout(name: str, device: str) -> str:
     return "flat" if choose_device(device).startswith("cuda") else "padded"
 
 
+def count_gpus(name: str) -> int:
+    """Returns the number of GPUs that trials may use on this machine; 1 if the config names one of them."""
+    import torch
+
+    if choose_device(name) == "cpu":
+        return 0
+    return 1 if ":" in name else max(1, torch.cuda.device_count())
+
+
 def require_gpu(config: Config) -> None:
     """Raises EnvironmentFault if trials get GPUs but the `auto` device would not use them."""
     gpus = config.executor.options.get("gpus_per_trial", 0)
@@ -414,9 +423,10 @@ def ready_executor(config: Config) -> Executor:
 
 
 def make_executor(config: Config) -> Executor:
-    """Makes the executor, with the time limit of a trial for its watchdog."""
+    """Makes the executor, with the time limit of a trial for its watchdog, and the number of GPUs if it asks for it."""
     name = config.executor.name
-    given = plugins.taken(plugins.load("executors", name), {"trial_seconds": config.training.trial_seconds})
+    offered = {"trial_seconds": config.training.trial_seconds, "n_gpus": count_gpus(config.training.device)}
+    given = plugins.taken(plugins.load("executors", name), offered)
     executor: Executor = plugins.make("executors", name, config.executor.options, **given)
     return executor
 

@@ -68,7 +68,7 @@ TEXT = "model: model\ntask: text_classification\ndata: {train: train.csv}\nspace
 def test_defaults() -> None:
     config = load({key: value for key, value in SMALLEST.items() if key != "trackers"})
     assert [objective.metric for objective in config.objectives] == ["accuracy", "trainable_parameters"]
-    assert (config.sampler.name, config.stopper.name, config.executor.name) == ("tpe", "dominated", "ray_tune")
+    assert (config.sampler.name, config.stopper.name, config.executor.name) == ("tpe", "dominated", "auto")
     assert [tracker.name for tracker in config.trackers] == ["console", "mlflow"]
     assert (config.training.epochs, config.training.steps, config.seed, config.keep) == (3.0, None, 0, "front")
 
@@ -347,7 +347,7 @@ def test_changes_are_named_by_their_leaf() -> None:
     new = resolve(from_resolved(old, ["budget.trials=60", "executor=serial", "keep=all"]))
     assert changes(old, old) == []
     assert changes(old, new) == [
-        'executor.name: "ray_tune" → "serial"',
+        'executor.name: "auto" → "serial"',
         "budget.trials: 4 → 60",
         'keep: "front" → "all"',
     ]

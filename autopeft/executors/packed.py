@@ -8,7 +8,6 @@ those of `serial` up to rounding, which depends on the trials that share a pass.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.executors import Conversation, MakeEvaluate, Pack, Packing
@@ -16,7 +15,7 @@ from autopeft.executors._interrupt import interruptible
 from autopeft.executors.serial import Serial
 from autopeft.trial import Result, Status, Trial
 
-AUTO: Literal["auto"] = "auto"
+AUTO = "auto"
 TYPICAL = 16  # trials that share a pass, where memory says how many
 
 
@@ -30,9 +29,11 @@ class Packed:
         trial_seconds: Time limit of a trial, checked between steps. Each trial of a pass counts the whole pass.
     """
 
-    processes = 1
+    processes: int | None = 1
 
-    def __init__(self, slots: int | Literal["auto"] = AUTO, trial_seconds: float | None = None) -> None:
+    def __init__(self, slots: int | str = AUTO, trial_seconds: float | None = None) -> None:
+        if isinstance(slots, str) and slots != AUTO:
+            raise UsageError(f"executor.slots is a number or {AUTO}, not {slots!r}")
         if not isinstance(slots, str) and slots < 1:
             raise UsageError(f"executor.slots is 1 or more, or {AUTO}, not {slots}")
         self.slots = slots

@@ -8,7 +8,7 @@ from autopeft import plugins
 from autopeft.testing import check_executor
 
 # With one slot each: the options that say so.
-ONE_SLOT = {"serial": {}, "ray_tune": {"slots": 1}, "packed": {"slots": 1}}
+ONE_SLOT = {"auto": {"slots": 1}, "serial": {}, "ray_tune": {"slots": 1}, "packed": {"slots": 1}}
 
 
 @pytest.mark.parametrize("name", plugins.names("executors"))

@@ -1,0 +1,36 @@
+"""The executor that suits the machine: `packed` on one GPU, `ray_tune` on several, and on a machine without any."""
+
+from __future__ import annotations
+
+from autopeft.executors import Conversation, Executor, MakeEvaluate
+from autopeft.executors.packed import TYPICAL, Packed
+from autopeft.executors.ray_tune import RayTune
+
+
+class Auto:
+    """Runs trials by another executor.
+
+    Args:
+        slots: Trials at once; None for as many as memory (on GPUs) or processors hold.
+        trial_seconds: Time limit of a trial.
+        n_gpus: Number of GPUs that trials may use here.
+    """
+
+    def __init__(self, slots: int | None = None, trial_seconds: float | None = None, n_gpus: int = 0) -> None:
+        if n_gpus == 1:
+            self.chosen: Executor = Packed("auto" if slots is None else slots, trial_seconds)
+        else:
+            each = TYPICAL if n_gpus else 1
+            self.chosen = RayTune(slots, trials_per_worker=each, trial_seconds=trial_seconds)
+        self.processes, self.pack = self.chosen.processes, self.chosen.pack
+
+    def check(self) -> None:
+        """Checks that the chosen executor can run."""
+        self.chosen.check()
+
+    def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
+        """Runs the search to its end by the chosen executor."""
+        self.chosen.run(search, make_evaluate)
+
+
+plugin = Auto
