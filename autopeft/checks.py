@@ -20,6 +20,7 @@ from autopeft.errors import ConfigError, UnknownName, UsageError, did_you_mean
 from autopeft.history import Record
 from autopeft.model_folder import adapter_fault
 from autopeft.objectives import Objective
+from autopeft.quantisations import QUANTISATIONS, missing_library
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
 from autopeft.tasks import ReadsForms
@@ -375,6 +376,16 @@ def _model_folder(draft: Draft, bases: Sequence[str]) -> None:
         draft.fault(at, f"{_relative(draft, Path(path), at)!r} {adapter_fault(Path(path))}")
     elif not (Path(path) / "config.json").is_file():
         draft.fault(at, f"{_relative(draft, Path(path), at)!r} has no config.json: it holds no transformers model")
+
+
+def quantisation_of(draft: Draft) -> None:
+    """Finds a quantisation whose library is not installed."""
+    model = draft.content.get("model")
+    name = model.get("quantisation") if isinstance(model, Mapping) else None
+    if isinstance(name, str) and name in QUANTISATIONS:
+        lacking = missing_library(name)
+        if lacking is not None:
+            draft.fault("model.quantisation", lacking)
 
 
 def _data_file(draft: Draft, key: str, path: Path, data: Mapping[str, Any], task: Any) -> None:

@@ -18,6 +18,7 @@ from autopeft import checks, spaces, yaml_file
 from autopeft.draft import Draft, check_space, override, place_paths, read_space
 from autopeft.errors import ConfigError, Fault, UsageError, did_you_mean
 from autopeft.methods import MODULE_KINDS
+from autopeft.quantisations import QUANTISATIONS
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
 from autopeft.tasks._format import NAMED
@@ -108,6 +109,13 @@ def _kind_name(value: Any) -> Any:
     return value
 
 
+def _quantisation(value: Any) -> Any:
+    """How the frozen base is stored."""
+    if value is None or value in QUANTISATIONS:
+        return value
+    raise ValueError(f"expected null, or one of {', '.join(QUANTISATIONS)}, got {value!r}")
+
+
 def _layer_names(value: Any) -> Any:
     """One name of layers, or several."""
     return [value] if isinstance(value, str) else value
@@ -130,6 +138,7 @@ class Model(Section):
     revision: str | None = None
     trust_remote_code: Switch = False
     kinds: dict[KindName, LayerNames] = Field(default_factory=dict)
+    quantisation: Annotated[str | None, BeforeValidator(_quantisation)] = None
 
 
 class Plugin(Section):
@@ -398,6 +407,7 @@ def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     checks.objectives_of(draft, DEFAULTS["stopper"])
     if draft.are_files_checked:
         checks.files_of(draft)
+        checks.quantisation_of(draft)
     config: Config | None = None
     try:
         config = Config.model_validate({**content, "stem": draft.stem})

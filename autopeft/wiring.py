@@ -181,6 +181,7 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
             "n_layers": counter.view.n_layers,
             "kinds": list(counter.view.kinds),
             "parameters": counter.parameters,
+            "quantisation": setup.model.quantisation,
         },
         "baselines": {TRIVIAL: trivial},
         "baseline_names": {TRIVIAL: data.task.trivial_title, **baseline_methods()},
@@ -320,6 +321,7 @@ def make_setup(config: Config, folder: Path) -> Setup:
             config.model.revision,
             config.model.trust_remote_code,
             kinds={k: tuple(names) for k, names in config.model.kinds.items()},
+            quantisation=config.model.quantisation,
         ),
         task=TaskSpec(
             config.task.name,

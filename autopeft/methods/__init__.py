@@ -127,6 +127,7 @@ class Method(Protocol):
         is_shallow: Whether the method trains next to nothing below the top. The time of its steps then says little
             about other methods.
         packs: Whether trials of the method can share a pass over the base.
+        takes_quantised: Whether the method can act on layers whose weights are stored in 4 or 8 bits.
         merges: Whether a trained component can become part of the base's own weights, with `merge`.
     """
 
@@ -141,6 +142,7 @@ class Method(Protocol):
     baseline: str | None = None
     is_shallow: bool = False
     packs: bool = False
+    takes_quantised: bool = True
     merges: bool = False
 
     def copies(self, model: Any, site: Site) -> Copies:

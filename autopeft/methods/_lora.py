@@ -45,5 +45,6 @@ def require_linear(model: Any, site: Site, label: str) -> None:
         layer = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
         if not isinstance(layer, torch.nn.Linear):
             raise Refused(f"unsupported: {name} is a {type(layer).__name__}; {label} is for linear layers")
-        if rank > min(layer.weight.shape):
-            raise Refused(f"{label} of {name} has a rank of {min(layer.weight.shape)} or less, not {rank}")
+        most = min(layer.in_features, layer.out_features)  # a 4-bit weight has another shape
+        if rank > most:
+            raise Refused(f"{label} of {name} has a rank of {most} or less, not {rank}")

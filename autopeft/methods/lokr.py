@@ -16,6 +16,7 @@ class LoKr(PeftMethod):
     peft = "LoKrConfig"
     keys: Mapping[str, str] = {"rank": "rank of the low-rank factors", "alpha": "numerator of its scale"}
     arguments: Mapping[str, str] = {"rank": "r", "alpha": "alpha"}
+    takes_quantised = False
     stock: Mapping[str, Any] = {"rank": 8, "alpha": 8, "lr": 1e-3}
     size = "rank"
 

@@ -72,6 +72,8 @@ def _lines(facts: Facts, record: Record, command: str, about: Mapping[str, Any])
 def _usage(about: Mapping[str, Any]) -> Iterator[str]:
     if about["form"] == "merged":
         yield "A stock transformers model, fp32: what was trained is in its weights. In this folder:\n"
+        if about.get("dequantised"):
+            yield f"Its base was trained on in {about['dequantised']}; these weights are the dequantised ones.\n"
         yield "```python"
         yield from _stock(about)
         yield "```\n"
@@ -108,6 +110,8 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     processor = processor or ("AutoFeatureExtractor" if sounds else "")
     labels = about["about"].get("label_names") if about["auto_class"].endswith("Classification") else None
     is_adapter, writes = about["form"] == "peft", _writes(about)
+    if about.get("quantisation_config"):
+        yield "import json"
     if sounds:
         yield "import soundfile"
     yield "import torch"
@@ -117,6 +121,8 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
         yield "from PIL import Image"
     used = [processor, "" if is_adapter and writes else about["auto_class"], "GenerationConfig" if writes else ""]
     yield f"from transformers import {', '.join(sorted(filter(None, used)))}\n"
+    if about.get("quantisation_config"):
+        yield "from transformers.quantizers import AutoQuantizationConfig\n"
     if labels:
         yield f"labels = {json.dumps(labels, ensure_ascii=False)}"
     yield from _loading(about, labels)
@@ -158,8 +164,12 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _loading(about: Mapping[str, Any], labels: Any) -> Iterator[str]:
-    """Code that loads the model: fp32, as it was trained, whatever the checkpoint's own precision is."""
+    """Code that loads the model: fp32, as it was trained, whatever the checkpoint's own precision is; or quantised."""
     trust = ", trust_remote_code=True" if about["trust_remote_code"] else ""
+    stored = about.get("quantisation_config")
+    if stored:
+        yield f"stored = json.loads({json.dumps(stored)!r})  # {about['quantisation']}, as it was trained"
+        trust += ", quantization_config=AutoQuantizationConfig.from_dict(stored)"
     if about["form"] == "merged" or _writes(about):
         loader = about["auto_class"] if about["form"] == "merged" else _auto_peft(about)
         yield f'model = {loader}.from_pretrained(".", dtype=torch.float32{trust}).eval()'

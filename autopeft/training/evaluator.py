@@ -77,9 +77,11 @@ class Evaluator:
 
         from autopeft.training.faults import require_device
         from autopeft.training.model import meta_model
+        from autopeft.training.quantised import require_library
 
         setup = self.setup
         require_device(setup.machine.device)
+        require_library(setup.model.quantisation)
         meta_model(setup.model, setup.task.make().auto_class, 0)  # downloads a hub model to this node, once
 
     def at(self, places: Mapping[str, str], folder: str | None) -> Evaluator:

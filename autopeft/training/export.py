@@ -42,6 +42,7 @@ from autopeft.training.head import headed
 from autopeft.training.merge import merge
 from autopeft.training.model import clone_shared, load_model, view
 from autopeft.training.offline import from_disk_first
+from autopeft.training.quantised import dequantise
 from autopeft.training.recipe import attach, load_trained, resolve
 from autopeft.training.setup import ModelSpec, Setup
 
@@ -84,7 +85,11 @@ def export(
         UsageError: The configuration cannot be merged.
     """
     task = setup.task.make()
-    base = load_model(setup.model, task.auto_class, about["n_outputs"], seed=setup.seed)
+    base: Any = load_model(setup.model, task.auto_class, about["n_outputs"], seed=setup.seed)
+    quantisation = None if merged else setup.model.quantisation
+    stored = base.config.quantization_config.to_dict() if quantisation is not None else None
+    if merged and setup.model.quantisation is not None:
+        dequantise(base, setup.model.quantisation, view(base).quantised)
     whole = _merged(base, params, seed, load_file(tensors), about) if merged else None
     to.mkdir(parents=True, exist_ok=True)
     form = "merged" if merged else "peft" if is_peft(base, params) else "autopeft"
@@ -111,6 +116,9 @@ def export(
         "max_length": setup.task.max_length,
         "attention": setup.model.attention,
         "kinds": {kind: list(names) for kind, names in setup.model.kinds.items()},
+        "quantisation": quantisation,  # of the base; None where weights are fp32
+        "quantisation_config": stored,
+        "dequantised": setup.model.quantisation if merged else None,
         "pad_token_id": _unsaid_padding(base, setup),
         "about": dict(about),
         "params": dict(params),
@@ -324,7 +332,10 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
 
 def _load(folder: Path, about: Mapping[str, Any], trust_remote_code: bool) -> Exported:
     """The base with the adapter on it."""
-    spec = ModelSpec(about["base"], about["revision"], trust_remote_code, about["attention"], about.get("kinds", {}))
+    spec = ModelSpec(
+        about["base"], about["revision"], trust_remote_code, about["attention"], about.get("kinds", {}),
+        about.get("quantisation"),
+    )  # fmt: skip
     model = load_model(spec, about["auto_class"], about["about"]["n_outputs"])
     if about["form"] == "peft":
         from peft import PeftModel
@@ -351,11 +362,14 @@ def _without_peft_warning() -> Iterator[None]:
 
 # Run in a fresh process: stock libraries for a peft folder and a merged one, `autopeft.load` for ours.
 _STOCK = """
-import sys, torch, transformers, peft
+import json, sys, torch, transformers, peft
 from safetensors.torch import load_file, save_file
-folder, base, revision, auto_class, labels, attention, inputs, out, trust, pad = sys.argv[1:]
+folder, base, revision, auto_class, labels, attention, inputs, out, trust, pad, stored = sys.argv[1:]
 sized = {"num_labels": int(labels)} if int(labels) else {}
 stock = {"attn_implementation": attention, "trust_remote_code": trust == "True", "dtype": torch.float32}
+if json.loads(stored):
+    config = transformers.quantizers.AutoQuantizationConfig.from_dict(json.loads(stored))
+    stock |= {"quantization_config": config, "device_map": {"": "cpu"}}
 if base == "merged":
     model = getattr(transformers, auto_class).from_pretrained(folder, **stock)
 elif auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
@@ -368,6 +382,9 @@ else:
         model.config.pad_token_id = model.config.get_text_config().pad_token_id = int(pad)
     model = peft.PeftModel.from_pretrained(model, folder)
 model.eval()
+for module in model.modules():  # weights are compared, not the bf16 kernels that some CPUs have for 4 bits
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
 with torch.no_grad():
     save_file({"logits": model(**load_file(inputs)).logits.contiguous()}, out)
 """
@@ -402,7 +419,7 @@ def verify(folder: Path, expected: np.ndarray, inputs: Mapping[str, torch.Tensor
             base = "merged" if about["form"] == "merged" else about["base"]
             known = [base, about["revision"] or "main", about["auto_class"], about["about"]["n_outputs"]]
             words = [_STOCK, folder, *known, about["attention"], given, out, about["trust_remote_code"]]
-            words.append(about["pad_token_id"])
+            words += [about["pad_token_id"], json.dumps(about.get("quantisation_config"))]
         else:
             words = [_OURS, folder, given, out, about["trust_remote_code"]]
         done = subprocess.run([sys.executable, "-c", *map(str, words)], capture_output=True, text=True)

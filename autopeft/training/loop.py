@@ -74,8 +74,9 @@ class Worker:
             torch.backends.cuda.enable_cudnn_sdp(False)
         self.data: Data = prepare(setup)
         self.task = self.data.task
-        base = load_model(setup.model, self.task.auto_class, self.data.n_outputs, seed=setup.seed)
-        self.base = base.to(self.device)
+        self.base = load_model(
+            setup.model, self.task.auto_class, self.data.n_outputs, seed=setup.seed, device=self.device
+        )
         self.view: ModelView = view(self.base)
         self.precision = Precision(setup.machine.precision, self.device, self.view)
         folder = (

@@ -79,8 +79,9 @@ def fuse(model: nn.Module) -> None:
 
 
 def is_plain(layer: Any) -> bool:
-    """Whether a LoRA layer of peft adds B A x only: no DoRA, no bias."""
-    return not layer.lora_variant and layer.lora_B["default"].bias is None
+    """Whether a LoRA layer of peft adds B A x only, to a weight that products can read: no DoRA, no bias, no torchao."""
+    is_tensor = type(layer.get_base_layer().weight.data) is torch.Tensor
+    return is_tensor and not layer.lora_variant and layer.lora_B["default"].bias is None
 
 
 def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ from autopeft.methods import CROSS
 from autopeft.model_folder import ADAPTER, refuse_adapter
 from autopeft.recipe import OWN_HEAD, Head
 from autopeft.tasks._text import model_padding
+from autopeft.training import quantised
 from autopeft.training.setup import ModelSpec
 
 # Kind → pattern of the names of such modules inside a block; the first row that matches decides. If no row matches a
@@ -83,6 +84,7 @@ class ModelView:
         output: A language model's output layer, if it is not the head; it may share its weight with the embeddings.
         chosen: The configuration's head (`training.head`); the default is the one that the architecture has.
         left_out: Number of blocks above the one that the head reads. They are not among `blocks`.
+        quantised: Linear layers whose weights are stored in 4 or 8 bits.
     """
 
     blocks: tuple[str, ...]
@@ -97,6 +99,7 @@ class ModelView:
     output: tuple[str, ...] = ()
     chosen: Head = OWN_HEAD
     left_out: int = 0
+    quantised: tuple[str, ...] = ()
 
     @property
     def unknown_inside(self) -> tuple[str, ...]:
@@ -150,23 +153,35 @@ def commit(path: str, revision: str | None) -> str | None:
     return found or revision
 
 
-def load_model(spec: ModelSpec, auto_class: str, n_outputs: int, *, seed: int = 0) -> nn.Module:
-    """Loads a pretrained model on the CPU: fp32, in evaluation mode, all frozen.
+def load_model(
+    spec: ModelSpec, auto_class: str, n_outputs: int, *, seed: int = 0, device: str | torch.device = "cpu"
+) -> nn.Module:
+    """Loads a pretrained model: fp32 but for what is quantised, in evaluation mode, all frozen.
 
     Args:
         spec: Which model.
         auto_class: "AutoModelForSequenceClassification".
         n_outputs: Size of the head; 0 to keep that of the checkpoint. A checkpoint's head of another size is replaced.
         seed: Seed of weights that the checkpoint lacks. They are the head's, which each trial initialises anyway.
+        device: Where it computes.
 
     Raises:
-        EnvironmentFault: The model cannot be had.
+        EnvironmentFault: The model cannot be had, or the library that quantises is not installed.
         UsageError: The checkpoint lacks weights below the head.
         NoSuchAttention: transformers has no such attention for this model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _from_pretrained(spec, auto_class, n_outputs, attn_implementation=spec.attention)
+        if spec.quantisation is None:
+            model = _from_pretrained(spec, auto_class, n_outputs, attn_implementation=spec.attention)
+            return model.eval().to(device)
+        meta = meta_model(spec, auto_class, n_outputs)
+        config = quantised.loading_config(spec.quantisation, meta, view(meta).quantised)
+        model = _from_pretrained(
+            spec, auto_class, n_outputs, attn_implementation=spec.attention, quantization_config=config,
+            device_map={"": device},
+        )  # fmt: skip
+        quantised.settle(model)
     return model.eval()
 
 
@@ -225,6 +240,7 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
     fresh = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     model.autopeft_kinds = dict(spec.kinds)
     model.autopeft_fresh = tuple(sorted({name.rpartition(".")[0] for name in fresh}))
+    model.autopeft_quantised = spec.quantisation is not None
     lacking = [name for name in model.autopeft_fresh if not view(model).in_head(name)]
     if lacking:
         raise UsageError(f"the checkpoint {path!r} lacks the weights of {', '.join(lacking)}: it is another model's")
@@ -278,6 +294,7 @@ def view(model: nn.Module) -> ModelView:
         model_type=model_type,
         embeddings=_names(model, [module for module in [_inputs(model)] if isinstance(module, nn.Embedding)]),
         output=_names(model, [module for module in [_outputs(model)] if module is not None]),
+        quantised=quantised.quantised_names(model, blocks) if getattr(model, "autopeft_quantised", False) else (),
     )
 
 
@@ -453,6 +470,7 @@ def clone_shared(model: nn.Module, own: Iterable[str]) -> nn.Module:
     names = set(own)
     owned = {id(p) for n, p in model.named_parameters(remove_duplicate=False) if n in names}
     memo: dict[int, Any] = {id(p): p for p in model.parameters() if id(p) not in owned}
+    memo |= quantised.shared_state(model)
     return copy.deepcopy(model, memo)
 
 

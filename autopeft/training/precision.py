@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from autopeft.training.model import ModelView
+from autopeft.training.quantised import compute_in
 
 PRECISIONS = ("fp32", "bf16", "bf16_frozen")
 
@@ -47,6 +48,7 @@ class Precision:
         if self.name == "fp32":
             return
         self._halve_frozen(model)
+        compute_in(model, torch.bfloat16)
         for module in model.modules():
             if hasattr(module, "active_adapters") and not _reads_weights(module):
                 layer: Any = module
@@ -68,7 +70,7 @@ class Precision:
             for _, child in module.named_children():
                 if isinstance(child, (nn.Linear, nn.Conv1d, nn.Conv2d)) and not child.weight.requires_grad:
                     weight = child.weight
-                    if weight.dtype == torch.float32:
+                    if weight.dtype == torch.float32 and type(weight.data) is torch.Tensor:  # no tensor of torchao's
                         if weight not in self._halves:
                             half = nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False)
                             self._halves[weight] = half

@@ -188,6 +188,7 @@ def _attach(
     parts = [part for part in resolve(view, params) if part.name != "head"]  # which every recipe has, after the others
     heads = [name for name, _ in base.named_parameters() if view.in_head(name)]
     sites = {part.name: Site(part.scope, part.keys, steps, batches) for part in parts}
+    _require_whole(base, view, parts)
     copies = {part.name: part.method.copies(base, sites[part.name]) for part in parts}
     copied = {name for own in copies.values() for name in (*own.trained, *own.changed)}
     model = clone_shared(base, {*heads, *copied})
@@ -243,6 +244,24 @@ def _require_untouched(model: nn.Module, part: Component, trained: Collection[in
             raise _hidden(part, name)
 
 
+def _require_whole(model: nn.Module, view: ModelView, parts: Sequence[Component]) -> None:
+    """Refuses components that train, change or compute with weights that are stored in 4 or 8 bits."""
+    if not view.quantised:
+        return
+    packed = set(view.quantised)
+    for part in parts:
+        copies = part.method.copies(model, Site(part.scope, part.keys))
+        weights = [name for name in (*copies.trained, *copies.changed) if name.endswith(".weight")]
+        wrong = next((name for name in weights if name.removesuffix(".weight") in packed), None)
+        if wrong is not None:
+            raise Refused(
+                f"unsupported: {part.name} {'trains' if wrong in copies.trained else 'changes'} {wrong}, which is quantised"
+            )
+        read = next((name for name in part.scope.names if name in packed), None)
+        if read is not None and (part.method.reads_weights or not part.method.takes_quantised):
+            raise Refused(f"unsupported: {part.name} computes with the weight of {read}, which is quantised")
+
+
 def _require_apart(meta: nn.Module, parts: Sequence[Component]) -> None:
     """Refuses before counting what `_require_untouched` refuses when it attaches: counted by a formula, it is not
     attached."""
@@ -272,7 +291,9 @@ def _hidden(part: Component, name: str) -> Refused:
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Returns parameters and saved buffers, each under its first name."""
     first: dict[int, str] = {}
-    tensors = {**dict(model.named_parameters()), **model.state_dict(keep_vars=True)}
+    saved = set(model.state_dict(keep_vars=True))
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+    tensors = {**dict(model.named_parameters()), **buffers}
     return {name: tensor for name, tensor in tensors.items() if first.setdefault(id(tensor), name) == name}
 
 
@@ -307,6 +328,7 @@ def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[
     """By attaching; a component that reads weights, and so may allocate even on meta, by its formula."""
     parts = resolve(view, params)
     _require_apart(meta, parts)
+    _require_whole(meta, view, parts)
     closed = {
         part.name: part.method.count(meta, Site(part.scope, part.keys)) for part in parts if part.method.reads_weights
     }

@@ -21,6 +21,7 @@ class ModelSpec:
         trust_remote_code: Whether code that came with the model may run.
         attention: "eager" or "sdpa", never "auto" here.
         kinds: Module kind → names inside a block, for modules whose names and shapes do not show their kind.
+        quantisation: How the frozen base is stored, one of `quantisations.QUANTISATIONS`; None for fp32.
     """
 
     path: str
@@ -28,6 +29,7 @@ class ModelSpec:
     trust_remote_code: bool = False
     attention: str = "eager"
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    quantisation: str | None = None
 
 
 @dataclass(frozen=True)
