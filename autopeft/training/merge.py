@@ -59,22 +59,40 @@ def merge(attached: Attached, view: ModelView, params: Mapping[str, Any]) -> nn.
 
 
 def _merge_peft(model: nn.Module) -> None:
-    """Merges peft's layers. Of adapters around each other the innermost is first: each changes what that one gives."""
+    """Merges the layers of peft, and puts the base's own layers back in their places."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    found = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
-    for name, outermost in found.items():
+    found: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)
+    }
+    for name, layer in found.items():
         if any(name.startswith(f"{other}.") for other in found):
             continue  # inside another one, merged with it
-        layers: list[Any] = [outermost]
-        while isinstance(layers[-1].base_layer, BaseTunerLayer):
-            layers.append(layers[-1].base_layer)
-        base = layers[-1].base_layer
+        base = layer.get_base_layer()
         for key, parameter in base.named_parameters(recurse=False):
             setattr(base, key, nn.Parameter(parameter.detach().clone(), requires_grad=False))
-        for layer in reversed(layers):
+        if base is layer.base_layer:
             try:
                 layer.merge()
             except Exception as fault:
                 raise UsageError(f"peft cannot merge into {name}: {' '.join(str(fault).split())[:200]}") from fault
+        else:
+            _read_off(name, layer, base)
         replace_module(model, name, base)
+
+
+def _read_off(name: str, layer: nn.Module, base: Any) -> None:
+    """Gives a linear layer the weight and bias of adapters around each other, read off from what they do to unit vectors.
+
+    One after the other they cannot be merged: DoRA around LoRA has the norms of the base's weight without that LoRA.
+    """
+    is_conv1d = type(base).__name__ == "Conv1D"
+    if not (isinstance(base, nn.Linear) or is_conv1d):
+        raise UsageError(f"{name} has two adapters, and is no linear layer: the two cannot be merged")
+    inputs = base.weight.shape[0] if is_conv1d else base.in_features
+    device, dtype = base.weight.device, base.weight.dtype
+    shift = layer(torch.zeros(1, inputs, device=device, dtype=dtype))
+    columns = layer(torch.eye(inputs, device=device, dtype=dtype)) - shift
+    base.weight.copy_(columns if is_conv1d else columns.T)
+    if base.bias is not None:
+        base.bias.copy_(shift[0])
