@@ -171,6 +171,11 @@ def _merged(
 ) -> Any:
     """Returns a stock transformers model: the base with the recipe in its weights, fp32, its labels by name."""
     parts = view(base)
+    if headed(base, parts, Head.of(params))[1].chosen != OWN_HEAD:
+        raise UsageError(
+            "the head that this configuration chose is none of the architecture's, so that stock transformers could not "
+            "load it: export it as an adapter"
+        )
     attached = attach(base, parts, params, seed)
     load_trained(attached, tensors)
     model: Any = merge(attached, parts, params)

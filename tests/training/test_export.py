@@ -477,3 +477,34 @@ def test_a_trained_model_predicts_rows_and_files(worker, tmp_path):
     assert found.predict({"text": ["good nice day", "bad dull film"]})["label"].tolist() == ["positive", "negative"]
     (tmp_path / "new.csv").write_text("text\nfine nice song\n")
     assert found.predict_file(tmp_path / "new.csv")["label"].tolist() == ["positive"]
+
+
+def test_a_chosen_head_cannot_be_merged(bases, tmp_path):
+    params = {"method": "lora", "head.pooling": "mean"}
+    setup, recipe, _ = trained(bases["bert"], params)
+    save_file(trained_state(recipe), tmp_path / "trained.safetensors")
+    given = {"setup": setup, "seed": 1, "tensors": tmp_path / "trained.safetensors", "about": ABOUT,
+             "card": lambda about: "", "facts": {}}  # fmt: skip
+    with pytest.raises(UsageError, match="none of the architecture's"):
+        export(params=params, to=tmp_path / "merged", merged=True, **given)
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(("base", "task"), [("bert", "text_classification"), ("vit", "image_classification")])
+def test_a_merged_classifier_is_a_stock_one(base, task, bases, tmp_path):
+    """With the names of its labels, and nothing of autopeft's."""
+    params = {"method": "lora+bias", "lora.modules": "all"}
+    setup, recipe, inputs = trained(bases[base], params, task)
+    save_file(trained_state(recipe), tmp_path / "trained.safetensors")
+    folder = export(
+        setup=setup, params=params, seed=1, tensors=tmp_path / "trained.safetensors", about=ABOUT, card=lambda _: "",
+        facts={}, to=tmp_path / "merged", merged=True,
+    )  # fmt: skip
+    auto = "AutoModelForImageClassification" if base == "vit" else "AutoModelForSequenceClassification"
+    expected = logits(recipe.model, inputs)
+    (folder / NAME).rename(tmp_path / NAME)
+    stock = getattr(transformers, auto).from_pretrained(folder, attn_implementation="eager").eval()
+    assert np.abs(logits(stock, inputs) - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert list(stock.config.id2label.values()) == LABELS
+    (tmp_path / NAME).rename(folder / NAME)
+    assert np.abs(logits(load(folder).model, inputs) - expected).max() <= 1e-5 * np.abs(expected).max()
