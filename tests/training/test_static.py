@@ -8,6 +8,8 @@ import pytest
 import torch
 from models import bert, mobilenet, text_setup, vit, write_texts
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from autopeft.tasks import Ragged
 from autopeft.training.batches import collate, collate_targets
@@ -73,7 +75,7 @@ def static(network, rows, size=None):
     size = size or network.size_of([rows])
     loss = network.static_loss(network.send([rows], size), size)
     loss.sum().backward()
-    return float(loss), gradients(network)
+    return float(loss.detach()), gradients(network)
 
 
 @pytest.mark.parametrize("form", ["flat", "padded"])
@@ -182,6 +184,79 @@ def test_a_member_of_a_shared_pass_has_the_loss_and_gradient_it_has_alone(setup)
             alone.sum().backward()
             assert float(alone) == pytest.approx(float(losses[member]), rel=1e-5)
             assert_near({"": together[member]}, {"": stack.values.grad[member]})
+
+
+# ── what a CUDA graph needs ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Trace(TorchDispatchMode):
+    """Notes each operation with the shapes of its tensors. One whose result or shape depends on values is refused."""
+
+    DEPENDENT = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "_unique",
+        "unique",
+        "is_nonzero",
+        "equal",
+        "bincount",
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        masks = [arg for arg in tree_leaves(args[1:]) if isinstance(arg, torch.Tensor) and arg.dtype == torch.bool]
+        assert name not in self.DEPENDENT and not (name in ("index", "index_put_") and masks), (
+            f"{name} waits for values"
+        )
+        out = function(*args, **(kwargs or {}))
+        shapes = [tuple(leaf.shape) for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor)]
+        self.seen.append((name, shapes))
+        return out
+
+
+def traced(call):
+    with Trace() as trace:
+        call()
+    return trace.seen
+
+
+@pytest.mark.parametrize("form", ["flat", "padded"])
+@pytest.mark.parametrize("layers", ["all", [2]])
+def test_batches_of_a_size_take_the_same_operations_and_wait_for_no_value(setup, form, layers, monkeypatch):
+    """Of a trial alone: forward and backward."""
+    # transformers looks whether a mask is needed, unless a graph is captured
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    worker = Worker(setup.but(layout="flat"))
+    worker.statics._form = form
+    network = worker.network(Trial(0, {**LORA, "lora.layers": layers}, 7))
+    network.train()
+    size = worker.statics.sizes(worker.data, "train", 16, 16).all[-1]
+    seen = []
+    for rows in (np.arange(16), np.arange(30, 46), np.arange(50, 53)):
+        sent = network.send([rows], size)
+        seen.append(traced(lambda sent=sent: network.static_loss(sent, size).sum().backward()))
+        network.model.zero_grad(set_to_none=True)
+    assert seen[0] == seen[1] == seen[2]
+    with torch.no_grad():
+        seen = [traced(lambda sent=sent: network.static_logits(sent, size)) for _ in range(2)]
+    assert seen[0] == seen[1]
+
+
+def test_passes_of_a_stack_of_a_size_take_the_same_operations_and_wait_for_no_value(setup):
+    with stack_of(setup) as stack:
+        network, shuffled = stack.network, (BATCHES[2], BATCHES[0], np.arange(60, 76))
+        size = max(network.size_of(batches) for batches in (BATCHES, shuffled))
+        sent = [network.send(batches, size) for batches in (BATCHES, shuffled)]
+        seen = []
+        for rows in sent:
+            seen.append(traced(lambda rows=rows: stack.static_loss(range(3), rows, size).sum().backward()))
+            stack.values.grad = None
+        assert seen[0] == seen[1]
 
 
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────────────
