@@ -258,7 +258,7 @@ def check_method_takes_rows_end_to_end(name: str, subject: MethodSubject) -> Non
         with torch.no_grad():
             expected = subject.logits(attached.model)
             flattening = Flattening(attached.model, subject.view.blocks)
-            flattening.read(Layout(lengths[None], Size(int(lengths.sum()) + 2, n_rows, longest)))
+            flattening.read(Layout(lengths[None], Size(int(lengths.sum()) + 2, n_rows, longest), n_rows))
             found = subject.logits(attached.model)
         assert torch.allclose(expected, found, rtol=1e-4, atol=1e-5), (expected - found).abs().max()
 

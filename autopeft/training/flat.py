@@ -30,11 +30,12 @@ NEEDLESS = frozenset({
 
 
 class Layout:
-    """Where the tokens of one batch lie: of M members with B rows each, T tokens each, L wide where padded.
+    """Where the tokens of one pass lie: in M buffers with B rows each, T tokens each, L wide where padded.
 
     Args:
         lengths: (M, B) tokens a row; 0 for a filler row.
-        size: Shape of a member's batch. T is at least the sum of a member's lengths.
+        size: Shape of a buffer. T is at least the sum of its rows' lengths.
+        owner_rows: Number of rows of a member of the pass; B where each has a buffer of its own.
 
     Attributes:
         row: (M, T), the row of each token; B for filler.
@@ -42,13 +43,15 @@ class Layout:
         index: (M * T,), each token's place in the padded form (M * B * L).
         token: (M * B * L,), the reverse. The padding of a row is its last token.
         first: (M * B,), each row's first token.
-        cu: (M * (B + F) + 1,) int32, the rows' boundaries. A member's filler are F rows of at most L tokens.
+        owner: (M * T,), the member of the pass whose token it is; of filler, any.
+        cu: (M * (B + F) + 1,) int32, the rows' boundaries. A buffer's filler are F rows of at most L tokens.
         is_real: (M * B, L) bool, which places of the padded form are tokens; the first place of a filler row, too.
         picked: (M * P,), places of the padded form whose outputs are wanted; None for all.
+        picked_owner: (M * P,), the members whose places those are.
         was_read: Whether a model's blocks handed on what lies end to end.
     """
 
-    def __init__(self, lengths: torch.Tensor, size: Size) -> None:
+    def __init__(self, lengths: torch.Tensor, size: Size, owner_rows: int) -> None:
         members, n_rows = lengths.shape
         n_tokens, width, device = size.tokens, size.longest, lengths.device
         self.members, self.n_rows, self.n_tokens, self.width = members, n_rows, n_tokens, width
@@ -61,6 +64,7 @@ class Layout:
         position = (token - starts.gather(1, row)).masked_fill(is_filler, 0)
         row = row.masked_fill(is_filler, 0)
         self.position = position.flatten()
+        self.owner = ((member * n_rows + row) // owner_rows).flatten()
         self.index = ((member * n_rows + row) * width + position).flatten()
         column = torch.minimum(torch.arange(width, device=device), (lengths - 1).clamp(min=0)[..., None])
         places = (starts[..., None] + column).clamp(max=n_tokens - 1) + (member * n_tokens)[..., None]
@@ -72,16 +76,18 @@ class Layout:
         ends = (torch.cat([ends, filler], 1) + member * n_tokens).flatten()
         self.cu = torch.nn.functional.pad(ends, (1, 0)).int()
         self.picked: torch.Tensor | None = None
+        self.picked_owner: torch.Tensor | None = None
         self.was_read = False
         self._masks: dict[Any, torch.Tensor] = {}
+        self._shares: dict[Any, torch.Tensor] = {}
         self._packed: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def pick(self, wanted: torch.Tensor, n_picked: int, unscored: int) -> torch.Tensor:
-        """Picks the scored tokens of each member. Returns their targets (M * P,), `unscored` beyond the last.
+        """Picks the scored tokens of each buffer. Returns their targets (M * P,), `unscored` beyond the last.
 
         Args:
             wanted: (M, T), target of each token's output, `unscored` where there is none.
-            n_picked: P, at least the number of scored tokens of a member.
+            n_picked: P, at least the number of scored tokens of a buffer.
         """
         is_scored = wanted != unscored
         place = is_scored.cumsum(1) - 1
@@ -90,7 +96,8 @@ class Layout:
         picked = wanted.new_zeros((self.members, n_picked + 1), dtype=torch.long).scatter(1, place, token)[:, :n_picked]
         is_used = torch.arange(n_picked, device=wanted.device) < is_scored.sum(1, keepdim=True)
         member = torch.arange(self.members, device=wanted.device)[:, None]
-        self.picked = self.index[(picked + member * self.n_tokens).flatten()]
+        tokens = (picked + member * self.n_tokens).flatten()
+        self.picked, self.picked_owner = self.index[tokens], self.owner[tokens]
         return wanted.gather(1, picked).masked_fill(~is_used, unscored).flatten()
 
     def packed(self, value: Any) -> Any:
@@ -122,6 +129,14 @@ class Layout:
         """Returns the picked places of padded states (M * B, L, width), as (1, M * P, width)."""
         assert self.picked is not None, "places were picked"
         return states.flatten(0, 1).index_select(0, self.picked).unsqueeze(0)
+
+    def share(self, members: int, each: int, dtype: torch.dtype) -> torch.Tensor:
+        """Returns (M * T, members * each): 1 where a column is one of the `each` of the token's member, else 0."""
+        key = (members, each, dtype)
+        if key not in self._shares:
+            column = torch.arange(members * each, device=self.owner.device) // each
+            self._shares[key] = (self.owner[:, None] == column).to(dtype)
+        return self._shares[key]
 
     def padded(self, states: torch.Tensor) -> torch.Tensor:
         """Returns queries, keys or values, (1, heads, M * T, width), as (M * B, heads, L, width)."""

@@ -14,9 +14,14 @@ from torch import nn
 
 
 def updated(
-    x: torch.Tensor, base: nn.Module, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None
+    x: torch.Tensor,
+    base: nn.Module,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    mask: torch.Tensor | None,
+    share: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Computes W x + B A (mask · x), in the type of x.
+    """Computes W x + B (share · A (mask · x)), in the type of x.
 
     Args:
         x: (k, n, in): rows of k trials.
@@ -24,13 +29,14 @@ def updated(
             one of them, its gradient is computed, too.
         a, b: (k, rank, in) and (k, out, rank); one of them contains the scale of the update.
         mask: (k, n, in), dropout mask; None for no dropout.
+        share: (k, n, rank), what of the update each row takes; None for all of it.
 
     Returns:
         (k, n, out).
     """
     weight = base.weight if isinstance(base, nn.Linear) else base.weight.mT
     bias = None if base.bias is None else base.bias.to(x.dtype)
-    return _Updated.apply(x, weight.to(x.dtype), bias, a.to(x.dtype), b.to(x.dtype), mask)  # type: ignore[no-any-return, no-untyped-call]
+    return _Updated.apply(x, weight.to(x.dtype), bias, a.to(x.dtype), b.to(x.dtype), mask, share)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _Updated(torch.autograd.Function):
@@ -38,18 +44,29 @@ class _Updated(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: Any, a: torch.Tensor, b: torch.Tensor, mask: Any
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: Any,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        mask: Any,
+        share: Any,
     ) -> torch.Tensor:
         out = nn.functional.linear(x, weight, bias)
         narrow = torch.bmm(x if mask is None else x * mask, a.mT)
-        ctx.save_for_backward(x, weight, a, b, narrow, mask)
+        if share is not None:
+            narrow *= share
+        ctx.save_for_backward(x, weight, a, b, narrow, mask, share)
         return out.baddbmm_(narrow, b.mT)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, a, b, narrow, mask = ctx.saved_tensors
+        x, weight, a, b, narrow, mask, share = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         of_narrow = torch.bmm(gradient, b)
+        if share is not None:
+            of_narrow *= share
         of_a = torch.bmm(of_narrow.mT, x if mask is None else x * mask)
         of_b = torch.bmm(gradient.mT, narrow)
         of_x = of_weight = of_bias = None
@@ -63,7 +80,7 @@ class _Updated(torch.autograd.Function):
             of_weight = gradient.flatten(0, 1).mT @ x.flatten(0, 1)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 1))
-        return of_x, of_weight, of_bias, of_a, of_b, None
+        return of_x, of_weight, of_bias, of_a, of_b, None, None
 
 
 def fuse(model: nn.Module) -> None:

@@ -24,7 +24,7 @@ from autopeft.training.prefix_cache import Cached, Cut, Reach
 from autopeft.training.recipe import Attached
 from autopeft.training.resident import Column
 from autopeft.training.sizes import Size, Widths
-from autopeft.training.static import StaticSplit, filled, inhabited
+from autopeft.training.static import Picked, StaticSplit, filled, inhabited
 
 if TYPE_CHECKING:
     from autopeft.training.loop import Worker
@@ -51,6 +51,8 @@ class Network:
         depth: Number of blocks that the cache replaces, of those that the head reads; one more than there are if it
             replaces all but the head's layers; 0 for none.
         untrained: Trained parameters that no gradient has reached so far, by name.
+        is_static: Whether batches have static shapes.
+        is_joined: Whether the tokens of all members of a pass lie in one buffer.
     """
 
     def __init__(self, worker: Worker, attached: Attached) -> None:
@@ -66,6 +68,7 @@ class Network:
             self.cut = Cut(self.model, self.view.stem, self.view.blocks, self.depth)
         self.is_static = worker.setup.machine.layout == "flat"
         self.flattening: Flattening | None = None
+        self.is_joined = False
         if self.is_static and worker.statics.form(worker.data) == "flat":
             output = self.view.output if isinstance(worker.task, TokenWise) else ()
             self.flattening = Flattening(self.model, self.view.blocks, next(iter(output), None))
@@ -153,17 +156,16 @@ class Network:
 
     def size_of(self, batches: Sequence[np.ndarray], split: str = "train") -> Size:
         """Returns the size of a pass over some batches of training rows, one a trial that shares it."""
-        sizes = self.worker.statics.sizes(
-            self.worker.data, split, self.worker.setup.train.batch_size, self.micro_batch_size
-        )
-        return sizes.fit(batches)
+        worker, members = self.worker, len(batches) if self.is_joined else 1
+        batch_size = worker.setup.train.batch_size
+        return worker.statics.sizes(worker.data, split, batch_size, self.micro_batch_size, members).fit(batches)
 
     def score_size(self, split: str, batches: Sequence[np.ndarray], most_rows: int = SCORE_BATCH) -> Size:
         """Returns the size of a pass without gradient over some batches of rows, one a member of the pass."""
         return self._widths(split, most_rows).fit(batches)
 
     def _widths(self, split: str, most_rows: int) -> Widths:
-        return self.worker.statics.widths(self.worker.data, split, most_rows, most_places(self.model))
+        return self.worker.statics.widths(self.worker.data, split, most_rows, most_places(self.model), self.is_joined)
 
     def send(self, batches: Sequence[np.ndarray], size: Size, split: str = "train") -> torch.Tensor:
         """Sends the row numbers of a pass (n_members, size.rows), and what is not on the device, without waiting."""
@@ -200,8 +202,8 @@ class Network:
             weight: (n_members,) divisor of the sums; None for the weight of the rows.
         """
         source = self._on_device(split)
-        outputs, wanted = self._static(rows, size, split, picks=True)
-        losses: torch.Tensor = source.losses(outputs, rows, size, wanted)
+        outputs, picked = self._static(rows, size, split, picks=True)
+        losses: torch.Tensor = source.losses(outputs, rows, size, picked)
         return losses / (source.weight(rows) if weight is None else weight)
 
     def _on_device(self, split: str) -> StaticSplit:
@@ -215,12 +217,10 @@ class Network:
             self._caches = cached
         return self.worker.statics.below(self._caches[split])
 
-    def _static(
-        self, rows: torch.Tensor, size: Size, split: str, picks: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Computes the outputs of a pass, and the targets of those that were picked, if any were."""
+    def _static(self, rows: torch.Tensor, size: Size, split: str, picks: bool) -> tuple[torch.Tensor, Picked | None]:
+        """Computes the outputs of a pass, and of which places they are, if any were picked."""
         worker, source, flat = self.worker, self._on_device(split), inhabited(rows).flatten()
-        wanted: torch.Tensor | None = None
+        picked: Picked | None = None
         with worker.precision.context():
             if self.depth > 0:
                 below = self._below_static(split)
@@ -231,16 +231,16 @@ class Network:
                 self.cut.hidden = hidden
             unseen = frozenset(source.split.inputs) if self.cut is not None and self.cut.skips_stem else frozenset()
             if self.flattening is not None:
-                layout = source.layout(rows, size)
+                layout = source.layout(rows, size, self.is_joined)
                 if picks and source.picks:
-                    wanted = source.pick(rows, size, layout)
+                    picked = source.pick(rows, size, layout)
                 self.flattening.read(layout)
             outputs = _logits(self.model(**source.inputs(flat, size, without=unseen), **self._no_cache))
-            if self.flattening is not None and wanted is not None:
+            if self.flattening is not None and picked is not None:
                 outputs = self.flattening.picked(outputs)
             if self.flattening is not None and not torch.is_grad_enabled():
                 self.flattening.read(None)  # a task may call the model; else a checkpoint's second pass reads it
-            return outputs, wanted
+            return outputs, picked
 
     # ── gradients ───────────────────────────────────────────────────────────────────────────────────────────────────
 

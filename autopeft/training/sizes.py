@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,19 +11,21 @@ FILLER = 0.12  # largest mean share of a buffer's tokens that are no row's
 AIM = FILLER - 0.01  # the same for the batches that sizes are chosen by, as later epochs have others
 ROUND = 8  # tokens of a buffer are a multiple, as fast matrix products want
 CUTS = 64  # candidates for a boundary between two sizes
+MOST_PASSES = 1024  # of several members, drawn to see how long such passes are
 MOST_SIZES = 12  # more are not tried; the filler of so many is what it is
 ROOM = 1.05  # of the widest and the most scored batch of a size that was seen, as later epochs have others
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Size:
-    """The shape of one member's batch.
+    """The shape of a pass.
 
     Attributes:
-        tokens: Length of its buffer; in the padded form `rows` times `longest`.
-        rows: Number of its rows, filler rows included.
+        tokens: Length of a buffer: of all members of the pass together, or of each one where they are apart. In the padded
+            form, `rows` times `longest`.
+        rows: Number of rows of each member, filler rows included.
         longest: Width of the rows' padded form.
-        picked: Number of positions whose outputs are computed; 0 if outputs are not one a token.
+        picked: Number of places of a buffer whose outputs are computed; 0 if outputs are not one a token.
     """
 
     tokens: int
@@ -51,6 +53,9 @@ class Rows:
         is_flat: Whether rows lie end to end. If not, each takes as many tokens as the longest of its batch.
     """
 
+    # A buffer never has as many tokens as the pass has rows: then a block's output would not tell whether it is of all
+    # tokens or of the rows' first ones.
+
     lengths: np.ndarray
     scored: np.ndarray | None = None
     is_flat: bool = True
@@ -62,36 +67,52 @@ class Rows:
         picked = 0 if self.scored is None else max(1, int(self.scored[rows].sum()))
         return Size(max(1, tokens), len(rows), longest, picked)
 
+    def together(self, needs: Sequence[Size]) -> Size:
+        """Returns the smallest size of a pass whose members' batches lie in one buffer."""
+        longest, n_rows = max(need.longest for need in needs), max(need.rows for need in needs)
+        tokens = sum(need.tokens for need in needs) if self.is_flat else n_rows * longest
+        return Size(tokens, n_rows, longest, sum(need.picked for need in needs))
+
     def most(self, n_rows: int) -> Size:
         """Returns the size that holds any batch of so many rows."""
         longest = max(1, int(self.lengths.max()))
         tokens = int(np.sort(self.lengths)[-n_rows:].sum()) if self.is_flat else n_rows * longest
         picked = 0 if self.scored is None else max(1, int(np.sort(self.scored)[-n_rows:].sum()))
-        return Size(_up(max(1, tokens)), n_rows, longest, picked)
+        return Size(max(1, tokens), n_rows, longest, picked)
 
 
 class Sizes:
-    """The sizes of a split's batches, ascending. The last one holds any batch of `n_rows` rows.
+    """The sizes of passes over a split, ascending. The last one holds any batches of `n_rows` rows.
 
     Args:
         of: What the split's rows need.
         batches: Batches like those that will come: of some epochs, or all there will be.
         n_rows: Most rows of a batch.
+        members: Number of batches that lie in one buffer, one a member of a shared pass.
     """
 
-    def __init__(self, of: Rows, batches: Iterable[np.ndarray], n_rows: int) -> None:
-        self.of, self.n_rows = of, n_rows
+    def __init__(self, of: Rows, batches: Iterable[np.ndarray], n_rows: int, members: int = 1) -> None:
+        self.of, self.n_rows, self.members = of, n_rows, members
         needs = [of.need(rows) for rows in batches]
-        self.all = _sizes(needs, of.most(n_rows), of)
+        if members > 1:  # which batches meet in a pass is chance
+            drawn = np.random.default_rng(0).integers(0, len(needs), (MOST_PASSES, members))
+            needs = [of.together([needs[index] for index in some]) for some in drawn]
+        self.all = _sizes(needs, of.together([of.most(n_rows)] * members), of, n_rows * members)
 
     def fit(self, batches: Sequence[np.ndarray]) -> Size:
-        """Returns the smallest size that holds each of some batches, one a member of a shared pass."""
-        need = _widest([self.of.need(rows) for rows in batches])
+        """Returns the smallest size of a pass over some batches: in one buffer, or each in one of that size."""
+        needs = [self.of.need(rows) for rows in batches]
+        need = self.of.together(needs) if self.members > 1 else _widest(needs)
         return next(size for size in self.all if size.holds(need))
 
 
-def _sizes(needs: Sequence[Size], most: Size, of: Rows) -> tuple[Size, ...]:
-    """Chooses the fewest sizes with little filler. The last one is `most`."""
+def _sizes(needs: Sequence[Size], most: Size, of: Rows, n_rows: int) -> tuple[Size, ...]:
+    """Chooses the fewest sizes with little filler. The last one is `most`.
+
+    Args:
+        n_rows: Rows of a buffer.
+    """
+    most = replace(most, tokens=_up(most.tokens))
     totals = np.sort([need.tokens for need in needs])
     found: tuple[Size, ...] = (most,)
     for n_sizes in range(1, MOST_SIZES + 1):
@@ -99,7 +120,7 @@ def _sizes(needs: Sequence[Size], most: Size, of: Rows) -> tuple[Size, ...]:
         taken = sum(next(size for size in found if size.holds(need)).tokens for need in needs)
         if 1 - totals.sum() / taken <= AIM:
             break
-    return found
+    return tuple(replace(size, tokens=size.tokens + ROUND * (size.tokens == n_rows)) for size in found)
 
 
 def _of_boundaries(needs: Sequence[Size], boundaries: Sequence[int], most: Size, of: Rows) -> tuple[Size, ...]:
@@ -152,10 +173,11 @@ class Widths:
         of: What the split's rows need.
         most_rows: Most rows of a pass.
         most_places: Most places of a pass in its padded form; None for no bound.
+        is_joined: Whether the batches of a pass with several members lie in one buffer.
     """
 
-    def __init__(self, of: Rows, most_rows: int, most_places: int | None = None) -> None:
-        self.of, self.most_rows, self.most_places = of, most_rows, most_places
+    def __init__(self, of: Rows, most_rows: int, most_places: int | None = None, is_joined: bool = False) -> None:
+        self.of, self.most_rows, self.most_places, self.is_joined = of, most_rows, most_places, is_joined
         lengths = np.sort(np.maximum(of.lengths, 1))
         found = [_boundaries(lengths, int(lengths[-1]), n, step=1) for n in range(1, MOST_SIZES + 1)]
         self.all: tuple[int, ...] = ()
@@ -178,8 +200,10 @@ class Widths:
     def fit(self, batches: Sequence[np.ndarray]) -> Size:
         """Returns the size that holds each of some batches. More rows than `batches` gives make a size of their own."""
         width = self._width(max(int(self.of.lengths[rows].max()) for rows in batches))
-        size, n_rows = self._of_width(width), max(map(len, batches))
-        return size if n_rows <= size.rows else Size(n_rows * width, n_rows, width)
+        n_rows = max(self._of_width(width).rows, *map(len, batches))
+        tokens = n_rows * width * (len(batches) if self.is_joined else 1)
+        is_full = tokens == n_rows * len(batches)  # as `Rows` says, not as many tokens as rows
+        return Size(tokens + ROUND * is_full, n_rows, width)
 
     def _width(self, longest: int) -> int:
         return next(width for width in self.all if width >= longest)

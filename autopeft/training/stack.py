@@ -23,6 +23,7 @@ from autopeft.training.answers import SCORE_BATCH, Answers, calibrated
 from autopeft.training.batches import batch_weight, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
+from autopeft.training.flat import layout_of
 from autopeft.training.head import headed
 from autopeft.training.loop import Worker
 from autopeft.training.low_rank import is_plain, updated
@@ -34,6 +35,9 @@ from autopeft.training.sizes import Size
 from autopeft.trial import Trial, derive_seed
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # the defaults of torch's AdamW
+JOINED = (
+    0.5  # most numbers of all members' updates, as a share of the blocks' parameters, if each token passes them all
+)
 LORA_A, LORA_B = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
@@ -165,7 +169,16 @@ class Stack:
         self.scale = self._scale()
         self.chosen: tuple[int, ...] = ()
         self._pieces: dict[str, torch.Tensor] = {}
+        self._keeps: dict[Any, torch.Tensor] = {}
         self.network = self._network(heads)
+        self.network.is_joined = self.network.flattening is not None and len(members) > 1 and self._joins()
+
+    def _joins(self) -> bool:
+        """Whether members' tokens lie in one buffer. Each token then passes all members' updates, and takes its own."""
+        blocks = [self.worker.base.get_submodule(name) for name in self.worker.view.blocks]
+        base = sum(parameter.numel() for block in blocks for parameter in block.parameters())
+        of_updates = sum(self.sizes[: self._n_names])
+        return len(self.members) * of_updates <= JOINED * base
 
     def step(self) -> list[float]:
         """Takes one optimiser step of every member. Returns the mean loss of each member's batch.
@@ -238,6 +251,23 @@ class Stack:
             if share:
                 mask.bernoulli_(1 - share, generator=member.randomness).div_(1 - share)
         return masks
+
+    def token_mask(self, module: str, inputs: torch.Tensor, owner: torch.Tensor) -> torch.Tensor | None:
+        """Draws the dropout mask of an update's inputs (1, n, width), of several members in one buffer, or None.
+
+        Args:
+            owner: (n,), the member of the pass whose each token is.
+        """
+        members = [self.members[index] for index in self.chosen]
+        key = (module, self.chosen)
+        keeps = [1.0 - (member.updates[module].dropout if module in member.updates else 0.0) for member in members]
+        if not torch.is_grad_enabled() or all(keep == 1.0 for keep in keeps):
+            return None
+        if key not in self._keeps:
+            self._keeps[key] = torch.tensor(keeps, device=inputs.device)
+        keep = self._keeps[key][owner][:, None]
+        drawn = torch.rand(inputs.shape, generator=members[0].randomness, device=inputs.device)
+        return ((drawn < keep) / keep).to(inputs.dtype)
 
     # ── one pass ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -426,6 +456,13 @@ class StackedLora(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         stack = self.__dict__["stack"]
         a, b = stack.piece(self.name + LORA_A), stack.piece(self.name + LORA_B)
+        layout = layout_of(self)
+        if layout is not None and stack.network.is_joined and inputs.shape[:2] == (1, layout.n_tokens):
+            members, rank, width = a.shape
+            rows = inputs.to(a.dtype)
+            all_a, all_b = a.reshape(1, -1, width), b.transpose(0, 1).reshape(1, b.shape[1], -1)
+            share = layout.share(members, rank, a.dtype)[None]
+            return updated(rows, self.base, all_a, all_b, stack.token_mask(self.name, rows, layout.owner), share)
         rows = inputs.to(a.dtype).reshape(len(stack.chosen), -1, inputs.shape[-1])
         out = updated(rows, self.base, a, b, stack.mask(self.name, rows))
         return out.view(*inputs.shape[:-1], out.shape[-1])

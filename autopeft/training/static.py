@@ -2,13 +2,15 @@
 
 A batch is (M, B) row numbers: of M trials that share a pass (one, unless they are a stack), B each. Where a trial has
 fewer rows the rest is -1: filler rows, whose loss counts nothing. A batch's rows are those of the padded layout; only
-the shapes differ.
+the shapes differ. All members' tokens lie in one buffer if they are joined, as their sum varies less than each one's
+number; else each member has a buffer, all of one length.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +32,19 @@ Form = Literal["flat", "padded"]  # how a model takes batches of static shapes
 EPOCHS = 4  # whose batches show how long batches are
 MOST_BATCHES = 4096  # that are looked at for it
 SAME = 1e-3  # largest difference of logits that is rounding, as a share of the largest one
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Places of a pass whose outputs the loss reads.
+
+    Attributes:
+        wanted: (n_picked,), their targets; UNSCORED beyond the last.
+        owner: (n_picked,), the members whose rows they are of.
+    """
+
+    wanted: torch.Tensor
+    owner: torch.Tensor
 
 
 class StaticSplit:
@@ -111,33 +126,41 @@ class StaticSplit:
         sums = (self.weights[rows.clamp(min=0)] * (rows >= 0)).sum(1)
         return torch.where(sums == 0, 1.0, sums)
 
-    def layout(self, rows: torch.Tensor, size: Size) -> Layout:
-        """Returns where the tokens of a batch (M, B) lie end to end."""
-        column = next(column for column in self.inputs_of.values() if column.is_ragged)
-        return Layout(column.lengths(rows.flatten()).view(rows.shape), size)
+    def layout(self, rows: torch.Tensor, size: Size, is_joined: bool = False) -> Layout:
+        """Returns where the tokens of a batch (M, B) lie end to end.
 
-    def pick(self, rows: torch.Tensor, size: Size, layout: Layout) -> torch.Tensor:
-        """Picks the scored positions of a batch (M, B) in its layout. Returns their targets (M * P,)."""
+        Args:
+            is_joined: Whether the members' tokens lie in one buffer.
+        """
+        column = next(column for column in self.inputs_of.values() if column.is_ragged)
+        return Layout(column.lengths(rows.flatten()).view(1 if is_joined else len(rows), -1), size, rows.shape[1])
+
+    def pick(self, rows: torch.Tensor, size: Size, layout: Layout) -> Picked:
+        """Picks the scored places of a batch (M, B) in its layout."""
         task: Any = self.task
-        row = layout.row.clamp(max=rows.shape[1] - 1)
-        number, position = inhabited(rows).gather(1, row), layout.position.view(row.shape)
+        row = layout.row.clamp(max=layout.n_rows - 1)
+        number = inhabited(rows).view(layout.members, -1).gather(1, row)
+        position = layout.position.view(row.shape)
         column = self.targets_of[task.token_target]
         place = position + int(task.foretells)
         wanted = widened(column.at(number, place))
-        is_there = (layout.row < rows.shape[1]) & (place < column.lengths(number.flatten()).view(number.shape))
-        return layout.pick(wanted.masked_fill(~is_there, UNSCORED), size.picked, UNSCORED)
+        is_there = (layout.row < layout.n_rows) & (place < column.lengths(number.flatten()).view(number.shape))
+        wanted = layout.pick(wanted.masked_fill(~is_there, UNSCORED), size.picked, UNSCORED)
+        assert layout.picked_owner is not None, "picked just now"
+        return Picked(wanted, layout.picked_owner)
 
-    def losses(self, outputs: torch.Tensor, rows: torch.Tensor, size: Size, wanted: torch.Tensor | None) -> Any:
+    def losses(self, outputs: torch.Tensor, rows: torch.Tensor, size: Size, picked: Picked | None = None) -> Any:
         """Sums the loss of each member's rows (M,).
 
         Args:
-            outputs: Of each row, (M * B, ...); or of the picked places, (M * P, n).
+            outputs: Of each row, (M * B, ...); or of the picked places, (n_picked, n).
             rows: (M, B) row numbers.
-            wanted: Targets of the picked places; None if outputs belong to rows.
+            picked: The picked places; None if outputs belong to rows.
         """
-        if wanted is not None:
+        if picked is not None:
             task: Any = self.task
-            return task.token_loss(outputs.float(), wanted).view(len(rows), -1).sum(1)
+            losses = task.token_loss(outputs.float(), picked.wanted)
+            return losses.new_zeros(len(rows)).index_add(0, picked.owner, losses)
         found = self.task.loss(outputs.float(), self.targets(inhabited(rows).flatten(), size))
         return found.view(rows.shape).masked_fill(rows < 0, 0.0).sum(1)
 
@@ -175,26 +198,27 @@ class Statics:
             self._form = "flat" if takes_flat(self.base, self.view, self.task, data.splits["train"]) else "padded"
         return self._form
 
-    def sizes(self, data: Data, name: str, batch_size: int, most_rows: int) -> Sizes:
+    def sizes(self, data: Data, name: str, batch_size: int, most_rows: int, members: int = 1) -> Sizes:
         """Returns the sizes of training batches of a split.
 
         Args:
             batch_size: Rows of a batch.
-            most_rows: Rows of a pass; a batch with more takes several.
+            most_rows: Rows of a member's part of a pass; a batch with more takes several passes.
+            members: Number of batches that lie in one buffer.
         """
-        split, key = self.split(data, name), (name, batch_size, most_rows)
+        split, key = self.split(data, name), (name, batch_size, most_rows, members)
         if key not in self._sizes:
             batches = _training(split.of.lengths, batch_size, most_rows, self.seed)
-            self._sizes[key] = Sizes(split.of, batches, min(batch_size, most_rows))
+            self._sizes[key] = Sizes(split.of, batches, min(batch_size, most_rows), members)
         sizes = self._sizes[key]
         assert isinstance(sizes, Sizes)
         return sizes
 
-    def widths(self, data: Data, name: str, most_rows: int, most_places: int | None) -> Widths:
+    def widths(self, data: Data, name: str, most_rows: int, most_places: int | None, is_joined: bool) -> Widths:
         """Returns the sizes of passes without gradient over a split."""
-        split, key = self.split(data, name), (name, most_rows, most_places, None)
+        split, key = self.split(data, name), (name, most_rows, most_places, is_joined, "widths")
         if key not in self._sizes:
-            self._sizes[key] = Widths(split.of, most_rows, most_places)
+            self._sizes[key] = Widths(split.of, most_rows, most_places, is_joined)
         widths = self._sizes[key]
         assert isinstance(widths, Widths)
         return widths

@@ -111,12 +111,12 @@ def padded_and_flat(model, task):
             logits_of = own(**inputs).logits[:4]
             if hasattr(task, "token_loss"):
                 logits_of = logits_of[inputs["attention_mask"][:4].bool()]
-                wanted = source.pick(rows, SIZE, layout)
+                spots = source.pick(rows, SIZE, layout)
                 picked = own(**inputs).logits
                 assert not parts.output or picked.shape[:2] == (1, SIZE.picked), "logits of the scored places only"
-                loss = (source.losses(flattening.picked(picked), rows, SIZE, wanted) / source.weight(rows)).sum()
+                loss = (source.losses(flattening.picked(picked), rows, SIZE, spots) / source.weight(rows)).sum()
             else:
-                loss = (source.losses(own(**inputs).logits, rows, SIZE, None) / source.weight(rows)).sum()
+                loss = (source.losses(own(**inputs).logits, rows, SIZE) / source.weight(rows)).sum()
         loss.backward()
         out.append((logits_of.detach(), {n: p.grad for n, p in own.named_parameters() if p.grad is not None}))
     return out

@@ -58,6 +58,25 @@ def test_the_last_size_holds_any_batch(is_flat):
     assert sizes.fit([worst[:1]]).rows == 16, "a batch with fewer rows has filler rows"
 
 
+def test_members_in_one_buffer_have_little_filler():
+    """Their sum varies less than each of them: a shared pass as wide as its largest member would be half empty."""
+    lengths = lengths_of("long tail")
+    of, rng = Rows(lengths, scored=lengths // 2), np.random.default_rng(1)
+    sizes = Sizes(of, order(lengths, 8, 0, 0), 8, members=16)
+    fresh = order(lengths, 8, 3, 0)
+    passes = [[fresh[index] for index in rng.integers(0, len(fresh), 16)] for _ in range(200)]
+    real = sum(int(lengths[np.concatenate(batches)].sum()) for batches in passes)
+    found = [sizes.fit(batches) for batches in passes]
+    assert 1 - real / sum(size.tokens for size in found) <= FILLER
+    for batches, size in zip(passes, found, strict=True):
+        assert size.picked >= int(of.scored[np.concatenate(batches)].sum())
+        assert size.longest >= int(lengths[np.concatenate(batches)].max())
+    worst = [np.argsort(lengths)[-8:]] * 16
+    assert sizes.fit(worst).tokens >= 16 * int(lengths[worst[0]].sum())
+    apart = Sizes(of, order(lengths, 8, 0, 0), 8)
+    assert 1 - real / sum(16 * apart.fit(batches).tokens for batches in passes) > 0.3
+
+
 def test_a_shared_pass_has_the_size_of_its_largest_member():
     lengths = np.arange(1, 65)
     of = Rows(lengths)

@@ -12,12 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autopeft.tasks import Ragged
+from autopeft.training import stack as stacks
 from autopeft.training.batches import collate, collate_targets
 from autopeft.training.loop import Worker
 from autopeft.training.network import Network
 from autopeft.training.resident import Column, Room
 from autopeft.training.setup import Setup
-from autopeft.training.stack import Member, Stack
+from autopeft.training.stack import Member, Stack, Update
 from autopeft.trial import Trial
 
 LORA = {"method": "lora", "lora.lr": 1e-2, "head.lr": 1e-2}
@@ -119,23 +120,34 @@ def test_rows_are_weighted_as_the_task_says(setup):
 
 
 def test_both_layouts_take_the_same_batches_in_the_same_order(setup, monkeypatch):
-    taken = {}
-    for layout in ("padded", "flat"):
-        seen = taken[layout] = []
-        backward = Network._backward
+    padded, flat = [], []
+    backward, loss = Network._backward, Network.static_loss
 
-        def watched(network, split, rows, seen=seen, backward=backward):
-            seen.append(rows.tolist())
-            return backward(network, split, rows)
+    def watched(network, split, rows):
+        padded.append(rows.tolist())
+        return backward(network, split, rows)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(Network, "_backward", watched)
-            list(Worker(setup.but(layout=layout)).evaluate(Trial(3, LORA, 11)))
-    assert taken["flat"] == taken["padded"]
-    assert len(taken["flat"]) > 10
+    def followed(network, rows, *rest):
+        flat.append(rows[0][rows[0] >= 0].tolist())
+        return loss(network, rows, *rest)
+
+    monkeypatch.setattr(Network, "_backward", watched)
+    list(Worker(setup).evaluate(Trial(3, LORA, 11)))
+    monkeypatch.undo()
+    monkeypatch.setattr(Network, "static_loss", followed)
+    list(Worker(setup.but(layout="flat")).evaluate(Trial(3, LORA, 11)))
+    assert flat == padded
+    assert len(flat) > 10
 
 
 # ── several trials in one pass ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=["joined", "apart"])
+def joined(request, monkeypatch):
+    """Members' tokens in one buffer, or in one each."""
+    monkeypatch.setattr(stacks, "JOINED", 1e9 if request.param == "joined" else 0)
+    return request.param == "joined"
 
 
 @contextlib.contextmanager
@@ -149,6 +161,22 @@ def stack_of(setup, **options):
     yield Stack(worker, [Member.of(worker, trial) for trial in trials], 10)
 
 
+def test_members_in_one_buffer_drop_out_by_their_own_shares(setup):
+    with stack_of(setup) as stack:
+        stack.members[1].updates["bert.encoder.layer.0.intermediate.dense"] = Update(1.0, 0.25)
+        stack.chosen = (0, 1, 2)
+        owner = torch.tensor([0, 0, 1, 1, 1, 2])
+        masks = [
+            stack.token_mask("bert.encoder.layer.0.intermediate.dense", torch.ones(1, 6, 4000), owner)[0] for _ in "ab"
+        ]
+        assert (masks[0][[0, 1, 5]] == 1).all()
+        assert masks[0][2:5].unique().tolist() == pytest.approx([0, 4 / 3])
+        assert masks[0][2:5].mean() == pytest.approx(1, abs=0.02)
+        assert not torch.equal(*masks)
+        with torch.no_grad():
+            assert stack.token_mask("bert.encoder.layer.0.intermediate.dense", torch.ones(1, 6, 4), owner) is None
+
+
 def member_losses(stack, batches):
     network = stack.network
     size = network.size_of(batches)
@@ -158,7 +186,7 @@ def member_losses(stack, batches):
 BATCHES = (np.arange(16), np.arange(30, 46), np.arange(50, 53))  # the last batch of an epoch is shorter
 
 
-def test_gradients_of_trials_in_a_shared_pass_do_not_mix(setup):
+def test_gradients_of_trials_in_a_shared_pass_do_not_mix(setup, joined):
     """A member's loss has no gradient in another's tensors, and no loss but its own changes with a member's rows."""
     with stack_of(setup) as stack:
         losses = member_losses(stack, BATCHES)
@@ -172,8 +200,9 @@ def test_gradients_of_trials_in_a_shared_pass_do_not_mix(setup):
         assert not torch.allclose(other[1], losses[1], rtol=1e-3)
 
 
-def test_a_member_of_a_shared_pass_has_the_loss_and_gradient_it_has_alone(setup):
+def test_a_member_of_a_shared_pass_has_the_loss_and_gradient_it_has_alone(setup, joined):
     with stack_of(setup) as stack:
+        assert stack.network.is_joined == joined
         losses = member_losses(stack, BATCHES)
         losses.sum().backward()
         together = stack.values.grad.clone()
@@ -182,7 +211,7 @@ def test_a_member_of_a_shared_pass_has_the_loss_and_gradient_it_has_alone(setup)
             size = stack.network.size_of([rows])
             alone = stack.static_loss([member], stack.network.send([rows], size), size)
             alone.sum().backward()
-            assert float(alone) == pytest.approx(float(losses[member]), rel=1e-5)
+            assert float(alone.detach()) == pytest.approx(float(losses[member].detach()), rel=1e-5)
             assert_near({"": together[member]}, {"": stack.values.grad[member]})
 
 
@@ -247,7 +276,7 @@ def test_batches_of_a_size_take_the_same_operations_and_wait_for_no_value(setup,
     assert seen[0] == seen[1]
 
 
-def test_passes_of_a_stack_of_a_size_take_the_same_operations_and_wait_for_no_value(setup):
+def test_passes_of_a_stack_of_a_size_take_the_same_operations_and_wait_for_no_value(setup, joined):
     with stack_of(setup) as stack:
         network, shuffled = stack.network, (BATCHES[2], BATCHES[0], np.arange(60, 76))
         size = max(network.size_of(batches) for batches in (BATCHES, shuffled))
