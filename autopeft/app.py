@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,7 +127,7 @@ def predict(
     Args:
         folder: A folder that `export` wrote.
         file: A file of rows, with or without labels; or a folder of pictures.
-        output: A CSV file to write.
+        output: A file to write: CSV, or JSON Lines if its name ends in .jsonl.
         base, trust_remote_code: See `autopeft.load`.
     """
     import pandas as pd
@@ -138,9 +138,27 @@ def predict(
         writable(output)
     frame = load_export(folder, base=base, trust_remote_code=trust_remote_code).predict_file(file)
     assert isinstance(frame, pd.DataFrame)
-    if output is not None:
+    if output is not None and Path(output).suffix == ".jsonl":
+        frame.to_json(output, orient="records", lines=True, force_ascii=False)
+    elif output is not None:
         frame.to_csv(output, index=False)
     return frame
+
+
+def follow(
+    folder: str | Path, lines: Iterable[bytes], *, base: str | None = None, trust_remote_code: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Yields the answer of an exported adapter to each line of text, as it comes.
+
+    Args:
+        folder: A folder that `export` wrote.
+        lines: A text each, or a JSON object with the input columns.
+        base, trust_remote_code: See `autopeft.load`.
+    """
+    from autopeft.training.export import load as load_export
+    from autopeft.training.lines import answered
+
+    return answered(load_export(folder, base=base, trust_remote_code=trust_remote_code), lines)
 
 
 DEMO = Path(__file__).parent / "demo.yaml"

@@ -12,7 +12,7 @@ import os
 import sys
 import textwrap
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -397,11 +397,15 @@ def export(
 def predict(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An exported folder.", show_default=False)],
     file: Annotated[
-        Path, typer.Argument(help="Rows: CSV, JSON Lines, Parquet, or a folder of pictures.", show_default=False)
-    ],
-    output: Annotated[
-        Path | None, typer.Option(help="Write a CSV here instead of printing it.", show_default=False)
+        Path | None, typer.Argument(help="Rows: CSV, JSON Lines, Parquet, or a folder of pictures.", show_default=False)
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write a CSV here (JSON Lines: .jsonl) instead of printing it.", show_default=False),
+    ] = None,
+    is_followed: Annotated[
+        bool, typer.Option("--follow", help="Answer each line of standard input as it comes: texts, or JSON Lines.")
+    ] = False,
     base: Annotated[
         str | None,
         typer.Option(help="Folder or hub name of the base model, where it has moved.", show_default=False),
@@ -414,9 +418,19 @@ def predict(
     """Predict with an exported adapter.
 
     Example: autopeft predict my-adapter new.csv --output predictions.csv
+
+    Example: tail -f messages.txt | autopeft predict my-adapter --follow
     """
     from autopeft import app
+    from autopeft.errors import UsageError
 
+    if is_followed:
+        if file is not None or output is not None:
+            raise UsageError("--follow reads standard input and writes standard output: give no file and no --output")
+        _print_lines(app.follow(folder, sys.stdin.buffer, base=base, trust_remote_code=trust_remote_code))
+        return
+    if file is None:
+        raise UsageError("expected a file of rows, or --follow for lines of standard input")
     frame = app.predict(folder, file, output, base=base, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json({"predictions": _records(frame)})
@@ -573,6 +587,15 @@ def _print_classes(run: Run) -> None:
 
 def _print_json(data: dict[str, Any]) -> None:
     print(json.dumps({"schema": SCHEMA, **data}, default=str))
+
+
+def _print_lines(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Prints a JSON object a line, each at once. Ends quietly if nobody reads them any more."""
+    try:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False, default=str), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end goes there
 
 
 def _say(text: str) -> None:

@@ -522,6 +522,10 @@ def test_predict(autopeft: Autopeft, tmp_path: Path, monkeypatch: pytest.MonkeyP
     said = json.loads(autopeft("predict", "adapter", "new.csv", "--json")[1])
     assert said == {"schema": 1, "predictions": [{"label": "fine", "probability": 0.9}]}
     assert autopeft("predict", "adapter", "new.csv", "--base", "moved", "--trust-remote-code")[0] == 0
+    assert "expected a file of rows" in autopeft("predict", "adapter")[2]
+    monkeypatch.setattr(app, "follow", lambda *_, **options: iter([{"label": "fein"}, {"error": "ä"}]))
+    assert autopeft("predict", "adapter", "--follow")[1] == '{"label": "fein"}\n{"error": "ä"}\n'
+    assert "give no file" in autopeft("predict", "adapter", "new.csv", "--follow")[2]
     assert asked[0] == {"base": None, "trust_remote_code": False}
     assert asked[-1] == {"base": "moved", "trust_remote_code": True}
 

@@ -36,6 +36,7 @@ from autopeft.recipe import OWN_HEAD, Head
 from autopeft.tasks import Raw, Source, Split, Task, input_columns
 from autopeft.tasks._format import KEYS as FORMAT_KEYS
 from autopeft.tasks._targets import is_missing, n_rows, some_rows
+from autopeft.tasks._templates import is_template
 from autopeft.training.answers import Answers, score_batches
 from autopeft.training.batches import collate
 from autopeft.training.head import headed
@@ -262,7 +263,8 @@ class Exported:
         """
         import pandas as pd
 
-        columns = list(input_columns(self.task, self.about["data"])) or list(rows)
+        keys = input_columns(self.task, self.about["data"])
+        columns = list(keys) or list(rows)
         inputs = {name: list(rows[name]) for name in columns if name in rows}
         _require_columns(columns, list(rows))
         lengths = {name: len(values) for name, values in inputs.items()}
@@ -272,7 +274,7 @@ class Exported:
             raise UsageError(f"expected a row or more to predict, as many of each column; got {found}")
         for name, values in inputs.items():
             missing = [row for row, value in enumerate(values) if is_missing(value)]
-            if missing:
+            if missing and not is_template(self.about["data"].get(keys.get(name))):  # in a template it is an empty text
                 raise UsageError(
                     f"{n_rows(missing)} without {name!r}: {some_rows(missing)}. Fill it in, or leave it out"
                 )

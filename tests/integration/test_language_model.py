@@ -87,6 +87,15 @@ def test_from_search_to_prediction_with_a_kill(tmp_path):
     )
     assert done.stdout.splitlines() == said[1:]
     assert json.loads((tmp_path / "adapter" / "autopeft.json").read_text())["form"] == "peft"
+    words = [sys.executable, "-m", "autopeft", "predict", "adapter", "--follow"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=tmp_path, **pipes) as following:
+        for prompt, completion in zip(prompts, said[1:], strict=True):  # each is answered before the next is sent
+            following.stdin.write(prompt + "\n")
+            following.stdin.flush()
+            assert json.loads(following.stdout.readline()) == {"completion": completion}
+        following.stdin.close()
+        assert following.wait() == 0
     card = (tmp_path / "adapter" / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
     assert "generate" in code and "head" not in code
