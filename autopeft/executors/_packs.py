@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.executors import MakeEvaluate, Packing
@@ -59,10 +59,15 @@ def pack_actor_class() -> Any:
 
         def begin(self, config: Mapping[str, Any]) -> None:
             self.is_started = False
-            self.change([], config["trials"])
+            self.change([], config["trials"], config["is_open"])
 
-        def change(self, leave: Sequence[str], join: Sequence[str]) -> None:
-            """Ends and adds trials, each as JSON. A fault is reported by the next step."""
+        def change(self, leave: Sequence[str], join: Sequence[str], is_open: bool) -> None:
+            """Ends and adds trials, each as JSON. A fault is reported by the next step.
+
+            Args:
+                is_open: Whether this worker gets more trials while its memory has room.
+            """
+            self.is_open = is_open
             if self.fault or self.pack is None:
                 return
             try:
@@ -72,6 +77,10 @@ def pack_actor_class() -> Any:
                     self.pack.join(Trial.from_json(json.loads(text)))
             except Exception as fault:
                 self.fault = pack(fault)
+
+        def has_room(self) -> bool:
+            """Whether memory holds one more trial, and the driver may have one."""
+            return self.is_open and self.pack is not None and self.pack.has_room()
 
         def step(self) -> dict[str, Any]:
             if self.late:
@@ -83,14 +92,17 @@ def pack_actor_class() -> Any:
                     self.is_started = True
                     return event_of("started")
                 end = time.monotonic() + TURN_SECONDS
-                events = self.pack.advance(lambda: time.monotonic() > end)
-                if not events and time.monotonic() < end:
+                events = self.pack.advance(lambda: time.monotonic() > end or self.has_room())
+                has_room = self.has_room()
+                if not events and time.monotonic() < end and not has_room:
                     raise AutoPEFTError("the pack ended without results: that is a bug in it")
                 results = [event for _, event in events if isinstance(event, Result)]
                 told = [event.to_json() for event in results]
                 reports = [[trial.number, event.to_json()] for trial, event in events if isinstance(event, Report)]
                 ended = [event.trial.number for event in results]
-                return event_of("events", results=told, reports=reports) | files_of(ended, self.luggage)
+                return event_of("events", results=told, reports=reports, has_room=has_room) | files_of(
+                    ended, self.luggage
+                )
             except Exception as fault:
                 return event_of("fault", fault=pack(fault))
 
@@ -128,32 +140,43 @@ class PackBridge(Bridge):
     """Maps Tune's trials to stays of workers, and trials to stays.
 
     Args:
-        each: Most trials of one worker.
+        each: Most trials of one worker; "auto" for as many as its memory holds.
         most_trials: Most trials of all workers; None for no bound.
         given: Arguments of `Bridge`; its slots are workers.
     """
 
-    def __init__(self, each: int, most_trials: int | None, *given: Any) -> None:
+    def __init__(self, each: int | Literal["auto"], most_trials: int | None, *given: Any) -> None:
         super().__init__(*given)
-        self.each, self.most_trials = each, most_trials
+        self.each, self.most_trials = None if isinstance(each, str) else each, most_trials
         self.running: dict[str, Stay] = {}
         self._alone: list[Stay] = []  # trials whose worker died, each for a worker of its own
 
     def suggest(self, tune_id: str) -> dict[str, Any] | None:
         if len(self.running) >= self.slots:
             return None
-        stay = self._alone.pop() if self._alone else Stay({trial.number: trial for trial in self._asked(self.each)})
+        stay = (
+            self._alone.pop() if self._alone else Stay({trial.number: trial for trial in self._asked(self.each or 1)})
+        )
         if not stay.trials:
             return None
         self.running[tune_id] = stay
         if self._first_ask is None and not self._has_begun:
             self._first_ask = time.monotonic()
-        return {"trials": [_text(trial) for trial in stay.trials.values()]}
+        return {"trials": [_text(trial) for trial in stay.trials.values()], "is_open": self._is_open(stay)}
+
+    def _is_open(self, stay: Stay) -> bool:
+        """Whether a worker gets more trials while its memory has room."""
+        is_full = self.most_trials is not None and self._n_running >= self.most_trials
+        return self.each is None and not stay.is_alone and not self._is_asked_out and not is_full
+
+    @property
+    def _n_running(self) -> int:
+        return sum(len(stay.trials) for stay in self.running.values())
 
     def _asked(self, most: int) -> list[Trial]:
         """Asks the search for at most so many trials."""
         if self.most_trials is not None:
-            most = min(most, self.most_trials - sum(len(stay.trials) for stay in self.running.values()))
+            most = min(most, self.most_trials - self._n_running)
         trials: list[Trial] = []
         while len(trials) < most and not self._is_asked_out:
             trial = self.search.ask()
@@ -186,10 +209,12 @@ class PackBridge(Bridge):
             if self.search.report(trial, given):
                 leave.append(stay.trials.pop(number))
                 self.search.tell(Result(trial, Status.STOPPED, given.metrics))
-        join = [] if stay.is_alone else self._asked(self.each - len(stay.trials))
+        room = int(data["has_room"]) if self.each is None else self.each - len(stay.trials)
+        was_open, join = self._is_open(stay), [] if stay.is_alone else self._asked(max(room, int(not stay.trials)))
         stay.trials.update({trial.number: trial for trial in join})
-        if leave or join:
-            tune_trial.temporary_state.ray_actor.change.remote(list(map(_text, leave)), list(map(_text, join)))
+        if leave or join or was_open != self._is_open(stay):
+            texts = [list(map(_text, trials)) for trials in (leave, join)]
+            tune_trial.temporary_state.ray_actor.change.remote(*texts, self._is_open(stay))
         if not stay.trials:
             del self.running[tune_trial.trial_id]
         return not stay.trials
@@ -224,8 +249,9 @@ class PackBridge(Bridge):
         """Does nothing: `hear` took the files before it told the results."""
 
     def _prepare(self) -> None:
-        held = sum(len(stay.trials) for stay in self.running.values())
-        if held > 1 and held >= min(self.each * self.slots, self.most_trials or held):
+        held = self._n_running
+        most = held if self.each is None else self.each * self.slots
+        if held > 1 and held >= min(most, self.most_trials or most):
             self.guarded(lambda: self.search.prepare(held), None)
 
     def end_what_hangs(self, tune_trials: Sequence[Any], trial_seconds: float) -> None:

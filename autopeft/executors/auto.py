@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autopeft.executors import Conversation, Executor, MakeEvaluate
-from autopeft.executors.packed import TYPICAL, Packed
+from autopeft.executors.packed import Packed
 from autopeft.executors.ray_tune import RayTune
 
 
@@ -20,8 +20,7 @@ class Auto:
         if n_gpus == 1:
             self.chosen: Executor = Packed("auto" if slots is None else slots, trial_seconds)
         else:
-            each = TYPICAL if n_gpus else 1
-            self.chosen = RayTune(slots, trials_per_worker=each, trial_seconds=trial_seconds)
+            self.chosen = RayTune(slots, trial_seconds=trial_seconds, n_gpus=n_gpus)
         self.processes, self.pack = self.chosen.processes, self.chosen.pack
 
     def check(self) -> None:

@@ -17,12 +17,13 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.executors import Conversation, MakeEvaluate, Portable
 from autopeft.executors._interrupt import interruptible
 from autopeft.executors._local import local_ray
+from autopeft.executors.packed import AUTO, TYPICAL
 
 # Ray reads these when it is imported, or when a run begins. A value that the user has set is kept.
 ENVIRONMENT = {
@@ -58,11 +59,13 @@ class RayTune:
         cpus_per_trial, gpus_per_trial: Resources of one trial, in a process of its own. Trials share a GPU by
             fractions: 0.5.
         trials_per_worker: Most trials that share one process and one base in its memory, side by side in shared passes
-            (see `packed`). Each worker has `cpus_per_trial` CPUs, and a whole GPU where Ray has some. Excludes
-            `gpus_per_trial`.
+            (see `packed`); "auto" for as many as a GPU's memory holds, by measurement. Each worker has `cpus_per_trial`
+            CPUs, and a whole GPU where Ray has some. Excludes `gpus_per_trial`. By default auto where trials compute on
+            GPUs and `gpus_per_trial` is not given, else 1.
         address: Address of a running cluster ("auto", "10.0.0.1:6379"), started with RAY_AUTH_MODE=token. None starts a
             local Ray and ends it afterwards. Nodes that lack autopeft receive it, but not its dependencies. Nodes that
             do not see the model and the data receive them, and send trained tensors back.
+        n_gpus: Number of GPUs that trials may use here.
         trial_seconds: Time limit of a trial. If a step hangs beyond it, the worker is ended, and the search goes on.
     """
 
@@ -71,9 +74,10 @@ class RayTune:
         slots: int | None = None,
         cpus_per_trial: float = 1,
         gpus_per_trial: float = 0,
-        trials_per_worker: int = 1,
+        trials_per_worker: int | Literal["auto"] | None = None,
         address: str | None = None,
         trial_seconds: float | None = None,
+        n_gpus: int = 0,
     ) -> None:
         if slots is not None and slots < 1:
             raise UsageError(f"executor.slots is 1 or more, not {slots}")
@@ -81,20 +85,24 @@ class RayTune:
             raise UsageError(f"executor.cpus_per_trial is above 0, not {cpus_per_trial:g}")
         if gpus_per_trial < 0:
             raise UsageError(f"executor.gpus_per_trial is 0 or more, not {gpus_per_trial:g}")
-        if trials_per_worker < 1:
-            raise UsageError(f"executor.trials_per_worker is 1 or more, not {trials_per_worker}")
-        if trials_per_worker > 1 and gpus_per_trial:
+        each: int | Literal["auto"] = 1 if trials_per_worker is None else trials_per_worker
+        if trials_per_worker is None and n_gpus and not gpus_per_trial:
+            each = AUTO
+        if not isinstance(each, str) and each < 1:
+            raise UsageError(f"executor.trials_per_worker is 1 or more, or {AUTO}, not {each}")
+        if each != 1 and gpus_per_trial:
             raise UsageError(
                 "executor: a worker with several trials has one whole GPU: give trials_per_worker or gpus_per_trial"
             )
         if address not in (None, "auto") and not str(address).rpartition(":")[2].isdecimal():
             raise UsageError(f"executor.address is host:port or auto, not {address!r}")
         self.slots, self.cpus, self.gpus = slots, cpus_per_trial, gpus_per_trial  # resources of one worker
-        self.address, self.trial_seconds, self.pack = address, trial_seconds, trials_per_worker
+        self.address, self.trial_seconds, self.each = address, trial_seconds, each
+        self.pack = TYPICAL if isinstance(each, str) else each
         # Before Ray runs, we do not know the resources of a cluster, or the GPUs.
-        is_known = address is None and not gpus_per_trial and trials_per_worker == 1
+        is_known = address is None and not gpus_per_trial and each == 1
         self.processes = (slots or _room({"CPU": os.cpu_count() or 1}, cpus_per_trial, 0)) if is_known else None
-        self.most_workers = None if slots is None else math.ceil(slots / trials_per_worker)
+        self.most_workers = None if slots is None else math.ceil(slots / self.pack)
 
     def check(self) -> None:
         """Checks that there is a token for a cluster, and that a server listens at its address."""
@@ -141,7 +149,7 @@ class RayTune:
         bridge, worker_class = between.Bridge(*given), actor_class
         if self.pack > 1:
             require_packing(make_evaluate)
-            bridge, worker_class = PackBridge(self.pack, self.slots, *given), pack_actor_class
+            bridge, worker_class = PackBridge(self.each, self.slots, *given), pack_actor_class
         trainable = tune.with_parameters(worker_class(), make_evaluate=make_evaluate)
         storage = tempfile.mkdtemp(prefix="autopeft-tune-")
         try:
