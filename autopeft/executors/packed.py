@@ -8,6 +8,7 @@ those of `serial` up to rounding, which depends on the trials that share a pass.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.executors import Conversation, MakeEvaluate, Pack, Packing
@@ -15,7 +16,7 @@ from autopeft.executors._interrupt import interruptible
 from autopeft.executors.serial import Serial
 from autopeft.trial import Result, Status, Trial
 
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 TYPICAL = 16  # trials that share a pass, where memory says how many
 
 
