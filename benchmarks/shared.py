@@ -30,6 +30,13 @@ def minilm() -> str:
     return str(get_model_path())
 
 
+def chinese() -> str:
+    """The folder of a small character BERT; it is pretrained first if the cache does not have it, in minutes."""
+    from chinese import folder
+
+    return str(folder(shared() / "data"))
+
+
 def of_data(name: str, model: str) -> list[str]:
     """Overrides of a config: a model, and the files of a data set's splits."""
     files = {split: shared() / "data" / name / f"{split}.parquet" for split in ("train", "validation", "test")}

@@ -8,4 +8,4 @@ from shared import of_data, search_and_confirm, shared
 
 if __name__ == "__main__":
     model = shared() / "models" / "yamnet_mobilenet_v1"
-    search_and_confirm(Path(__file__).parent / "config.yaml", of_data("esc10", str(model)))
+    search_and_confirm(Path(__file__).parent / "config.yaml", of_data("esc10", str(model)), ["data.train_rows=200"])

@@ -1,0 +1,10 @@
+"""FewCLUE tnews, topics: `python benchmarks/fewclue_tnews/run.py` searches, confirms, writes REPORT.md."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from shared import chinese, of_data, search_and_confirm
+
+if __name__ == "__main__":
+    search_and_confirm(Path(__file__).parent / "config.yaml", of_data("fewclue_tnews", chinese()))
