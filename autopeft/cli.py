@@ -162,6 +162,49 @@ def resume(run: Folder, set_: Set = None, quiet: Quiet = False, as_json: Json = 
 
 
 @cli.command()
+def init(
+    data: Annotated[str, typer.Argument(help="A file, a folder, or a data set on the hub.", show_default=False)],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Folder or hub name of the model; a small one that fits if none.", show_default=False),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="The config; DATA.yaml in this folder if none.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the config for data: guess its task, columns, splits, a space, and a budget for this machine.
+
+    Says what was guessed and why, and what the search costs. Look at it, and change what is wrong.
+
+    Example: autopeft init reviews.csv --model path/to/a/model
+    """
+    from autopeft import app
+
+    if model is None and not as_json and sys.stdin.isatty():
+        model = (
+            typer.prompt("Model: a folder or a name on the hub; empty to choose one", default="", show_default=False)
+            or None
+        )
+    if not as_json:
+        _say("looking at the data, and measuring what a trial costs")
+    started = app.init(data, model, to)
+    if as_json:
+        guesses = [{"key": entry.key, "value": entry.value, "why": entry.why} for entry in started.guessed.guesses]
+        found = None if started.plan is None else started.plan.to_json()
+        minutes = started.minutes
+        _print_json({"file": str(started.path), "guesses": guesses, "search_minutes": minutes, "plan": found})
+        return
+    print(started.path.read_text(encoding="utf-8"), end="")
+    print("\n".join(["", *(f"note: {note}" for note in started.guessed.notes), f"written  {started.path}"]))
+    if started.minutes is not None:
+        print(f"costs    about {started.minutes:,.1f} minutes or fewer, as poor trials are stopped early")
+    else:
+        print(f"costs    not known: {started.why_no_plan or 'nothing could be measured'}")
+    print(f"next     {command('autopeft', 'search', _relative(started.path))}")
+
+
+@cli.command()
 def check(config: ConfigFile, set_: Set = None, as_json: Json = False) -> None:
     """Show all faults of a config at once.
 

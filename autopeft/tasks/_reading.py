@@ -180,7 +180,7 @@ def lacks(what: str, model_path: str, fault: Exception) -> AutoPEFTError:
 def _from_files(data: Mapping[str, Any], target: Target) -> tuple[dict[str, Table], Sequence[str] | None, str]:
     tables = _all_read({split: data[split] for split in SPLITS if data.get(split)}, Format.of(data))
     info = Path(data["train"]).parent / "dataset_info.json"
-    names = _names_beside(info) if info.is_file() else None
+    names = names_beside(info) if info.is_file() else None
     labels = next((tables["train"][column] for column in target.columns if column in tables["train"]), [])
     if names is not None and not all(map(_is_code, labels)):
         names = None  # `names` only apply to integer labels
@@ -207,7 +207,7 @@ def _is_code(label: Any) -> bool:
     return isinstance(label, (int, np.integer))
 
 
-def _names_beside(info: Path) -> Sequence[str] | None:
+def names_beside(info: Path) -> Sequence[str] | None:
     """Reads `label_names` of a dataset_info.json; None if there are none, as in files that `datasets` writes."""
     try:
         content = json.loads(info.read_text(encoding="utf-8"))
@@ -217,23 +217,38 @@ def _names_beside(info: Path) -> Sequence[str] | None:
 
 
 def _from_hub(data: Mapping[str, Any], target: Target) -> tuple[dict[str, Table], Sequence[str] | None, str]:
-    import datasets
-
     hub = data["hub"]
-    loaded = _load(hub, data)
-    if "train" not in loaded:
-        raise ConfigError([Fault("data.hub", f"{hub} has no split `train`; it has {', '.join(loaded)}")], "data")
-    found = {"train": "train", "test": "test"}
-    found |= {"validation": next((name for name in VALIDATION_NAMES if name in loaded), "validation")}
-    feature = next((loaded["train"].features.get(column) for column in target.columns), None)
-    feature = getattr(feature, "feature", feature)  # of a list of labels a row
-    names = list(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    tables = {split: _undecoded(loaded[found[split]]) for split in SPLITS if found[split] in loaded}
+    tables, names = hub_tables(data)
+    if "train" not in tables:
+        raise ConfigError([Fault("data.hub", f"{hub} has no split `train`; it has {', '.join(tables)}")], "data")
     return (
-        {split: _arrow(table) for split, table in tables.items()},
-        names,
+        tables,
+        next((names[column] for column in target.columns if column in names), None),
         f"{hub}@{data.get('revision') or 'main'}" if not Path(hub).is_dir() else hub,
     )
+
+
+def hub_tables(data: Mapping[str, Any]) -> tuple[dict[str, Table], dict[str, Sequence[str]]]:
+    """Reads a data set of the hub, or of a folder that `datasets` loads.
+
+    Returns:
+        Split → its table, with the names of other splits if there is no train; and column → names of its labels.
+
+    Raises:
+        UsageError: The data set cannot be read, or not with these options.
+        EnvironmentFault: The hub is not reached, or has no such data set.
+    """
+    import datasets
+
+    loaded = _load(data["hub"], data)
+    if "train" not in loaded:
+        return {split: _arrow(_undecoded(table)) for split, table in loaded.items()}, {}
+    found = {"train": "train", "test": "test"}
+    found |= {"validation": next((name for name in VALIDATION_NAMES if name in loaded), "validation")}
+    features = {name: getattr(of, "feature", of) for name, of in loaded["train"].features.items()}  # of a list a row
+    coded = {name: of for name, of in features.items() if isinstance(of, datasets.ClassLabel)}
+    names: dict[str, Sequence[str]] = {name: list(of.names) for name, of in coded.items()}
+    return {split: _arrow(_undecoded(loaded[found[split]])) for split in SPLITS if found[split] in loaded}, names
 
 
 def _load(hub: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
