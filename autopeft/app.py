@@ -162,6 +162,10 @@ def _trial_seconds(found: Plan) -> float | None:
     return found.work_seconds / found.trials / (found.slots or os.cpu_count() or 1)
 
 
+def _about(seconds: float) -> str:
+    return f"about {seconds:,.0f} seconds" if seconds < 90 else f"about {seconds / 60:,.0f} minutes"
+
+
 def _affordable(found: Plan, rows: int) -> list[Guess]:
     """Fits trials, then rows, to the time of a first search."""
     from autopeft.guess import Guess
@@ -171,13 +175,12 @@ def _affordable(found: Plan, rows: int) -> list[Guess]:
         return []
     fitting = int(FIRST_MINUTES * 60 / seconds)
     trials = min(MOST_TRIALS, max(FEWEST_TRIALS, fitting))
-    out = [Guess("budget.trials", trials, f"about {trials * seconds / 60:,.0f} minutes on this machine, or fewer")]
+    out = [Guess("budget.trials", trials, f"{_about(trials * seconds)} on this machine, or fewer")]
     if fitting < FEWEST_TRIALS and rows > FEWEST_ROWS:
         fewer = max(FEWEST_ROWS, rows * fitting // FEWEST_TRIALS)
-        minutes = trials * seconds * fewer / rows / 60
         out = [
-            Guess("data.train_rows", fewer, f"of {rows:,}: a trial over all would take {seconds / 60:,.1f} minutes"),
-            Guess("budget.trials", trials, f"about {minutes:,.0f} minutes on this machine, or fewer"),
+            Guess("data.train_rows", fewer, f"of {rows:,}: a trial over all would take {_about(seconds)}"),
+            Guess("budget.trials", trials, f"{_about(trials * seconds * fewer / rows)} on this machine, or fewer"),
         ]
     return out
 

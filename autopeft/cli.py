@@ -196,7 +196,9 @@ def init(
         _print_json({"file": str(started.path), "guesses": guesses, "search_minutes": minutes, "plan": found})
         return
     print(started.path.read_text(encoding="utf-8"), end="")
-    print("\n".join(["", *(f"note: {note}" for note in started.guessed.notes), f"written  {started.path}"]))
+    if started.plan is None:  # else the plan has said so
+        print("".join(f"\nnote: {note}" for note in started.guessed.notes))
+    print(f"\nwritten  {started.path}")
     if started.minutes is not None:
         print(f"costs    about {started.minutes:,.1f} minutes or fewer, as poor trials are stopped early")
     else:

@@ -40,7 +40,7 @@ def test_each_command_exists():
 
     commands = get_command(cli).commands
     for name in re.findall(
-        r"autopeft (check|plan|search|resume|confirm|export|predict|track|leaderboard|report)", README
+        r"autopeft (init|check|plan|search|resume|confirm|export|predict|track|leaderboard|report)", README
     ):
         assert name in commands
     for verb in re.findall(r"\./dev (\w+)", README):

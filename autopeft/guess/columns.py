@@ -17,7 +17,9 @@ from autopeft.tasks._sounds import SOUNDS
 from autopeft.tasks._targets import is_missing, label_name
 from autopeft.tasks.image_classification import PICTURES
 
-Kind = Literal["text", "label", "number", "lists", "tags", "picture", "sound", "identifier", "empty", "other"]
+Kind = Literal[
+    "text", "label", "number", "lists", "tags", "conversation", "picture", "sound", "identifier", "empty", "other"
+]  # fmt: skip
 
 LOOKED_AT = 20_000  # first rows of a table
 MOST_CLASSES = 1_000
@@ -100,6 +102,8 @@ def _described(name: str, values: Sequence[Any]) -> Column:
     if medium is not None:
         return Column(name, medium, len(known))
     if all(isinstance(value, (list, tuple, np.ndarray)) for value in known):
+        if all(isinstance(item, Mapping) and "role" in item for value in known for item in value):
+            return Column(name, "conversation", len(known))
         found = Counter(str(item) for value in known for item in value)
         return Column(name, "tags" if _are_tags(found) else "lists", len(known), found)
     if not all(isinstance(value, (str, int, float, np.number, bool, np.bool_)) for value in known):

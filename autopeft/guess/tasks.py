@@ -37,7 +37,7 @@ def of_columns(found: Found, columns: Mapping[str, Column], model: str | None) -
     Raises:
         UsageError: No task fits.
     """
-    for rule in (_of_media, _of_words, _of_completions, _of_sets, _of_labels, _of_two_texts):
+    for rule in (_of_media, _of_words, _of_conversations, _of_completions, _of_sets, _of_labels, _of_texts):
         guesses = rule(found, columns, model)
         if guesses:
             task = guesses[0].value
@@ -153,15 +153,29 @@ def _of_completions(found: Found, columns: Mapping[str, Column], model: str | No
     return []
 
 
-def _of_two_texts(found: Found, columns: Mapping[str, Column], model: str | None) -> list[Guess]:
-    """Two texts and nothing else that could be a target: the second answers the first."""
+def _of_conversations(found: Found, columns: Mapping[str, Column], model: str | None) -> list[Guess]:
+    """Lists of messages, each with the role of who says it."""
+    for column in columns.values():
+        if column.kind == "conversation":
+            why = f"{column.name!r} holds messages, each with its role"
+            task = Guess("task.name", "causal_language_modelling", why)
+            return [task, Guess("data.messages", column.name, "what the assistant says is learned")]
+    return []
+
+
+def _of_texts(found: Found, columns: Mapping[str, Column], model: str | None) -> list[Guess]:
+    """Texts and nothing that could be a target: a single one is learned whole; of two, the second answers the first."""
     texts = [column for column in columns.values() if column.kind == "text"]
+    if len(texts) == 1:
+        task = Guess("task.name", "causal_language_modelling", f"{texts[0].name!r} is a text, and nothing goes with it")
+        return [task, Guess("data.text", texts[0].name, "learned whole")]
     return _completion(texts[0], texts[1], model) if len(texts) == 2 else []
 
 
 def _completion(prompt: Column, completion: Column, model: str | None) -> list[Guess]:
-    task = "sequence_to_sequence" if _is_encoder_decoder(model) else "causal_language_modelling"
-    keys = list(plugins.load("tasks", task).columns) if task in plugins.names("tasks") else ["source", "target"]
+    task, keys = "causal_language_modelling", ("prompt", "completion")
+    if _is_encoder_decoder(model):
+        task, keys = "sequence_to_sequence", ("source", "target")
     return [
         Guess("task.name", task, f"{completion.name!r} is a text that follows {prompt.name!r}"),
         Guess(f"data.{keys[0]}", prompt.name, "what comes before"),

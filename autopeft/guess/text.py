@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from autopeft.guess.tasks import Guess
@@ -14,6 +15,7 @@ PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./@-]*")
 # What YAML would not read as text.
 WORDS = ("true", "false", "null", "yes", "no", "on", "off", "none", "y", "n")
 WIDTH = 44  # of keys and values, before the reasons
+LONGEST = 120  # of a reason
 
 
 def written(guesses: tuple[Guess, ...], beside: Path) -> str:
@@ -35,7 +37,7 @@ def _lines(guesses: tuple[Guess, ...], beside: Path) -> Iterator[str]:
 
 def _line(indent: str, key: str, guess: Guess, beside: Path) -> str:
     line = f"{indent}{key}: {_value(guess.value, beside)}"
-    why = " ".join(guess.why.split())
+    why = shorten(guess.why, LONGEST, placeholder=" …")
     return f"{line:<{WIDTH}}  # {why}" if why else line
 
 

@@ -57,6 +57,8 @@ def read_table(
     every = {**columns, **target.columns, **({data["group"]: "group"} if data.get("group") else {})}
     nothing_wrong([*_column_faults(tables, every, data), *named_twice(columns, target.columns, data)])
     tables = {split: {name: table[name] for name in every} for split, table in tables.items()}
+    if not len(next(iter(tables["train"].values()))):
+        raise ConfigError([Fault("data", "train has no row")], "data")
     if place is not None and data.get("train"):
         for split, table in tables.items():
             beside = Path(data[split]).parent
