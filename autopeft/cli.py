@@ -173,9 +173,10 @@ def init(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the config for data: guess its task, columns, splits, a space, and a budget for this machine.
+    """Write a config for data, and say why it is as it is.
 
-    Says what was guessed and why, and what the search costs. Look at it, and change what is wrong.
+    Guesses the task, columns, splits, a space, and a budget for this machine; says what the search costs. Look at it,
+    and change what is wrong.
 
     Example: autopeft init reviews.csv --model path/to/a/model
     """

@@ -25,11 +25,11 @@ from autopeft.naming import describe
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMMANDS = (
-    "search", "demo", "resume", "check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm",
+    "search", "demo", "resume", "init", "check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm",
     "export", "predict", "list", "doctor",
 )  # fmt: skip
-READERS = ("check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm", "export", "predict", "list",
-           "doctor", "search", "demo", "resume")  # fmt: skip
+READERS = ("init", "check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm", "export", "predict", 
+           "list", "doctor", "search", "demo", "resume")  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "ray", "optuna", "mlflow", "sklearn", "pandas", "datasets", "pydantic")
 
 CONFIG = """\

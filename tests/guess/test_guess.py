@@ -188,6 +188,7 @@ def test_values_that_yaml_would_read_otherwise_are_quoted(tmp_path):
 def test_the_search_of_what_it_wrote_runs_without_an_edit(tmp_path, monkeypatch, kind):
     """From a folder of one's own, with paths relative to the config; nothing is asked."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(app, "PLANNED_DRAWS", 2)  # each method is measured, few of them twice
     (tmp_path / "model").mkdir()
     if kind == "texts":
         bert(tmp_path / "model")
