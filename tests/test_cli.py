@@ -28,7 +28,7 @@ COMMANDS = (
     "search", "demo", "resume", "init", "check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm",
     "export", "predict", "list", "doctor",
 )  # fmt: skip
-READERS = ("init", "check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm", "export", "predict", 
+READERS = ("init", "check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm", "export", "predict",
            "list", "doctor", "search", "demo", "resume")  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "ray", "optuna", "mlflow", "sklearn", "pandas", "datasets", "pydantic")
 
