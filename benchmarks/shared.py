@@ -107,8 +107,7 @@ SMALL_SHARE = 0.01
 def points(run: Any) -> dict[str, str]:
     """Title → trial, as `confirm` takes it: the best frozen head, the best small point, the best full fine-tuning.
 
-    Small is at most a hundredth of the model's parameters, a head not counted as one; where the front has none, the
-    best trial of that size that is not.
+    Small is at most SMALL_SHARE of the model's parameters, by another method than the head alone.
     """
     complete = [record for record in run.history.records if record.is_complete]
     best_first = sorted(complete, key=lambda record: float(run.history.losses([record])[0, 0]))
