@@ -50,6 +50,7 @@ ROWS: Mapping[str, Row] = {
     "clinc150": Row("intent of a message, or none", ("data.train_rows=3020",), ("data.train_rows=1510",)),
     "trec": Row("two labels of a question", ("data.train_rows=2000",), ("data.train_rows=1000",)),
     "cifar10": Row("pictures", ("budget.trials=24", "data.train_rows=1000"), ("data.image_size=32",), False),
+    "recommendation": Row("restaurants of a user, ranked", (), ("training.max_length=64",)),
     "fsdd": Row("spoken digits"),
     "esc10": Row("sounds", (), ("data.train_rows=120",)),
 }
