@@ -58,13 +58,14 @@ QUICK = ("budget.trials=6", "data.train_rows=300", "training.epochs=1", "trainin
          "training.attention=eager", "executor=serial", "trackers=[]")  # fmt: skip
 
 
-def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] = ()) -> None:
+def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] = (), also: Sequence[str] = ()) -> None:
     """Runs a benchmark's config, or goes on with it; confirms the front; copies the product's report beside it.
 
     Args:
         config: The benchmark's config.
         overrides: Where its data and model are.
         quick: What `--quick` changes beside QUICK.
+        also: Trials to confirm beside the front.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     parser = argparse.ArgumentParser(description=__doc__)
@@ -85,8 +86,13 @@ def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] 
     else:
         run = app.search(app.check(config, [*overrides, *options.set]), folder)
     if not run.history.confirmations:
-        which = list(points(run).values()) if options.points else []
-        run.confirm(options.seeds or (2 if options.quick else 5), which)
+        seeds, which = (
+            options.seeds or (2 if options.quick else 5),
+            list(points(run).values()) if options.points else [],
+        )
+        run.confirm(seeds, which)
+        if also:
+            run.confirm(seeds, also)
     run.write_front()
     report, figure = run.folder / "report.md", run.folder / "front.png"
     run.report()

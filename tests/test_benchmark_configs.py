@@ -47,7 +47,7 @@ def test_reads_its_data(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     (tmp_path / "model").mkdir()
     for name_of_model in ("minilm", "smollm2", "chinese"):
         monkeypatch.setattr(shared, name_of_model, lambda: bert(tmp_path / "model"))
-    monkeypatch.setattr(shared, "search_and_confirm", lambda *given: found.append(given))
+    monkeypatch.setattr(shared, "search_and_confirm", lambda *given, **_: found.append(given))
     runpy.run_path(str(PROJECT / "benchmarks" / name / "run.py"), run_name="__main__")
     config = app.check(*found[0][:2])
     assert config.budget.trials is not None and config.budget.trials >= 24

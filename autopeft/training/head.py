@@ -111,7 +111,7 @@ def poolings(model: nn.Module, view: ModelView) -> tuple[str, ...]:
     is_inside = bool(prefix) and all(block.startswith(f"{prefix}.") for block in view.blocks)
     if not view.head or not is_inside or getattr(config, "is_encoder_decoder", False) or view.model_type in OWN_ALONE:
         return ("own",)
-    if name.endswith("ForSequenceClassification"):
+    if name.endswith("ForSequenceClassification") and view.embeddings:  # sounds have other masks than their states
         return POOLINGS
     if not name.endswith("ForImageClassification"):
         return ("own",)

@@ -1,0 +1,20 @@
+"""Heads alone on CIFAR-10 with MobileNetV2: `python benchmarks/cifar10_heads/run.py` searches, confirms, writes REPORT.md."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from shared import search_and_confirm, shared
+
+if __name__ == "__main__":
+    data = shared() / "data" / "cifar10_subset"
+    search_and_confirm(
+        Path(__file__).parent / "config.yaml",
+        [
+            f"model={shared() / 'models' / 'mobilenet_v2_1.0_224'}",
+            f"data.train={data / 'train.parquet'}",
+            f"data.validation={data / 'validation.parquet'}",
+            f"data.test={data / 'test.parquet'}",
+        ],
+        also=("0",),  # the stock default: what the architecture's own head, read from the last block, is worth
+    )
