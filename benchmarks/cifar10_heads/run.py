@@ -1,4 +1,4 @@
-"""Heads alone on CIFAR-10 with MobileNetV2: `python benchmarks/cifar10_heads/run.py` searches, confirms, writes REPORT.md."""
+"""Heads alone on CIFAR-10, MobileNetV2: `python benchmarks/cifar10_heads/run.py` searches, confirms, writes REPORT.md."""
 
 import sys
 from pathlib import Path
@@ -16,5 +16,5 @@ if __name__ == "__main__":
             f"data.validation={data / 'validation.parquet'}",
             f"data.test={data / 'test.parquet'}",
         ],
-        also=("0",),  # the stock default: what the architecture's own head, read from the last block, is worth
+        also=("trial=0",),  # the stock default: what the architecture's own head, read from the last block, is worth
     )

@@ -15,5 +15,5 @@ if __name__ == "__main__":
             f"data.train={data / 'train.parquet'}",
             f"data.validation={data / 'validation.parquet'}",
         ],
-        also=("0",),  # the stock default: what the architecture's own head, read from the last block, is worth
+        also=("trial=0",),  # the stock default: what the architecture's own head, read from the last block, is worth
     )
