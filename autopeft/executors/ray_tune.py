@@ -88,7 +88,7 @@ class RayTune:
         each: int | Literal["auto"] = 1 if trials_per_worker is None else trials_per_worker
         if trials_per_worker is None and n_gpus and not gpus_per_trial:
             each = AUTO
-        if not isinstance(each, str) and each < 1:
+        if each != AUTO and (isinstance(each, str) or each < 1):
             raise UsageError(f"executor.trials_per_worker is 1 or more, or {AUTO}, not {each}")
         if each != 1 and gpus_per_trial:
             raise UsageError(

@@ -12,6 +12,7 @@ import numpy as np
 
 from autopeft.errors import ConfigError, Fault, UsageError
 from autopeft.tasks import Dataset, Kind, Raw, Source, Split, column_names
+from autopeft.tasks._augment import CHANGES
 from autopeft.tasks._classification import Classification
 from autopeft.tasks._format import Format
 from autopeft.tasks._media import Medium, media_faults, placed, read_folders
@@ -27,11 +28,37 @@ MOST_DAMAGED = 20  # named in one message
 
 
 class ImageClassification(Classification):
-    """Pictures from a folder of class folders, Parquet, or a Hugging Face data set on disk or on the hub."""
+    """Pictures from a folder of class folders, Parquet, or a Hugging Face data set on disk or on the hub.
+
+    Args:
+        augment: Changes of training pictures, new for each batch: flip, crop. Activations of the frozen blocks are not
+            cached then, as they differ from epoch to epoch.
+        class_weights: See `Classification`.
+    """
 
     auto_class = "AutoModelForImageClassification"
     columns: Mapping[str, Kind] = {"image": "picture", "label": "target"}
     reads_folders = True
+
+    def __init__(self, augment: Sequence[str] = (), class_weights: str | None = None) -> None:
+        super().__init__(class_weights)
+        names = [augment] if isinstance(augment, str) else list(augment)
+        unknown = [str(name) for name in names if name not in CHANGES]
+        if unknown:
+            raise UsageError(f"augment: expected some of {', '.join(CHANGES)}; got {', '.join(unknown)}")
+        self.changes = tuple(names)
+
+    @property
+    def augments(self) -> bool:
+        """Whether training pictures change from batch to batch."""
+        return bool(self.changes)
+
+    def augment(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Changes the pictures of a training batch, by the global random state."""
+        pixels = inputs["pixel_values"]
+        for name in self.changes:
+            pixels = CHANGES[name](pixels)
+        return {**inputs, "pixel_values": pixels}
 
     def read(self, data: Mapping[str, Any], seed: int) -> Dataset:
         if data.get("train") and Path(data["train"]).is_dir():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from autopeft.tasks import Ragged, Split, TokenWise
+from autopeft.tasks import Augmenting, Ragged, Split, TokenWise, augments
 from autopeft.training.answers import SCORE_BATCH, bounded_rows, most_places
 from autopeft.training.batches import batch_weight, by_length, collate, collate_targets
 from autopeft.training.faults import is_out_of_memory
@@ -78,7 +78,8 @@ class Network:
     def _depth(self) -> int:
         """Returns the depth of the deepest cache with nothing trained below it; 0 if that cache exceeds the bound."""
         lowest, n_layers = self.attached.lowest, self.view.n_layers
-        if lowest == 0 or self.worker.task.calls_model or self.worker.setup.machine.prefix_cache_bytes == 0:
+        task = self.worker.task
+        if lowest == 0 or task.calls_model or augments(task) or self.worker.setup.machine.prefix_cache_bytes == 0:
             return 0
         if lowest == n_layers and self._reads_vectors() and self._open(n_layers + 1):
             if all(isinstance(part.values, np.ndarray) and part.values.ndim == 2 for part in self._caches.values()):
@@ -143,7 +144,7 @@ class Network:
             return of_rows(self.static_logits(self.send([rows], size, split), size, split), data, rows)
         with worker.precision.context():
             if self.depth == 0:
-                return _logits(self.model(**collate(data, rows, worker.device)))
+                return _logits(self.model(**self._augmented(collate(data, rows, worker.device), split)))
             hidden = self._below(split, rows)
             if self.cut is None:
                 of_head: torch.Tensor = self.model.get_submodule(vectors(self.view))(hidden)
@@ -151,6 +152,13 @@ class Network:
             self.cut.hidden = hidden
             unseen = frozenset(data.inputs) if self.cut.skips_stem else frozenset()
             return _logits(self.model(**collate(data, rows, worker.device, without=unseen)))
+
+    def _augmented(self, inputs: Mapping[str, torch.Tensor], split: str) -> Mapping[str, torch.Tensor]:
+        """Returns the inputs of a batch, changed by the task if it does so and the batch is one to train on."""
+        task = self.worker.task
+        if split == "train" and torch.is_grad_enabled() and isinstance(task, Augmenting) and task.augments:
+            return task.augment(inputs)
+        return inputs
 
     # ── static shapes ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -235,7 +243,8 @@ class Network:
                 if picks and source.picks:
                     picked = source.pick(rows, size, layout)
                 self.flattening.read(layout)
-            outputs = _logits(self.model(**source.inputs(flat, size, without=unseen), **self._no_cache))
+            inputs = self._augmented(source.inputs(flat, size, without=unseen), split)
+            outputs = _logits(self.model(**inputs, **self._no_cache))
             if self.flattening is not None and picked is not None:
                 outputs = self.flattening.picked(outputs)
             if self.flattening is not None and not torch.is_grad_enabled():

@@ -19,6 +19,7 @@ from torch import nn
 
 from autopeft import recipe
 from autopeft.recipe import Head
+from autopeft.tasks import augments
 from autopeft.training.answers import SCORE_BATCH, Answers, calibrated
 from autopeft.training.batches import batch_weight, collate_targets, endless
 from autopeft.training.course import Course
@@ -101,7 +102,8 @@ class Member:
             Refused: The recipe is empty, or does not fit the model.
         """
         parts = recipe.parts(trial.params)
-        if worker.task.calls_model or not all(part.method.packs or part.name == "head" for part in parts):
+        is_alone = worker.task.calls_model or augments(worker.task)
+        if is_alone or not all(part.method.packs or part.name == "head" for part in parts):
             return None
         course = worker.course(trial)
         attached = worker.attach(trial)
