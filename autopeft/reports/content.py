@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +15,15 @@ from autopeft.reports.table import Column, Table
 from autopeft.trial import Status
 
 MOST_QUIET = 150  # curves in the background; more would be a grey wall, and a heavy page
+
+
+# `Result.ran` in words
+WAYS = {
+    "graph": "as CUDA graphs, a launch a step",
+    "static": "in static shapes",
+    "stack": "in passes that trials share",
+    "plain": "step by step",
+}
 
 
 def volume_series(facts: Facts) -> list[Series]:
@@ -138,6 +148,9 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
             "; ".join(f"{o.goal} {o.metric} ({o.scale}, reference {o.reference:g})" for o in facts.objectives),
         )
     ]
+    ran = Counter(record.ran for record in facts.history.records if record.ran)
+    if ran:
+        rows.append(("trials ran", ", ".join(f"{ran[way]} {WAYS[way]}" for way in WAYS if ran[way])))
     # Redact before Markdown or HTML escapes the text: `http\\://alice:…` is not recognised as an address.
     return [(name, facts.redactor.text(value)) for name, value in rows]
 

@@ -60,6 +60,9 @@ class Launcher(Protocol):
     def read(self, values: torch.Tensor) -> list[Any]:
         """Waits until the device has done all that was launched, and returns the numbers of a tensor."""
 
+    def wait(self) -> None:
+        """Waits until the device has done all that was launched: tensors that it reads may go, or change, afterwards."""
+
 
 class Eager:
     """Calls the step.
@@ -88,6 +91,9 @@ class Eager:
     def read(self, values: torch.Tensor) -> list[Any]:
         out: list[Any] = values.tolist()
         return out
+
+    def wait(self) -> None:
+        pass
 
 
 class Graphs:
@@ -131,6 +137,9 @@ class Graphs:
         with torch.cuda.stream(self.stream):
             out: list[Any] = values.tolist()
         return out
+
+    def wait(self) -> None:
+        self.stream.synchronize()
 
     def _one(self, size: Any) -> None:
         if size not in self._graphs and self.name == "graph" and self._passes[size] >= WARM:

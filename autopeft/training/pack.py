@@ -104,7 +104,13 @@ class Pack:
         if self._needs is None:
             return running < MOST_UNMEASURED
         n_new = sum(runner.n_new for runner in self._running())
-        return running < MOST_TRIALS and self._admits(running) and self._needs.has_room(n_new)
+        if running >= MOST_TRIALS or not self._admits(running) or not self._needs.largest:
+            return False
+        while not self._needs.has_room(n_new):
+            if not self.worker.programs.drop(1):  # a trial is worth more than a program kept for another
+                return False
+            self._needs.memory.release()
+        return True
 
     def advance(self, is_due: Callable[[], bool] = lambda: False) -> Events:
         while not self.worker.should_end():

@@ -68,7 +68,6 @@ class Program:
     def begin(self, attached: Attached, seed: int) -> None:
         """Takes a trial: its tensors, rows and learning rates. The optimiser's state becomes zero."""
         setup, split = self.network.worker.setup, self.network.worker.data.splits["train"]
-        self.launcher.read(self.at)  # a trial that was left may still have steps on the device
         if attached is not self.network.attached:
             load_trained(self.network.attached, trained_state(attached))
         for state in self.optimizer.state.values():

@@ -53,17 +53,25 @@ class Programs:
         except GeneratorExit:
             self.keep(trial, program)
             raise
+        except BaseException:
+            program.launcher.wait()  # its memory is free from now on
+            raise
         self.keep(trial, program)
 
     def keep(self, trial: Trial, program: Program) -> None:
         """Keeps the program of a trial that has ended."""
+        program.launcher.wait()  # a trial that was left may still have steps on the device
         self._kept.append((structure(trial.params), program))
         del self._kept[: -self.most]
 
-    def drop(self) -> bool:
-        """Drops all kept programs, for their memory. Returns whether there were any."""
+    def drop(self, most: int | None = None) -> bool:
+        """Drops kept programs, for their memory. Returns whether there were any.
+
+        Args:
+            most: Number of programs to drop, the least recently used first; None for all.
+        """
         had_some = bool(self._kept)
-        self._kept.clear()
+        del self._kept[:most]
         return had_some
 
 

@@ -199,6 +199,8 @@ class Together:
                 raise
             numbers = ", ".join(str(member.trial.number) for member in self.members)
             logger.warning("the pack of trials %s came apart, and each begins again alone: %s", numbers, fault)
+            if self._program is not None:
+                self._program.launcher.wait()  # its memory is free from now on
             apart, self.members, self._stack, self._program = self.members, [], None, None
             self.scatter(apart)
             return []

@@ -59,7 +59,6 @@ class StackProgram:
         batches = [[next(member.batches) for member in stack.members] for _ in range(n_steps)]
         coefficients = torch.stack([stack.coefficients(step) for step in range(n_steps)])
         rows = np.stack([filled(parts, self.rows.shape[-1]) for parts in batches])
-        self.launcher.read(self.at)  # nothing on the device reads what is written now
         self.rows[:n_steps].copy_(torch.from_numpy(rows))
         self.coefficients[:n_steps].copy_(coefficients)
         self.at.zero_()

@@ -39,6 +39,16 @@ def test_a_full_report_has_every_section():
     assert "mean ± 95 % CI" in source
 
 
+def test_a_report_says_how_trials_ran():
+    events = h.search(12)
+    assert "trials ran" not in markdown.render(History(events), h.describe), "a ledger from before that was noted"
+    told = [event for event in events if event["event"] == "tell"]
+    for event, way in zip(told, ("graph", "graph", "stack", "plain"), strict=False):
+        event["ran"] = way
+    source = markdown.render(History(events), h.describe)
+    assert "trials ran: `2 as CUDA graphs, a launch a step, 1 in passes that trials share, 1 step by step`" in source
+
+
 def test_every_table_is_rectangular():
     source = markdown.render(History(h.confirmed(h.search(60))), h.describe)
     widths: list[int] = []

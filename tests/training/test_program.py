@@ -12,6 +12,7 @@ from autopeft.training import low_rank
 from autopeft.training.launch import Eager
 from autopeft.training.loop import Worker
 from autopeft.training.network import Network
+from autopeft.training.pack import Pack
 from autopeft.training.program import READ, Program
 from autopeft.training.programs import Programs, is_same, structure
 from autopeft.trial import WEATHER, Report, Result, Status, Trial
@@ -128,8 +129,11 @@ def test_programs_kept_are_few_and_a_running_one_is_nobody_elses(setup):
         programs.keep(given, program)
     assert take(trials[0]) is not first[0], "the one that waited longest is gone"
     assert take(trials[2]) is first[2] and take(trials[2]) is not first[2]
-    programs.drop()
-    assert take(trials[1]) is not first[1]
+    assert programs.drop() and not programs.drop()
+    for given, program in zip(trials[1:], first[1:], strict=False):
+        programs.keep(given, program)
+    assert programs.drop(1) and take(trials[1]) is not first[1]
+    assert programs.drop() and take(trials[2]) is not first[2]
 
 
 def test_a_loss_that_is_not_finite_is_found_at_its_own_step(setup):
@@ -189,3 +193,23 @@ def test_what_no_gradient_reaches_fails_its_trial(setup, monkeypatch):
     for _ in ("a new program", "one that is kept"):
         result = list(worker.evaluate(given))[-1]
         assert result.status is Status.FAILED and "yet no gradient reached" in result.error
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("layout", ["padded", "flat"])
+def test_dropout_of_trials_side_by_side_is_their_own_on_a_gpu(setup, layout):
+    """Graphs draw from the generator that they were captured with, and a kept one is seeded anew."""
+    own = setup.but(device="cuda", layout=layout)
+    given = [trial(number, seed=number, dora=True, dropout=0.3) for number in (1, 2, 3)]
+    expected = [steady(list(Worker(own).evaluate(one))[-1]) for one in given]
+    worker = Worker(own)
+    in_turn = [list(worker.evaluate(one))[-1] for one in given]
+    pack, found = Pack(Worker(own)), {}
+    for one in given:
+        pack.join(one)
+    while events := pack.advance():
+        found.update({one.number: event for one, event in events})
+    for one, alone, later in zip(given, expected, in_turn, strict=True):
+        assert steady(later) == pytest.approx(alone, rel=1e-3, abs=1e-3)
+        assert steady(found[one.number]) == pytest.approx(alone, rel=1e-3, abs=1e-3)
+    assert {event.ran for event in in_turn} == {"graph" if layout == "flat" else "plain"}
