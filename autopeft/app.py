@@ -246,19 +246,30 @@ def predict(
 
 
 def follow(
-    folder: str | Path, lines: Iterable[bytes], *, base: str | None = None, trust_remote_code: bool = False
-) -> Iterator[dict[str, Any]]:
+    folder: str | Path,
+    lines: Iterable[bytes],
+    *,
+    alerts: Sequence[str] = (),
+    window: int = 100,
+    base: str | None = None,
+    trust_remote_code: bool = False,
+) -> Iterator[Mapping[str, Any]]:
     """Yields the answer of an exported adapter to each line of text, as it comes.
 
     Args:
         folder: A folder that `export` wrote.
         lines: A text each, or a JSON object with the input columns.
+        alerts: `negative=0.4`: an `alert` follows the answer with which this share of the last ones has the label.
+        window: How many last answers alerts are about.
         base, trust_remote_code: See `autopeft.load`.
     """
+    from autopeft.training.alerts import Alert, watched
     from autopeft.training.export import load as load_export
     from autopeft.training.lines import answered
 
-    return answered(load_export(folder, base=base, trust_remote_code=trust_remote_code), lines)
+    wanted = [Alert.of(text) for text in alerts]
+    exported = load_export(folder, base=base, trust_remote_code=trust_remote_code)
+    return watched(exported, answered(exported, lines), wanted, window)
 
 
 DEMO = Path(__file__).parent / "demo.yaml"

@@ -452,6 +452,14 @@ def predict(
     is_followed: Annotated[
         bool, typer.Option("--follow", help="Answer each line of standard input as it comes: texts, or JSON Lines.")
     ] = False,
+    alert: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --follow: negative=0.4 says when this share of the last answers has the label.",
+            show_default=False,
+        ),
+    ] = None,
+    window: Annotated[int, typer.Option(help="How many last answers --alert is about.")] = 100,
     base: Annotated[
         str | None,
         typer.Option(help="Folder or hub name of the base model, where it has moved.", show_default=False),
@@ -465,7 +473,7 @@ def predict(
 
     Example: autopeft predict my-adapter new.csv --output predictions.csv
 
-    Example: tail -f messages.txt | autopeft predict my-adapter --follow
+    Example: tail -f messages.txt | autopeft predict my-adapter --follow --alert negative=0.4 --window 100
     """
     from autopeft import app
     from autopeft.errors import UsageError
@@ -473,8 +481,12 @@ def predict(
     if is_followed:
         if file is not None or output is not None:
             raise UsageError("--follow reads standard input and writes standard output: give no file and no --output")
-        _print_lines(app.follow(folder, sys.stdin.buffer, base=base, trust_remote_code=trust_remote_code))
+        options: dict[str, Any] = {"alerts": alert or (), "window": window}
+        options |= {"base": base, "trust_remote_code": trust_remote_code}
+        _print_lines(app.follow(folder, sys.stdin.buffer, **options))
         return
+    if alert:
+        raise UsageError("--alert is about a stream of lines: give --follow, too")
     if file is None:
         raise UsageError("expected a file of rows, or --follow for lines of standard input")
     frame = app.predict(folder, file, output, base=base, trust_remote_code=trust_remote_code)
@@ -640,6 +652,10 @@ def _print_lines(rows: Iterable[Mapping[str, Any]]) -> None:
     try:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False, default=str), flush=True)
+            if isinstance(row.get("alert"), Mapping):
+                said = row["alert"]
+                share = f"{said['share']:.0%} of the last {said['window']:,} answers"
+                _say(f"alert: {said['label']} is {share}, at line {said['line']:,}")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python flushes at its end goes there
 

@@ -526,6 +526,13 @@ def test_predict(autopeft: Autopeft, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(app, "follow", lambda *_, **options: iter([{"label": "fein"}, {"error": "ä"}]))
     assert autopeft("predict", "adapter", "--follow")[1] == '{"label": "fein"}\n{"error": "ä"}\n'
     assert "give no file" in autopeft("predict", "adapter", "new.csv", "--follow")[2]
+    said = {"label": "sad", "share": 0.5, "window": 4, "line": 1_234}
+    monkeypatch.setattr(app, "follow", lambda *_, **options: asked.append(options) or iter([{"alert": said}]))
+    code, out, errors = autopeft("predict", "adapter", "--follow", "--alert", "sad=0.5", "--window", "4")
+    assert (code, json.loads(out)) == (0, {"alert": said})
+    assert errors == "alert: sad is 50% of the last 4 answers, at line 1,234\n"
+    assert asked.pop() == {"alerts": ["sad=0.5"], "window": 4, "base": None, "trust_remote_code": False}
+    assert "give --follow" in autopeft("predict", "adapter", "new.csv", "--alert", "sad=0.5")[2]
     assert asked[0] == {"base": None, "trust_remote_code": False}
     assert asked[-1] == {"base": "moved", "trust_remote_code": True}
 

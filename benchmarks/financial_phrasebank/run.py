@@ -1,0 +1,10 @@
+"""Sentiment of financial news, MiniLM: `python benchmarks/financial_phrasebank/run.py` searches, confirms, reports."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from shared import minilm, of_data, search_and_confirm
+
+if __name__ == "__main__":
+    search_and_confirm(Path(__file__).parent / "config.yaml", of_data("financial_phrasebank", minilm()))
