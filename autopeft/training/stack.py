@@ -76,6 +76,7 @@ class Member:
         randomness: Generator of its dropout.
         step: Optimiser steps done.
         moments: Parameter name → the optimiser's state for it.
+        network: Runs the member alone, if its task calls the model.
     """
 
     trial: Trial
@@ -86,6 +87,7 @@ class Member:
     randomness: torch.Generator
     step: int = 0
     moments: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    network: Network | None = None
 
     @property
     def place(self) -> Place:
@@ -102,8 +104,7 @@ class Member:
             Refused: The recipe is empty, or does not fit the model.
         """
         parts = recipe.parts(trial.params)
-        is_alone = worker.task.calls_model or augments(worker.task)
-        if is_alone or not all(part.method.packs or part.name == "head" for part in parts):
+        if augments(worker.task) or not all(part.method.packs or part.name == "head" for part in parts):
             return None
         course = worker.course(trial)
         attached = worker.attach(trial)
@@ -210,6 +211,8 @@ class Stack:
     def answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
         """Collects the answers of the chosen members (by index) for a split."""
         worker = self.worker
+        if worker.task.calls_model:  # each member's own model, as it writes
+            return [worker.answers(self._alone(index), split) for index in chosen]
         return list(calibrated(worker.task, split, worker.data.about, lambda name: self._answers(name, chosen)))
 
     def _answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
@@ -233,10 +236,22 @@ class Stack:
     def unload(self) -> None:
         """Copies each member's tensors to its clone, and the optimiser's state to the member."""
         for index, member in enumerate(self.members):
+            self._unload_values(index)
             for name, parameter in _tensors(member).items():
-                parameter.data.copy_(self._place(self.values.data, index, name, parameter.shape))
                 places = (self._place(moment, index, name, parameter.shape) for moment in self.moments)
                 member.moments[name] = [place.clone() for place in places]
+
+    def _unload_values(self, index: int) -> None:
+        for name, parameter in _tensors(self.members[index]).items():
+            parameter.data.copy_(self._place(self.values.data, index, name, parameter.shape))
+
+    def _alone(self, index: int) -> Network:
+        """Returns a member's own network, with its present tensors."""
+        member = self.members[index]
+        if member.network is None:
+            member.network = self.worker.wrap(member.attached)
+        self._unload_values(index)
+        return member.network
 
     def piece(self, name: str) -> torch.Tensor:
         """Returns a tensor of the members of this pass: (n_chosen, *shape)."""

@@ -53,7 +53,7 @@ def search(folder, subject, layout, executor):
 
 @pytest.mark.parametrize(
     ("subject", "executor"),
-    [("text", "packed"), ("tokens", "serial"), ("language model", "serial"), ("pictures", "packed")],
+    [("text", "packed"), ("tokens", "serial"), ("language model", "packed"), ("pictures", "packed")],
 )
 def test_a_search_in_static_shapes_has_the_scores_of_the_padded_one(tmp_path, subject, executor):
     first, padded = search(tmp_path / "padded", subject, "padded", "serial")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import bert, mobilenet, text_setup, vit, write_texts
+from models import bert, mobilenet, text_setup, vit, write_completions, write_texts, writer
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,10 +16,11 @@ from autopeft.training import stack as stacks
 from autopeft.training.batches import collate, collate_targets
 from autopeft.training.loop import Worker
 from autopeft.training.network import Network
+from autopeft.training.pack import Pack
 from autopeft.training.resident import Column, Room
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack, Update
-from autopeft.trial import Trial
+from autopeft.trial import WEATHER, Trial
 
 LORA = {"method": "lora", "lora.lr": 1e-2, "head.lr": 1e-2}
 
@@ -370,3 +371,36 @@ def test_a_trial_scores_the_same_in_both_layouts(tmp_path):
             for name in ("train_loss", "loss", "accuracy"):
                 assert event[name] == pytest.approx(one[name], rel=1e-4)
     assert Path(setup.cache).exists()
+
+
+# ── language models ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("layout", ["padded", "flat"])
+def test_language_models_share_passes_and_write_alone(tmp_path, layout):
+    """LoRA of three ranks: reports, scores and generated completions are those of each trial by itself."""
+    (tmp_path / "model").mkdir()
+    setup = Setup.of(
+        model=writer(tmp_path / "model", "llama"), task="causal_language_modelling",
+        data={"train": str(write_completions(tmp_path / "t.csv", 80)), "prompt": "prompt", "completion": "completion"},
+        folder=str(tmp_path / "run"), cache=str(tmp_path / "cache"), steps=12, batch_size=8, rungs=(0.5,),
+        score_rungs=True, layout=layout, options={"generate_rows": 3, "new_tokens": 3},
+    )  # fmt: skip
+    trials = [
+        Trial(index, {"method": "lora", "lora.rank": rank, "lora.lr": 3e-2}, 5) for index, rank in enumerate((8, 2, 4))
+    ]
+    worker, pack = Worker(setup), Pack(Worker(setup))
+    alone = {trial.number: list(worker.evaluate(trial)) for trial in trials}
+    together = {trial.number: [] for trial in trials}
+    for trial in trials:
+        pack.join(trial)
+    while events := pack.advance():
+        for trial, event in events:
+            together[trial.number].append(event)
+    for number, events in alone.items():
+        assert len(together[number]) == len(events) == 2
+        assert together[number][-1].ran == "stack"
+        assert "exact_match" in events[-1].metrics
+        for one, other in zip(events, together[number], strict=True):
+            for name in one.metrics.keys() - WEATHER:
+                assert other.metrics[name] == pytest.approx(one.metrics[name], rel=1e-4), name
