@@ -20,7 +20,7 @@ TINY_LLAMA = {**TINY, "num_key_value_heads": 2, "vocab_size": 49152, "head_dim":
 
 
 def language_model(folder: Path, shape: dict[str, object], tokenizer: Path, device: str) -> str:
-    """A Llama in fp32, with SmolLM2's tokenizer: ids of a larger vocabulary beyond it are not met."""
+    """A Llama, stored in bf16, with SmolLM2's tokenizer: ids of a larger vocabulary beyond it are not met."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -29,7 +29,7 @@ def language_model(folder: Path, shape: dict[str, object], tokenizer: Path, devi
         config = LlamaConfig(**shape, bos_token_id=1, eos_token_id=2, pad_token_id=2)
         with torch.device(device):
             model = LlamaForCausalLM(config)
-        model.cpu().save_pretrained(folder)
+        model.to(torch.bfloat16).cpu().save_pretrained(folder)
         AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     return str(folder)
 

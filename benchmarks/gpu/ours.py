@@ -11,9 +11,11 @@ trackers, and the files are Parquet.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -80,27 +82,20 @@ class Card:
     """
 
     def __init__(self) -> None:
-        command = [
-            "nvidia-smi",
-            "--query-gpu=utilization.gpu",
-            "--format=csv,noheader,nounits",
-            "-i",
-            "0",
-            "-lms",
-            "200",
-        ]
-        try:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        except FileNotFoundError:
-            self.process = None
+        query = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0", "-lms", "200"]
+        self.samples = tempfile.TemporaryFile("w+")  # noqa: SIM115 — a pipe would be full after an hour
+        self.process = None
+        if shutil.which("nvidia-smi"):
+            self.process = subprocess.Popen(["nvidia-smi", *query], stdout=self.samples, stderr=subprocess.DEVNULL)
 
     def share(self) -> float | None:
         """Ends sampling; None where there is no card, or none that tells."""
         if self.process is None:
             return None
         self.process.terminate()
-        out = self.process.communicate()[0].split()
-        samples = [float(value) for value in out if value.isdigit()]
+        self.process.wait()
+        self.samples.seek(0)
+        samples = [float(value) for value in self.samples.read().split() if value.isdigit()]
         return statistics.mean(samples) / 100 if samples else None
 
 

@@ -132,7 +132,9 @@ def completions(job: Mapping[str, Any]) -> Made:
         COUNTED.append(sum(len(row["input_ids"]) for row in some))
         return batch
 
-    load = lambda: AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32)  # noqa: E731
+    # A frozen base in bf16: peft keeps the adapter's own weights in fp32.
+    dtype = torch.bfloat16 if job["device"] == "cuda" else torch.float32
+    load = lambda: AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype)  # noqa: E731
     return load, {"train": rows}, collate
 
 

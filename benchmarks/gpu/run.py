@@ -85,7 +85,7 @@ class Sizes:
 WHOLE = Sizes()
 SMALL = Sizes(
     epochs=1, plain_trials=6, plain_processes_trials=16, picture_trials=12, plain_picture_trials=6, steps=120,
-    plain_steps=40, score_intents=40, limit=150,
+    plain_steps=40, score_intents=20, limit=150,
 )  # fmt: skip
 REHEARSAL = Sizes(
     intents=4, epochs=1, trials=6, plain_trials=6, plain_processes_trials=2, processes=2,
