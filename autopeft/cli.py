@@ -633,12 +633,14 @@ def _print_table(table: Any) -> None:
 
 
 def _print_classes(run: Run) -> None:
-    """Prints the best trial by class if the table is short; the report has long ones."""
+    """Prints the best trial by class, and scores over rows, if the table is short; the report has long ones."""
     from autopeft.reports.classes import class_tables
     from autopeft.reports.facts import Facts
+    from autopeft.reports.rows import row_scores
 
-    for table in class_tables(Facts(run.history, run.describe))[:1]:
-        if len(table) <= MOST_CLASSES:
+    facts = Facts(run.history, run.describe)
+    for table in (row_scores(facts), *class_tables(facts)[:1]):
+        if 0 < len(table) <= MOST_CLASSES:
             print(f"\n{table.title}")
             _print_table(table)
 

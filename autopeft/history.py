@@ -16,6 +16,8 @@ from autopeft.pareto import hypervolume, knee, non_dominated
 from autopeft.trial import MACHINE, MOST_LOST, Report, Status, Trial
 
 TRIVIAL = "majority"  # the ledger's name of every task's baseline without learning
+SHOWN = "examples"  # … and of the unchanged base that is shown examples
+UNTRAINED = (TRIVIAL, SHOWN)
 
 
 @dataclass(slots=True)
@@ -186,7 +188,7 @@ class History:
 
     @property
     def baseline_names(self) -> Mapping[str, str]:
-        """Baseline → its title. Every key except `TRIVIAL` is a method. Ledgers of schema 1 have these three."""
+        """Baseline → its title. Every key except those of `UNTRAINED` is a method. Ledgers of schema 1 have these three."""
         trivial = "majority class" if self.header.get("dataset", {}).get("label_names") else "trivial baseline"
         known = {TRIVIAL: trivial, "head": "frozen head", "full": "full fine-tuning"}
         names: Mapping[str, str] = {**known, **self.header.get("baseline_names", {})}

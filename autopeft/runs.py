@@ -19,7 +19,7 @@ from autopeft.config import Config, changes, from_resolved, resolve
 from autopeft.confirm import Candidate, Chooser, Confirm
 from autopeft.errors import AutoPEFTError, BudgetSpent, EnvironmentFault, NothingCompleted, UsageError, command
 from autopeft.files import build_once, trial_folder
-from autopeft.history import TRIVIAL, History, Record
+from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
 from autopeft.redact import Redactor
@@ -292,22 +292,25 @@ class Run:
         return self.front
 
     def _note_trivial(self, ledger: Ledger, setup: Setup, data: Data) -> None:
-        """Writes the test scores of the baseline without learning, once, as it has no seed."""
-        known = History(ledger.events)
-        if all(confirmation.name != TRIVIAL for confirmation in known.confirmations):
-            scores = wiring.trivial_scores(setup, data, "test").metrics
-            ledger.append(
-                {
-                    "event": "confirm",
-                    "name": TRIVIAL,
-                    "number": None,
-                    "params": {},
-                    "seed": 0,
-                    "status": str(Status.COMPLETE),
-                    "metrics": scores,
-                    "error": "",
-                }
-            )
+        """Writes the test scores of the baselines that train nothing, once, as they have no seed."""
+        known = {confirmation.name for confirmation in History(ledger.events).confirmations}
+        if known.issuperset(self.history.header["baselines"]):
+            return
+        for name, untrained in wiring.untrained_scores(setup, data, "test").items():
+            if name not in known:
+                ledger.append(
+                    {
+                        "event": "confirm",
+                        "name": name,
+                        "number": None,
+                        "params": {},
+                        "seed": 0,
+                        "status": str(Status.COMPLETE),
+                        "metrics": untrained.scores.metrics,
+                        "error": "",
+                        **({"detail": untrained.detail} if untrained.detail else {}),
+                    }
+                )
 
     def candidates(self) -> list[Candidate]:
         """Returns the front, and the usual baselines: the best frozen head, the best full fine-tuning …"""

@@ -27,12 +27,13 @@ from autopeft.config import Config, build_space, resolve
 from autopeft.draft import FILES
 from autopeft.errors import EnvironmentFault, Refused, UsageError
 from autopeft.executors import Executor
-from autopeft.history import TRIVIAL
+from autopeft.history import SHOWN, TRIVIAL
 from autopeft.ledger import Ledger
 from autopeft.objectives import Objective, with_signal
 from autopeft.search import Search, sizes_by
 from autopeft.space import Space, components, method_of
-from autopeft.tasks import Kept, OwnBase, Scores, Task
+from autopeft.tasks import Kept, OwnBase, Scores, Split, Task
+from autopeft.tasks._examples import ShowsExamples
 from autopeft.tasks._own_metrics import OwnMetric
 from autopeft.training.data import Data
 from autopeft.training.setup import Machine, ModelSpec, Setup, TaskSpec, TrainSpec
@@ -145,7 +146,8 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
     _write_splits(data, folder / "splits.json")
     counter = Model(setup, data.n_outputs, config.budget.parameters)
     space = build_space(config, counter.view.n_layers, list(counter.view.kinds))
-    trivial = trivial_scores(setup, data, "validation").metrics
+    untrained = untrained_scores(setup, data, "validation")
+    trivial = untrained[TRIVIAL].scores.metrics
     objectives = tuple(make_objective(entry, data.task, trivial, counter.parameters) for entry in config.objectives)
     signal = choose_signal(config, objectives, len(data.rows["validation"]))
     setup = setup.but(score_rungs=signal != "train_loss")
@@ -183,8 +185,9 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
             "parameters": counter.parameters,
             "quantisation": setup.model.quantisation,
         },
-        "baselines": {TRIVIAL: trivial},
-        "baseline_names": {TRIVIAL: data.task.trivial_title, **baseline_methods()},
+        "baselines": {name: each.scores.metrics for name, each in untrained.items()},
+        "baseline_names": {name: each.title for name, each in untrained.items()} | baseline_methods(),
+        "baseline_details": {name: each.detail for name, each in untrained.items() if each.detail},
         "metrics": {
             m.name: {"function": m.function, "goal": m.goal, "digest": m.digest} for m in setup.task.own_metrics
         },
@@ -463,16 +466,46 @@ def typical(space: Space, pack: int, check: Callable[[Mapping[str, Any]], object
     )
 
 
-def trivial_scores(setup: Setup, data: Data, split: str) -> Scores:
-    """Scores a split without learning."""
+@dataclass(frozen=True, slots=True)
+class Untrained:
+    """A baseline that trains nothing.
 
-    def base() -> Kept:
+    Attributes:
+        title: For people.
+        scores: On a split.
+    """
+
+    title: str
+    scores: Scores
+
+    @property
+    def detail(self) -> dict[str, Any]:
+        """What reports show of it: its intervals over rows."""
+        return {key: value for key, value in self.scores.detail.items() if key == "row_scores" and value}
+
+
+def untrained_scores(setup: Setup, data: Data, split: str) -> dict[str, Untrained]:
+    """Scores a split by the baselines that train nothing, by the ledger's name: the trivial one, a base shown examples."""
+    workers: list[Any] = []
+
+    def base(rows: Split, task: Task) -> Kept:
         from autopeft.training.loop import Worker
 
-        return Worker(setup).base_answers(split).kept
+        workers[:] = workers or [Worker(setup)]
+        kept: Kept = workers[0].base_answers(rows, task).kept
+        return kept
 
-    targets = data.splits[split].targets
-    return data.task.trivial(data.splits["train"].targets, targets, data.about, base)
+    def scored(rows: Split, task: Task) -> Scores:
+        train = data.splits["train"].targets
+        return task.trivial(train, rows.targets, data.about, lambda: base(rows, task))
+
+    train, rows, task = data.splits["train"], data.splits[split], data.task
+    out = {TRIVIAL: Untrained(task.trivial_title, scored(rows, task))}
+    if isinstance(task, ShowsExamples):
+        shown = task.shown(train, rows, setup.source, data.about, setup.seed)
+        if shown is not None:
+            out[SHOWN] = Untrained(shown.title, scored(shown.split, shown.task))
+    return out
 
 
 def make_objective(entry: Any, task: Task, trivial: Mapping[str, float], parameters: int) -> Objective:

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from autopeft.errors import UsageError
-from autopeft.history import TRIVIAL, Confirmation, History, Record
+from autopeft.history import TRIVIAL, UNTRAINED, Confirmation, History, Record
 from autopeft.objectives import Objective
 from autopeft.redact import Redactor
 from autopeft.reports import text
@@ -87,11 +87,11 @@ class Baseline:
     """A score that a search must beat.
 
     Attributes:
-        kind: "trivial", "head", "full" or "stock".
+        kind: "trivial", "examples" (the base, shown some), "head", "full" or "stock".
         title: For people.
         score: Score on validation.
-        size: Trainable parameters; 0 for the trivial baseline.
-        record: The baseline's trial; None for the trivial baseline.
+        size: Trainable parameters; 0 for those that train nothing.
+        record: The baseline's trial; None for those that train nothing.
         confirmed: Its test score, if there is one.
     """
 
@@ -250,9 +250,9 @@ class Facts:
             else:
                 failures.setdefault(entry.name, {})[entry.seed] = self._why(entry)
         out = {}
-        rows = self.rows("test") if self.metric in ROW_SHARES else None
         for name, by_seed in values.items():
             entry = first[name]
+            rows = self._share_rows(entry)
             is_fixed = entry.number is None and not entry.params
             sample = Sample({seed: metrics[self.metric] for seed, metrics in by_seed.items()}, rows, is_fixed)
             record = self.history.records[entry.number] if entry.number is not None else None
@@ -270,6 +270,13 @@ class Facts:
                 drop,
             )
         return out
+
+    def _share_rows(self, entry: Confirmation) -> int | None:
+        """Returns the number of test rows that the score is a share of; None for other scores."""
+        if self.metric in ROW_SHARES:
+            return self.rows("test")
+        found = entry.detail.get("row_scores", {}).get(self.metric, {})
+        return int(found["rows"]) if found.get("interval") == "Wilson" else None
 
     @cached_property
     def seen_before(self) -> list[str]:
@@ -329,14 +336,15 @@ class Facts:
         """
         out: list[Baseline] = []
         names = self.history.baseline_names
-        trivial = self.header.get("baselines", {}).get(TRIVIAL, {})
-        if self.metric in trivial:
-            test = self.confirmed.get(TRIVIAL)
-            out.append(Baseline("trivial", self.trivial_title, trivial[self.metric], 0.0, None, test))
+        for name, kind in zip(UNTRAINED, ("trivial", "examples"), strict=True):
+            scores = self.header.get("baselines", {}).get(name, {})
+            if self.metric in scores:
+                test = self.confirmed.get(name)
+                out.append(Baseline(kind, names[name], scores[self.metric], 0.0, None, test))
         stock = frozenset(self.header.get("stock", ()))
         tried = self._tried("stock", "best stock default", lambda record: record.number in stock)
         for method, title in names.items():
-            if method != TRIVIAL:
+            if method not in UNTRAINED:
                 tried += self._tried(method, title, partial(_is_of, method))
         out += sorted(tried, key=lambda baseline: baseline.size or 0.0)
         return out

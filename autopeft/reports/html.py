@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.history import History
-from autopeft.reports import classes, content, figure, mistakes, svg, table, text
+from autopeft.reports import classes, content, figure, mistakes, rows, svg, table, text
 from autopeft.reports.facts import SIZE, Describe, Facts
 from autopeft.reports.importance import importances
 from autopeft.reports.mistakes import Worst
@@ -55,6 +55,7 @@ def render(history: History, describe: Describe, *, name: str = "", worst: Worst
             "tiles": _tiles(facts),
             "score_notes": content.score_notes(facts),
             "baselines": table.baselines(facts),
+            "row_scores": rows.row_scores(facts),
             "classes": classes.class_tables(facts),
             "most_classes": classes.MOST_ROWS,
             "mistakes": mistakes.mistake_tables(facts, worst or {}),

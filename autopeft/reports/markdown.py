@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autopeft.history import History
-from autopeft.reports import classes, content, mistakes, table, text
+from autopeft.reports import classes, content, mistakes, rows, table, text
 from autopeft.reports.facts import Describe, Facts
 from autopeft.reports.html import subtitle
 from autopeft.reports.importance import importances
@@ -55,6 +55,7 @@ def _lines(facts: Facts, picture: str, worst: Worst) -> Iterator[str]:
     for note in content.score_notes(facts):
         yield f"{text.markdown(note)}\n"
     yield from _table(table.baselines(facts))
+    yield from _table(rows.row_scores(facts))
     for shown in classes.class_tables(facts, classes.MOST_ROWS):
         yield from _table(shown)
     for shown in mistakes.mistake_tables(facts, worst):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from functools import lru_cache
 from typing import Any
 
@@ -20,13 +21,15 @@ from autopeft.tasks import _completions as completions
 from autopeft.tasks import _generation as generation
 from autopeft.tasks._chat import ChatTemplate, Conversations
 from autopeft.tasks._completions import CUT_BEGINNING, CUT_END, Tokens
+from autopeft.tasks._examples import BETWEEN, Shown, with_examples
 from autopeft.tasks._reading import read_table
 from autopeft.tasks._targets import Target, nothing_wrong, row_fault
-from autopeft.tasks._templates import Written, row_faults
+from autopeft.tasks._templates import Written, row_faults, texts_of
 from autopeft.tasks._text import NO_LIMIT, longest_input, model_config, padding, tokenizer
 from autopeft.tasks._texts import FromTables
 
 LIKELIHOODS: Mapping[str, Goal] = {"perplexity": "minimize", "token_accuracy": "maximize"}
+SHOWN_ROWS = 64  # of a split that a base with examples answers, if none are generated otherwise
 GENERATED = ("exact_match", "contains")  # if the config names no others
 
 
@@ -42,6 +45,8 @@ class CausalLanguageModelling(FromTables):
         answer_after: What stands before the answer in a completion: `####`. If given, `exact_match` and `contains` are of
             the answer alone.
         too_long: Whether to `cut` or to `drop` rows longer than `max_length`, or than the model takes.
+        examples: What the unchanged base is shown before each prompt, as one more baseline: a number of training rows,
+            drawn by seed, or rows as mappings of the data's columns. None for no such baseline.
     """
 
     auto_class = "AutoModelForCausalLM"
@@ -62,6 +67,7 @@ class CausalLanguageModelling(FromTables):
         generated: Sequence[str] = GENERATED,
         answer_after: str | None = None,
         too_long: str = "cut",
+        examples: int | Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         if generate_rows < 0 or new_tokens < 1:
             raise UsageError("task: generate_rows is 0 or more, new_tokens 1 or more")
@@ -72,6 +78,8 @@ class CausalLanguageModelling(FromTables):
         self.generated = _metric_names(generated)
         self.generate_rows, self.new_tokens = generate_rows, new_tokens
         self.answer_after, self.too_long = answer_after, too_long
+        self.examples = _examples(examples)
+        self.stop: str | None = None  # behind it, what is generated is no part of the answer
         written = {name: generation.METRICS[name] for name in self.generated if generate_rows}
         self.metrics = {**LIKELIHOODS, **written, "loss": "minimize"}
 
@@ -80,6 +88,8 @@ class CausalLanguageModelling(FromTables):
         faults = completions.form_faults(data)
         if self.answer_after is not None and completions.form_of(data) == "text":
             faults.append(Fault("task.answer_after", "is of completions; `data.text` has none"))
+        if self.examples is not None and completions.form_of(data) == "text":
+            faults.append(Fault("task.examples", "are prompts and completions; `data.text` has none"))
         lacking = [generation.missing_library(name) for name in self.generated]
         return faults + [Fault("task.generated", message) for message in lacking if message]
 
@@ -193,7 +203,8 @@ class CausalLanguageModelling(FromTables):
                 ids = ids[[*range(fixed), *range(start, begins)]]
             prompts.append(ids)
         for row, answer in zip(rows, greedy(model, tokens, prompts, self.new_tokens), strict=True):
-            written[row] = _text(tokens, answer)
+            text = _text(tokens, answer)
+            written[row] = text if self.stop is None else text.partition(self.stop)[0].strip()
 
     def score(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Scores:
         """Computes exp of the mean loss, the share of right tokens, and the scores of what was generated."""
@@ -223,6 +234,50 @@ class CausalLanguageModelling(FromTables):
         found = self.score(kept, targets, about)
         loss = float(np.sum(kept["loss"]) / self.weights(targets).sum())
         return Scores({**found.metrics, "loss": loss}, found.detail)
+
+    def shown(self, train: Split, split: Split, source: Source, about: Mapping[str, Any], seed: int) -> Shown | None:
+        """Returns the first `generate_rows` rows of a split (or 64) with examples before their prompts."""
+        if not self.examples:
+            return None
+        tokens, config = self.processor(source), model_config(source.model, source.options)
+        if isinstance(self.examples, int):
+            given, of = train, np.random.default_rng(seed).choice(len(train), min(self.examples, len(train)), False)
+        else:
+            given, of = self._given_examples(source, about), np.arange(len(self.examples))
+        ids, task = given.inputs["input_ids"], copy(self)
+        rows = [ids[row].tolist()[given.targets["span"][row][0] :] for row in of]
+        if completions.form_of(source.data) == "completions":
+            end, between = end_token(tokens, config), tokens(BETWEEN, add_special_tokens=False)["input_ids"]
+            rows = [[*(row[:-1] if row[-1] == end else row), *between] for row in rows]
+            task.stop = (
+                None if any(BETWEEN in tokens.decode(row[: len(row) - len(between)]) for row in rows) else BETWEEN
+            )
+        first = np.arange(min(self.generate_rows or SHOWN_ROWS, len(split)))
+        longest = longest_input(tokens, config)
+        room = longest - min(self.new_tokens, longest // 2)
+        found, mean = with_examples(split, first, rows, room)
+        some = f"{len(rows)} examples" if mean == len(rows) else f"up to {len(rows)} examples ({mean:.1f} on average)"
+        of_split = f", first {len(first):,} rows" if len(first) < len(split) else ""
+        return Shown(f"{self.trivial_title}, shown {some}{of_split}", task, found)
+
+    def _given_examples(self, source: Source, about: Mapping[str, Any]) -> Split:
+        """Encodes the examples that the config lists."""
+        assert self.examples is not None and not isinstance(self.examples, int)
+        columns = self.columns_of(source.data)
+        lacking = [name for name in columns if any(name not in row for row in self.examples)]
+        if lacking:
+            raise ConfigError(
+                [Fault("task.examples", f"one has no {lacking[0]!r}: each has {', '.join(columns)}")], "task"
+            )
+        table = {name: [row[name] for row in self.examples] for name in columns}
+        if completions.form_of(source.data) == "chat":
+            targets: dict[str, Any] = {"messages": next(iter(table.values()))}
+        else:
+            targets = {"completion": texts_of(str(source.data.get("completion") or "completion"), table)}
+        inputs = {name: table[name] for name in self.columns_of(source.data, inputs_only=True)}
+        task = copy(self)
+        task.too_long = "cut"
+        return task.encoder(source, about)(Raw(inputs, targets, np.arange(len(self.examples))))
 
     def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """Returns the wanted `completion`; None for rows that were not answered."""
@@ -288,6 +343,17 @@ def greedy(model: Any, tokens: Any, prompts: Sequence[Any], new_tokens: int) -> 
         eos_token_id=end_tokens(tokens, model),
     )
     return list(model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)[:, longest:])
+
+
+def _examples(given: Any) -> int | tuple[Mapping[str, Any], ...] | None:
+    is_count = isinstance(given, int) and not isinstance(given, bool) and given >= 0
+    if given is None or is_count:
+        return given or None
+    if isinstance(given, (list, tuple)) and given and all(isinstance(row, Mapping) for row in given):
+        return tuple(given)
+    raise UsageError(
+        f"task: examples is a number of training rows, or a list of rows as {{column: value}}; got {given!r}"
+    )
 
 
 def _metric_names(generated: Any) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from torch import nn
 
 from autopeft.files import WORST, to_disk, trial_folder
 from autopeft.recipe import Head
-from autopeft.tasks import Scores
+from autopeft.tasks import Scores, Split, Task
 from autopeft.training import worst
 from autopeft.training.answers import NOT_FINITE, Answers, calibrated, score_batches
 from autopeft.training.batches import collate, endless
@@ -275,12 +275,11 @@ class Worker:
         network.train()
         return found
 
-    def base_answers(self, split: str) -> Answers:
-        """Runs the unchanged base over a split and collects its answers."""
+    def base_answers(self, data: Split, task: Task) -> Answers:
+        """Runs the unchanged base over a split and collects its answers for a task."""
         model = clone_shared(self.base, ())
         self.precision.lower(model)
-        data = self.data.splits[split]
-        found = Answers(self.task, data)
+        found = Answers(task, data)
         with torch.no_grad(), self.precision.context():
             for rows in score_batches(data.lengths, model):
                 found.take(rows, model.eval()(**collate(data, rows, self.device)).logits, model)

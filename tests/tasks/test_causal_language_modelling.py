@@ -300,7 +300,7 @@ def test_it_learns_and_the_base_is_its_baseline(tmp_path):
     data = worker.data
     trivial = data.task.trivial(
         data.splits["train"].targets, data.splits["validation"].targets, data.about,
-        lambda: worker.base_answers("validation").kept,
+        lambda: worker.base_answers(data.splits["validation"], data.task).kept,
     )  # fmt: skip
     assert trivial.metrics["perplexity"] > 5 * found["perplexity"]
     assert math.isclose(trivial.metrics["loss"], math.log(trivial.metrics["perplexity"]), rel_tol=1e-6)
