@@ -131,3 +131,29 @@ def test_a_search_says_at_once_what_it_does(tmp_path, monkeypatch, capsys):
         with pytest.raises(Prepared):
             app.search(config(tmp_path), tmp_path / str(quiet), quiet=quiet)
         assert capsys.readouterr().err == said
+
+
+def test_what_is_seen_in_the_data_is_said_kept_and_reported(tmp_path, capsys):
+    """On stderr, in the ledger's first line, and in the report; the rows of each split stand in splits.json."""
+    from models import WORDS, bert
+
+    (tmp_path / "model").mkdir()
+    rows = [{"text": f"{WORDS[row % 10]} day", "label": ("pos", "pos ")[row % 2]} for row in range(60)]
+    rows[3]["text"] = ""
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    data = {"train": str(tmp_path / "rows.json"), "test_share": 0.2, "validation_share": 0.2, "on_fault": "skip"}
+    run = app.run({
+        "model": bert(tmp_path / "model"), "task": "text_classification", "data": data, "space": {"method": ["head"]},
+        "training": {"steps": 2, "precision": "fp32", "attention": "eager"}, "executor": "serial", "trackers": [],
+        "budget": {"trials": 1}, "runs": str(tmp_path / "runs"),
+    })  # fmt: skip
+    origin = run.history.header["dataset"]["origin"]
+    assert origin["notes"][0] == "left out: train has 1 row with an empty 'text': row 3"
+    assert "the labels 'pos', 'pos ' are classes of their own, and look alike" in origin["notes"]
+    assert any("rows of test are in train, too" in note for note in origin["notes"])
+    said, report = capsys.readouterr().err, (run.folder / "report.md").read_text()
+    for note in origin["notes"]:
+        assert f"note: {note}\n" in said
+    assert "Data: left out: train has 1 row with an empty" in report
+    splits = json.loads((run.folder / "splits.json").read_text())
+    assert sorted(row for split in splits.values() for row in split["rows"]) == [row for row in range(60) if row != 3]

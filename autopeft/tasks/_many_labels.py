@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from autopeft.errors import Fault
 from autopeft.tasks import named
-from autopeft.tasks._targets import Labels, is_missing, n_rows, some_rows
+from autopeft.tasks._targets import Labels, RowFault, is_missing, row_fault
 
 KEY = "labels"  # the key of `data` that names the columns
 YES, NO = ("1", "1.0", "true", "yes"), ("0", "0.0", "false", "no")
@@ -74,7 +75,7 @@ class LabelSets:
         return {KEY: held}, np.where(held.any(axis=1), rarest, -1).astype(np.int64), faults
 
     def _of_columns(self, table: Mapping[str, Sequence[Any]], split: str) -> tuple[np.ndarray, list[Fault]]:
-        faults = []
+        faults: list[Fault] = []
         held = np.zeros((len(table[self.names[0]]), len(self.names)), dtype=np.uint8)
         for at, name in enumerate(self.names):
             missing = []
@@ -83,9 +84,7 @@ class LabelSets:
                 if is_missing(value):
                     missing.append(row)
             if missing:
-                faults.append(
-                    Fault(f"data.{KEY}", f"{split} has {n_rows(missing)} without {name!r}: {some_rows(missing)}")
-                )
+                faults.append(row_fault(f"data.{KEY}", split, missing, f"without {name!r}"))
         return held, faults
 
     def _of_sets(self, column: Sequence[Any], split: str, names: Sequence[str]) -> tuple[np.ndarray, list[Fault]]:
@@ -95,18 +94,19 @@ class LabelSets:
         if self._has_names and are_whole and not any(name.isdigit() for name in names):
             index = {str(at): at for at in range(len(names))}  # codes
         encoded = np.zeros((len(sets), len(names)), dtype=np.uint8)
-        unknown: dict[str, int] = {}
+        unknown: dict[str, list[int]] = {}
         for row, labels in enumerate(sets):
             for label in labels:
                 if label in index:
                     encoded[row, index[label]] = 1
                 else:
-                    unknown.setdefault(label, row)
+                    unknown.setdefault(label, []).append(row)
         if not unknown:
             return encoded, []
-        shown = ", ".join(f"{label!r} (row {row})" for label, row in list(unknown.items())[:5])
+        shown = ", ".join(f"{label!r} (row {rows[0]})" for label, rows in list(unknown.items())[:5])
         known = "label_names" if self._has_names else "train"
-        return encoded, [Fault(f"data.{KEY}", f"{split} has labels that {known} has not: {shown}")]
+        wrong = tuple({row: None for rows in unknown.values() for row in rows})
+        return encoded, [RowFault(f"data.{KEY}", f"{split} has labels that {known} has not: {shown}", rows=wrong)]
 
     def _set(self, cell: Any) -> list[str]:
         """Returns the labels of a cell."""
@@ -175,4 +175,4 @@ def _in_order(name: str) -> tuple[bool, int, str]:
 
 
 def _here(fault: Fault, column: str) -> Fault:
-    return Fault(f"data.{KEY}", f"{column!r}: {fault.message}", fault.line)
+    return replace(fault, path=f"data.{KEY}", message=f"{column!r}: {fault.message}")

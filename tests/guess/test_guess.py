@@ -9,7 +9,7 @@ import pytest
 from models import bert, vit, write_texts
 from typer.testing import CliRunner
 
-from autopeft import app
+from autopeft import app, start
 from autopeft.cli import cli
 from autopeft.config import load
 from autopeft.errors import ConfigError, EnvironmentFault, UsageError
@@ -188,7 +188,7 @@ def test_values_that_yaml_would_read_otherwise_are_quoted(tmp_path):
 def test_the_search_of_what_it_wrote_runs_without_an_edit(tmp_path, monkeypatch, kind):
     """From a folder of one's own, with paths relative to the config; nothing is asked."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(app, "PLANNED_DRAWS", 2)  # each method is measured, few of them twice
+    monkeypatch.setattr(start, "PLANNED_DRAWS", 2)  # each method is measured, few of them twice
     (tmp_path / "model").mkdir()
     if kind == "texts":
         bert(tmp_path / "model")
@@ -231,7 +231,7 @@ def test_the_budget_fits_the_machine(tmp_path):
 
     def affordable(trial_seconds, rows):
         plan = SimpleNamespace(work_seconds=40 * trial_seconds, trials=40, slots=1)
-        return {entry.key: entry.value for entry in app._affordable(plan, rows)}
+        return {entry.key: entry.value for entry in start._affordable(plan, rows)}
 
     assert affordable(10, 5_000) == {"budget.trials": 40}
     assert affordable(100, 5_000) == {"budget.trials": 18}

@@ -172,3 +172,17 @@ def test_the_config_takes_several_columns(tmp_path):
     config["data"]["labels"] = ["mood"]
     with pytest.raises(ConfigError, match="expected two columns or more"):
         MultioutputClassification().read(config["data"], 0)
+
+
+def test_faulty_rows_of_several_labels_may_be_left_out(tmp_path):
+    rows = [{"text": f"t{at}", "topic": "ab"[at % 2], "mood": "xyz"[at % 3]} for at in range(60)]
+    rows[4]["topic"] = None
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    (tmp_path / "test.json").write_text(json.dumps([*rows[:3], {"text": "new", "topic": "c", "mood": "x"}]))
+    files = {split: str(tmp_path / f"{split}.json") for split in ("train", "test")}
+    data = {**files, "text": "text", "labels": ["topic", "mood"]}
+    with pytest.raises(ConfigError, match=r"'topic': train has 1 row without a label: row 4"):
+        MultioutputClassification().read(data, 0)
+    found = MultioutputClassification().read({**data, "on_fault": "skip"}, 0)
+    assert len(found.splits["test"]) == 3
+    assert sum(map(len, found.splits.values())) == 59 + 3

@@ -166,3 +166,17 @@ def test_a_sheet_without_the_package_says_what_to_install(tmp_path, monkeypatch)
     (tmp_path / "rows.xlsx").write_bytes(b"PK")
     with pytest.raises(ConfigError, match=r"pip install 'autopeft\[excel\]', or save the sheet as \.csv"):
         read_file(tmp_path / "rows.xlsx")
+
+
+def test_rows_to_be_predicted_are_read_as_the_training_rows_were(tmp_path):
+    """An export holds how its data was written."""
+    from pathlib import Path
+
+    from autopeft.tasks._format import KEYS
+    from autopeft.tasks.text_classification import TextClassification
+
+    (tmp_path / "new.csv").write_bytes('text;other\n"café;1\nthé;2\n'.encode("cp1252"))
+    data = {"text": "text", "separator": ";", "encoding": "cp1252", "quoting": "none"}
+    assert set(KEYS) < set(data)
+    rows = TextClassification().read_rows(Path(tmp_path / "new.csv"), data)
+    assert list(rows["text"]) == ['"café', "thé"]
