@@ -329,6 +329,24 @@ def write_completions(path, rows, seed=0):
     return path
 
 
+def write_translator(folder, kind="t5"):
+    """Saves an encoder-decoder of whole words, which ends each text with `</s>`."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["<s>", "<pad>", "</s>", "<unk>", *WORDS, "yes", "no", "it", "is", "not", "sums"]
+    made = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, "<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    single = "$A </s>" if kind == "t5" else "<s> $A </s>"
+    made.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", 0), ("</s>", 2)])
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        model_max_length=32,
+    ).save_pretrained(folder)  # fmt: skip
+    translator(kind).save_pretrained(folder)
+    return str(folder)
+
+
 def translator(kind="t5"):
     """An encoder-decoder of two blocks each, with random weights: for `<pad>` 1, `</s>` 2, and 20 tokens."""
     import transformers

@@ -66,7 +66,8 @@ def collate(
 ) -> dict[str, Any]:
     """Returns the model's inputs for some rows, padded to the longest of them.
 
-    If a column is ragged, an `attention_mask` is added (int64, 1 for a value, 0 for padding).
+    If a column is ragged, an `attention_mask` is added (int64, 1 for a value, 0 for padding); of a decoder's column
+    (`decoder_input_ids`) a `decoder_attention_mask`.
 
     Args:
         without: Dense columns that the model does not read, as the cache replaces them. Each becomes one zero a row.
@@ -77,12 +78,17 @@ def collate(
             values, mask = pad(column, rows)
             is_whole = np.issubdtype(values.dtype, np.integer)
             inputs[name] = torch.from_numpy(values.astype(np.int64 if is_whole else np.float32))
-            inputs["attention_mask"] = torch.from_numpy(mask)
+            inputs[mask_of(name)] = torch.from_numpy(mask)
         elif name in without:
             inputs[name] = torch.zeros((len(rows), *[1] * (column.ndim - 1)))
         else:
             inputs[name] = _scaled(torch.from_numpy(column[np.sort(rows)][np.argsort(np.argsort(rows))]), split, name)
     return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+def mask_of(name: str) -> str:
+    """Returns the name of the mask of a ragged input."""
+    return "decoder_attention_mask" if name.startswith("decoder_") else "attention_mask"
 
 
 def collate_targets(split: Split, rows: np.ndarray, device: Any = "cpu") -> dict[str, Any]:

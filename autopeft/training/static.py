@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from autopeft.tasks import UNSCORED, Columns, Ragged, Split, Task, TokenWise
-from autopeft.training.batches import collate, order, pick_split
+from autopeft.training.batches import collate, mask_of, order, pick_split
 from autopeft.training.data import Data
 from autopeft.training.flat import Flattening, Layout
 from autopeft.training.model import ModelView, clone_shared
@@ -72,13 +72,19 @@ class StaticSplit:
         }
         self.weights = tensor_of(np.asarray(weights, np.float32)).to(room.device)
         self.longest = int(split.lengths.max())
+        # Ragged columns with an entry for each token of the first input; others are as wide as their longest row.
+        self.aligned = {
+            name
+            for name, column in (*split.inputs.items(), *split.targets.items())
+            if isinstance(column, Ragged) and np.array_equal(np.diff(column.offsets), split.lengths)
+        }
         self.of = Rows(split.lengths, _scored(split.targets, task) if self.picks else None, form == "flat")
 
     def send(self, rows: np.ndarray, size: Size) -> torch.Tensor:
         """Sends (M, B) row numbers, and what of their rows is not on the device, without waiting."""
         own = np.where(rows < 0, rows[:, :1], rows).flatten()
-        for column in self.inputs_of.values():
-            column.send(own, size.longest if column.is_ragged else 1)
+        for name, column in self.inputs_of.items():
+            column.send(own, size.longest if name in self.aligned else column.width)
         numbers = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64))
         if self.device.type == "cuda":
             return numbers.pin_memory().to(self.device, non_blocking=True)
@@ -99,10 +105,11 @@ class StaticSplit:
         out: dict[str, torch.Tensor] = {}
         for name, column in self.inputs_of.items():
             if column.is_ragged:
-                out[name] = widened(column.padded(rows, size.longest))
-                place = torch.arange(size.longest, device=self.device)
-                place = size.longest - 1 - place if column.is_left else place
-                out["attention_mask"] = (place < column.lengths(rows)[:, None]).long()
+                width = size.longest if name in self.aligned else column.width
+                out[name] = widened(column.padded(rows, width))
+                place = torch.arange(width, device=self.device)
+                place = width - 1 - place if column.is_left else place
+                out[mask_of(name)] = (place < column.lengths(rows)[:, None]).long()
             elif name in without:
                 out[name] = torch.zeros((len(rows), *[1] * len(column.shape)), device=self.device)
             else:
@@ -114,10 +121,10 @@ class StaticSplit:
         return out
 
     def targets(self, rows: torch.Tensor, size: Size) -> dict[str, torch.Tensor]:
-        """Returns the task's targets of rows (M * B,), `inhabited`: as wide as the inputs, if ragged."""
+        """Returns the task's targets of rows (M * B,), `inhabited`: as wide as the inputs, if they have their lengths."""
         out = {}
         for name, column in self.targets_of.items():
-            width = size.longest if column.width <= self.longest else column.width
+            width = size.longest if name in self.aligned else column.width
             out[name] = widened(column.padded(rows, width) if column.is_ragged else column.dense(rows))
         return out
 

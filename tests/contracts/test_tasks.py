@@ -19,6 +19,7 @@ from models import (
     write_sets,
     write_texts,
     write_tones,
+    write_translator,
     write_words,
     writer,
 )
@@ -104,7 +105,14 @@ def completions(folder):
     return data, writer(folder / "model")
 
 
+def translations(folder):
+    (folder / "model").mkdir()
+    data = {"train": str(write_completions(folder / "train.csv", 80)), "validation_share": 0.25, "test_share": 0.25}
+    return data, write_translator(folder / "model")
+
+
 SUBJECTS = {
+    "sequence_to_sequence": translations,
     "text_classification": texts,
     "audio_classification": sounds,
     "image_classification": pictures,

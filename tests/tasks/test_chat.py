@@ -10,7 +10,8 @@ from autopeft.errors import ConfigError, UsageError
 from autopeft.tasks import Raw, Source
 from autopeft.tasks._chat import ChatTemplate, conversation, conversation_faults
 from autopeft.tasks._text import tokenizer
-from autopeft.tasks.causal_language_modelling import CausalLanguageModelling, end_tokens
+from autopeft.tasks._writing import end_tokens
+from autopeft.tasks.causal_language_modelling import CausalLanguageModelling
 from autopeft.training.model import load_model
 from autopeft.training.setup import ModelSpec
 
