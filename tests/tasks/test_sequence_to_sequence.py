@@ -123,9 +123,8 @@ def test_a_trial_learns_and_its_export_is_stock_peft(folder, tmp_path):
     """T5 as an adapter, BART merged; both load in a fresh process, and autopeft's own answers are theirs."""
     worker = Worker(setup(tmp_path, folder))
     trial = Trial(0, PARAMS, 3)
-    untouched = worker.task.trivial(
-        {}, worker.data.splits["validation"].targets, {}, lambda: worker.base_answers("validation").kept
-    )
+    split, task = worker.data.splits["validation"], worker.task
+    untouched = task.trivial({}, split.targets, {}, lambda: worker.base_answers(split, task).kept)
     result = list(worker.evaluate(trial))[-1]
     assert not result.error
     assert result.metrics["perplexity"] < 0.9 * untouched.metrics["perplexity"]
