@@ -66,7 +66,8 @@ class Network:
         self.depth = self._depth()
         if 0 < self.depth <= self.view.n_layers:
             self.cut = Cut(self.model, self.view.stem, self.view.blocks, self.depth)
-        self.is_static = worker.setup.machine.layout == "flat"
+        is_flat = worker.setup.machine.layout == "flat"
+        self.is_static = is_flat and worker.statics.form(worker.data) is not None
         self.flattening: Flattening | None = None
         self.is_joined = False
         if self.is_static and worker.statics.form(worker.data) == "flat":

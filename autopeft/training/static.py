@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 Form = Literal["flat", "padded"]  # how a model takes batches of static shapes
 EPOCHS = 4  # whose batches show how long batches are
 MOST_BATCHES = 4096  # that are looked at for it
-SAME = 1e-3  # largest difference of logits that is rounding, as a share of the largest one
+# Largest difference of logits that is rounding, as a share of the largest one: in fp32, and with weights in fewer bits.
+SAME, SAME_HALF = 1e-3, 5e-2
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Statics:
         self.base, self.view, self.task, self.device, self.seed = base, view, task, device, seed
         self.room = Room(device)
         self._form: Form | None = None
+        self._is_asked = False
         self._splits: dict[str, StaticSplit] = {}
         self._columns: dict[int, tuple[Any, Column]] = {}
         self._sizes: dict[Any, Sizes | Widths] = {}
@@ -195,14 +197,17 @@ class Statics:
         """Returns a split of the worker's data on the device."""
         split = data.splits[name]
         if name not in self._splits or self._splits[name].split is not split:  # a measurement takes some rows only
-            self._splits[name] = StaticSplit(split, data.weights[name], self.task, self.room, self.form(data))
+            form = self.form(data)
+            assert form is not None, "only asked for a model that takes static batches"
+            self._splits[name] = StaticSplit(split, data.weights[name], self.task, self.room, form)
             self._sizes = {key: sizes for key, sizes in self._sizes.items() if key[0] != name}
         return self._splits[name]
 
-    def form(self, data: Data) -> Form:
-        """Returns how the base takes static batches: flat if it then computes the same, else padded."""
-        if self._form is None:
-            self._form = "flat" if takes_flat(self.base, self.view, self.task, data.splits["train"]) else "padded"
+    def form(self, data: Data) -> Form | None:
+        """Returns how the base takes static batches; None if it does not."""
+        if not self._is_asked:
+            self._form = form_of(self.base, self.view, self.task, data.splits["train"])
+            self._is_asked = True
         return self._form
 
     def sizes(self, data: Data, name: str, batch_size: int, most_rows: int, members: int = 1) -> Sizes:
@@ -237,47 +242,92 @@ class Statics:
         return self._columns[id(cached)][1]
 
 
-def takes_flat(base: nn.Module, view: ModelView, task: Task, split: Split) -> bool:
-    """Whether a model computes the same from rows end to end as from padded ones: it is asked, with three rows.
+def form_of(base: nn.Module, view: ModelView, task: Task, split: Split) -> Form | None:
+    """Returns how a model takes batches of static shapes: it is asked, with three rows among filler.
 
-    It does not if its attention is not of transformers' registry, if its blocks read more than tokens, if rows are
-    padded on the left, if they have no tokens, or tokens of two kinds.
+    Returns:
+        "flat" if it computes the same from rows end to end as from rows padded to the longest of them. It does not if its
+        attention is not of transformers' registry, if its blocks read more than tokens, if rows are padded on the left, or
+        if they have no tokens, or tokens of two kinds. Else "padded", if more padding changes nothing. Else None.
     """
-    ragged = [column for column in split.inputs.values() if isinstance(column, Ragged)]
-    if not ragged or any(column.is_left for column in ragged):
-        return False
-    if any(not np.array_equal(column.offsets, ragged[0].offsets) for column in ragged):
-        return False  # of an encoder and a decoder
     by_length = np.argsort(split.lengths, kind="stable")
-    rows = by_length[[0, len(by_length) // 2, -1]]
-    room = Room(next(base.parameters()).device)
-    some = StaticSplit(pick_split(split, rows), np.ones(3, np.float32), task, room, "flat")
-    model = clone_shared(base, ()).eval()
-    own = np.arange(3)
-    need = some.of.need(own)
-    size = Size(need.tokens + 5, 4, need.longest, 0)  # with some filler
-    numbers = some.send(filled([own], 4), size)
-    with torch.no_grad():
-        padded = model(**collate(some.split, own, room.device)).logits
-        try:
-            flattening = Flattening(model, view.blocks)
-            layout = some.layout(numbers, size)
-            flattening.read(layout)
-            inputs = some.inputs(inhabited(numbers).flatten(), size)
-            flat = model(**inputs).logits[:3]
-        except Exception as fault:
-            logger.info("rows are padded, as the model does not take them end to end: %s", fault)
-            return False
-    if not layout.was_read or flat.shape != padded.shape:
-        return False
-    is_real = torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device)
-    if flat.ndim == 3 and flat.shape[1] == size.longest:  # an output a token: padding has none
-        is_real = inputs["attention_mask"][:3].bool()
-    difference = (flat - padded)[is_real].abs().max()
-    is_same = bool(difference <= SAME * padded[is_real].abs().max())
-    if not is_same:
+    some = pick_split(split, by_length[[0, len(by_length) // 2, -1]])
+    if not any(isinstance(column, Ragged) for column in some.inputs.values()):
+        return "padded"  # there is nothing to pad
+    asked = Asked(base, view, task, some)
+    if _takes_one_buffer(some) and asked.is_same("flat"):
+        return "flat"
+    if asked.is_same("padded"):
         logger.info("rows are padded, as the model computes otherwise from rows end to end")
-    return is_same
+        return "padded"
+    logger.info("batches have no static shapes, as the model computes otherwise from longer padding")
+    return None
+
+
+def _takes_one_buffer(split: Split) -> bool:
+    ragged = [column for column in split.inputs.values() if isinstance(column, Ragged)]
+    same = all(np.array_equal(column.offsets, ragged[0].offsets) for column in ragged)
+    return same and not any(column.is_left for column in ragged)
+
+
+class Asked:
+    """A model that is asked what it computes from three rows, the longest last.
+
+    Args:
+        base: The base, all frozen, in evaluation mode.
+        view: The base's parts.
+        task: The task.
+        split: The rows.
+    """
+
+    def __init__(self, base: nn.Module, view: ModelView, task: Task, split: Split) -> None:
+        self.base, self.view, self.task, self.split = base, view, task, split
+        self.device = next(base.parameters()).device
+        is_exact = all(p.dtype == torch.float32 for p in base.parameters())
+        self.tolerance = SAME if is_exact else SAME_HALF
+
+    def is_same(self, form: Form) -> bool:
+        """Whether the model computes the same in static shapes, with filler, as padded to the longest row."""
+        # The shorter two by themselves: the third one is as much padding as a batch can have.
+        for rows in ([0, 1], [0, 1, 2]):
+            padded = collate(self.split, np.array(rows), self.device)
+            with torch.no_grad():
+                expected = self._model().eval()(**padded).logits
+            found = self._static(form, np.array(rows))
+            if found is None or not _is_near(found, expected, padded["attention_mask"].bool(), self.tolerance):
+                return False
+        return True
+
+    def _static(self, form: Form, rows: np.ndarray) -> torch.Tensor | None:
+        """Computes the outputs of some rows in static shapes; None if the model does not take them."""
+        source = StaticSplit(self.split, np.ones(3, np.float32), self.task, Room(self.device), form)
+        need = source.of.need(rows)
+        size = Size(need.tokens + 5, 4, int(self.split.lengths.max()))
+        numbers, model = source.send(filled([rows], 4), size), self._model().eval()
+        with torch.no_grad():
+            layout = source.layout(numbers, size) if form == "flat" else None
+            if layout is not None:
+                Flattening(model, self.view.blocks).read(layout)
+            try:
+                out: torch.Tensor = model(**source.inputs(inhabited(numbers).flatten(), size)).logits
+            except Exception as fault:  # whatever a model's code makes of shapes that it does not know
+                logger.info("the model does not take rows in the form %s: %s", form, fault)
+                return None
+        return None if layout is not None and not layout.was_read else out[: len(rows)]
+
+    def _model(self) -> nn.Module:
+        return clone_shared(self.base, ())
+
+
+def _is_near(found: torch.Tensor, expected: torch.Tensor, is_real: torch.Tensor, tolerance: float) -> bool:
+    """Whether outputs are the same but for rounding; where there is one a token, of the tokens that are no padding."""
+    if found.ndim == 3 and found.shape[1] >= expected.shape[1] == is_real.shape[1]:
+        width = expected.shape[1]
+        is_left = not bool(is_real[:, 0].all())
+        found, expected = (found[:, -width:] if is_left else found[:, :width])[is_real], expected[is_real]
+    if found.shape != expected.shape:
+        return False
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
 def inhabited(rows: torch.Tensor) -> torch.Tensor:

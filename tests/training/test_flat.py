@@ -7,13 +7,15 @@ import torch
 import transformers
 
 from autopeft.tasks import UNSCORED, Ragged, Split
+from autopeft.tasks._text import READS_LAST
 from autopeft.training.batches import collate
 from autopeft.training.first_token import read_first_token
-from autopeft.training.flat import Flattening
+from autopeft.training.flat import Flattening, Layout, attend
 from autopeft.training.model import CHAINED, clone_shared, view
 from autopeft.training.resident import Room
 from autopeft.training.sizes import Size
-from autopeft.training.static import StaticSplit, filled, inhabited, takes_flat
+from autopeft.training.static import StaticSplit, filled, form_of, inhabited
+from tests.training.traces import traced
 
 LENGTHS = (4, 2, 7, 1, 5)
 ROWS = np.array([3, 0, 2, 4])
@@ -62,7 +64,7 @@ def split(model):
     ids = [[*rng.integers(10, 20, length - 1).tolist(), end] for length in LENGTHS]
     tags = [[UNSCORED if rng.random() < 0.4 else int(rng.integers(0, 3)) for _ in row] for row in ids]
     return Split(
-        {"input_ids": Ragged.of(ids, np.int32, model.config.pad_token_id or 0)},
+        {"input_ids": Ragged.of(ids, np.int32, model.config.pad_token_id or 0, model.config.model_type in READS_LAST)},
         {"label": rng.integers(0, 3, len(ids)), "tags": Ragged.of(tags, np.int32, UNSCORED)},
     )
 
@@ -137,7 +139,7 @@ def test_a_classifier_computes_the_same_end_to_end(name, attention):
     """Logits, and the gradients of all parameters."""
     model = architectures.TEXT[name]()
     model.set_attn_implementation(attention)
-    assert takes_flat(model, view(model), Classes(), split(model))
+    assert form_of(model, view(model), Classes(), split(model)) == "flat"
     assert_same(model, Classes())
 
 
@@ -147,7 +149,7 @@ def test_a_language_model_computes_the_same_for_its_scored_tokens(name):
     own.num_labels = 2
     torch.manual_seed(0)
     model = DECODERS[name](own).eval().requires_grad_(False)
-    assert takes_flat(model, view(model), Tokens(True), split(model))
+    assert form_of(model, view(model), Tokens(True), split(model)) == "flat"
     assert_same(model, Tokens(True))
 
 
@@ -156,11 +158,101 @@ def test_a_tagger_computes_the_same_for_its_scored_tokens(name):
     own = architectures.TEXT[name]().config
     torch.manual_seed(0)
     model = transformers.AutoModelForTokenClassification.from_config(own).eval().requires_grad_(False)
-    assert takes_flat(model, view(model), Tokens(False), split(model))
+    assert form_of(model, view(model), Tokens(False), split(model)) == "flat"
     assert_same(model, Tokens(False))
 
 
 @pytest.mark.parametrize("name", sorted(architectures.TEXT.keys() - SAME))
 def test_a_model_that_computes_otherwise_end_to_end_is_found_out(name):
     model = architectures.TEXT[name]()
-    assert not takes_flat(model, view(model), Classes(), split(model))
+    assert form_of(model, view(model), Classes(), split(model)) == "padded"
+
+
+def test_a_model_whose_outputs_padding_changes_has_no_static_shapes():
+    """XLNet, padded on the wrong side, reads padding."""
+    model = architectures.TEXT["xlnet"]()
+    rows = split(model)
+    ids = rows.inputs["input_ids"]
+    wrong = Split({"input_ids": Ragged(ids.values, ids.offsets, ids.pad)}, rows.targets)
+    assert form_of(model, view(model), Classes(), wrong) is None
+
+
+def passes(model, task, batches):
+    """The operations of a forward and backward pass of each batch, all of one size."""
+    parts, source = view(model), on_device(split(model), task)
+    own = with_noise(clone_shared(model, [name for name, _ in model.named_parameters()])).eval()
+    read_first_token(own, parts)
+    flattening = Flattening(own, parts.blocks, next(iter(parts.output), None))
+
+    def step(rows):
+        layout = source.layout(rows, SIZE)
+        picked = source.pick(rows, SIZE, layout) if source.picks else None
+        flattening.read(layout)
+        outputs = own(**source.inputs(inhabited(rows).flatten(), SIZE)).logits
+        outputs = outputs if picked is None else flattening.picked(outputs)
+        source.losses(outputs, rows, SIZE, picked).sum().backward()
+
+    out = []
+    for batch in batches:
+        out.append(traced(lambda batch=batch: step(source.send(filled([np.array(batch)], SIZE.rows), SIZE))))
+        own.zero_grad(set_to_none=True)
+    return out
+
+
+@pytest.mark.parametrize("name", sorted(SAME - {"bart"}))  # it looks for end tokens, and waits to complain of none
+def test_a_classifiers_pass_is_the_same_operations_for_each_batch(name):
+    one, other = passes(architectures.TEXT[name](), Classes(), [ROWS, [1, 4]])
+    assert one == other
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_language_models_pass_is_the_same_operations_for_each_batch(name):
+    torch.manual_seed(0)
+    model = DECODERS[name](architectures.TEXT[name]().config).eval().requires_grad_(False)
+    one, other = passes(model, Tokens(True), [ROWS, [1, 4]])
+    assert one == other
+
+
+# ── on a GPU ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (4, 2)])
+def test_attention_by_boundaries_is_that_of_padded_rows(is_causal, window, heads, key_heads):
+    """Flash attention in bf16 and its gradients, beside the general way in fp32; filler takes no part."""
+    torch.manual_seed(0)
+    lengths, width = torch.tensor([[40, 1, 17, 0]], device="cuda"), 32
+    layout = Layout(lengths, Size(64, 4, 48), 4)
+    module = Attention(is_causal, heads // key_heads, layout)
+    states = [torch.randn(1, n, 64, width, device="cuda", requires_grad=True) for n in (heads, key_heads, key_heads)]
+    real, found = layout.row[0] < 4, []
+    for dtype in (torch.float32, torch.bfloat16):
+        query, key, value = (tensor.to(dtype) for tensor in states)
+        out, _ = attend(module, query, key, value, None, scaling=0.2, dropout=0.0, sliding_window=window)
+        assert out.shape == (1, 64, heads, width)
+        own = out[0][real].float()
+        found.append([own, *torch.autograd.grad(own.square().sum(), states)])
+    for one, other in zip(*found, strict=True):
+        assert float((one - other).abs().max()) <= 0.03 * float(one.abs().max())
+
+
+class Attention(torch.nn.Module):
+    """What attention reads of a module: eager attention of LLaMA's code, with a layout."""
+
+    def __init__(self, is_causal, groups, layout):
+        super().__init__()
+        self.is_causal = is_causal
+        self.config = transformers.LlamaConfig(attn_implementation="sdpa")
+        self.config._attn_implementation_internal = "autopeft_flat_sdpa"
+        self.num_key_value_groups = groups
+        self.__dict__["autopeft_flattening"] = type("Given", (), {"layout": layout})()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_language_model_computes_the_same_on_a_gpu(name):
+    torch.manual_seed(0)
+    model = DECODERS[name](architectures.TEXT[name]().config).eval().requires_grad_(False).cuda()
+    assert form_of(model, view(model), Tokens(True), split(model)) == "flat"

@@ -8,8 +8,6 @@ import pytest
 import torch
 from models import bert, mobilenet, text_setup, vit, write_completions, write_texts, writer
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from autopeft.tasks import Ragged
 from autopeft.training import stack as stacks
@@ -21,6 +19,7 @@ from autopeft.training.resident import Column, Room
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack, Update
 from autopeft.trial import WEATHER, Trial
+from tests.training.traces import traced
 
 LORA = {"method": "lora", "lora.lr": 1e-2, "head.lr": 1e-2}
 
@@ -87,7 +86,7 @@ def test_filler_rows_and_tokens_change_neither_the_loss_nor_a_gradient(setup, fo
     """Whatever the size: that of the batch, and the largest. With a cut, too: blocks that a cache replaces."""
     params = {**LORA, "lora.layers": [1, 2]}
     worker = Worker(setup.but(layout="flat", prefix_cache_bytes=cache))
-    worker.statics._form = form
+    worker.statics._form, worker.statics._is_asked = form, True
     network = worker.network(Trial(0, params, 7))
     network.train()
     assert (network.cut is not None) == bool(cache)
@@ -219,42 +218,6 @@ def test_a_member_of_a_shared_pass_has_the_loss_and_gradient_it_has_alone(setup,
 # ── what a CUDA graph needs ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Trace(TorchDispatchMode):
-    """Notes each operation with the shapes of its tensors. One whose result or shape depends on values is refused."""
-
-    DEPENDENT = (
-        "_local_scalar_dense",
-        "nonzero",
-        "masked_select",
-        "_unique",
-        "unique",
-        "is_nonzero",
-        "equal",
-        "bincount",
-    )
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        masks = [arg for arg in tree_leaves(args[1:]) if isinstance(arg, torch.Tensor) and arg.dtype == torch.bool]
-        assert name not in self.DEPENDENT and not (name in ("index", "index_put_") and masks), (
-            f"{name} waits for values"
-        )
-        out = function(*args, **(kwargs or {}))
-        shapes = [tuple(leaf.shape) for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor)]
-        self.seen.append((name, shapes))
-        return out
-
-
-def traced(call):
-    with Trace() as trace:
-        call()
-    return trace.seen
-
-
 @pytest.mark.parametrize("form", ["flat", "padded"])
 @pytest.mark.parametrize("layers", ["all", [2]])
 def test_batches_of_a_size_take_the_same_operations_and_wait_for_no_value(setup, form, layers, monkeypatch):
@@ -262,7 +225,7 @@ def test_batches_of_a_size_take_the_same_operations_and_wait_for_no_value(setup,
     # transformers looks whether a mask is needed, unless a graph is captured
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
     worker = Worker(setup.but(layout="flat"))
-    worker.statics._form = form
+    worker.statics._form, worker.statics._is_asked = form, True
     network = worker.network(Trial(0, {**LORA, "lora.layers": layers}, 7))
     network.train()
     size = worker.statics.sizes(worker.data, "train", 16, 16).all[-1]
@@ -364,7 +327,7 @@ def test_a_trial_scores_the_same_in_both_layouts(tmp_path):
     found = []
     for form in ("padded layout", "flat", "padded"):
         worker = Worker(setup.but(layout="padded" if form == "padded layout" else "flat"))
-        worker.statics._form = None if form == "padded layout" else form
+        worker.statics._form, worker.statics._is_asked = form, form != "padded layout"
         found.append([event.metrics for event in worker.evaluate(Trial(0, LORA, 7))])
     for other in found[1:]:
         for one, event in zip(found[0], other, strict=True):
