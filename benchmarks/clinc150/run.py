@@ -7,4 +7,4 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from shared import minilm, of_data, search_and_confirm
 
 if __name__ == "__main__":
-    search_and_confirm(Path(__file__).parent / "config.yaml", of_data("clinc150", minilm()))
+    search_and_confirm(Path(__file__).parent / "config.yaml", of_data("clinc150", minilm()), ["data.train_rows=1510"])
