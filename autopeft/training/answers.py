@@ -28,7 +28,7 @@ class Answers:
 
     Attributes:
         losses: (n_rows,), summed loss of each row.
-        choice: What the task chose on validation (`tasks.Calibrated`), for another split; None to choose on this one.
+        choice: What the task chose on validation (`tasks.Calibrated`); None until then: `scores` chooses on this split.
         are_finite: Whether all outputs are finite. If not, there is no score: an argmax would return the first label.
     """
 
@@ -79,11 +79,10 @@ class Answers:
     def _score(self, about: Mapping[str, Any]) -> Scores:
         if not isinstance(self.task, Calibrated):
             return self.task.score(self.kept, self.split.targets, about)
-        choice = self.choice
-        if choice is None:
-            choice = self.task.calibrate(self.kept, self.split.targets, about)
-        found = self.task.score(self.kept, self.split.targets, {**about, **choice})
-        return Scores(found.metrics, {**found.detail, CHOICE: dict(choice)})
+        if self.choice is None:
+            self.choice = self.task.calibrate(self.kept, self.split.targets, about)
+        found = self.task.score(self.kept, self.split.targets, {**about, **self.choice})
+        return Scores(found.metrics, {**found.detail, CHOICE: dict(self.choice)})
 
 
 def calibrated(
