@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SCHEMA = 1  # version of the `--json` output
 INTERRUPTED = 130
 MOST_CLASSES = 12  # rows of a table by class at a search's end: ten classes and the averages
+MOST_SCORES = 24  # rows of a table of scores over rows there: four models, six scores
 NARROW = 110  # columns of a terminal; in fewer, a table shows no details
 # Faults of the machine that arrive as a plain OSError.
 MACHINE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
@@ -639,8 +640,8 @@ def _print_classes(run: Run) -> None:
     from autopeft.reports.rows import row_scores
 
     facts = Facts(run.history, run.describe)
-    for table in (row_scores(facts), *class_tables(facts)[:1]):
-        if 0 < len(table) <= MOST_CLASSES:
+    for table, most in ((row_scores(facts), MOST_SCORES), *((each, MOST_CLASSES) for each in class_tables(facts)[:1])):
+        if 0 < len(table) <= most:
             print(f"\n{table.title}")
             _print_table(table)
 

@@ -13,7 +13,9 @@ from typing import Any
 from autopeft.history import History, Record
 from autopeft.reports import content, text
 from autopeft.reports.facts import Describe, Facts
+from autopeft.tasks._templates import columns_in, fill, is_template
 
+SAID = [{"role": "user", "content": "a text"}]  # a conversation, for an example
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+\Z")
 
 
@@ -88,7 +90,8 @@ def _usage(about: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield "Stock peft cannot hold what was trained here; autopeft loads it. In this folder:\n"
     images, texts = _columns(about)
-    columns = dict.fromkeys(texts, "a text") if texts else dict.fromkeys(images, "picture.png")
+    columns: dict[str, Any] = dict.fromkeys(texts, "a text") if texts else dict.fromkeys(images, "picture.png")
+    columns |= dict.fromkeys(_conversations(about), SAID)
     columns |= dict.fromkeys(_sounds(about), "sound.wav")
     yield "```python"
     yield "import autopeft\n"
@@ -128,7 +131,12 @@ def _stock(about: Mapping[str, Any]) -> Iterator[str]:
     yield from _loading(about, labels)
     if writes:
         yield 'tokenizer = AutoTokenizer.from_pretrained(".", padding_side="left")'
-        yield 'inputs = tokenizer(["a text"], padding=True, return_tensors="pt")'
+        if _conversations(about):
+            yield f"said = [{json.dumps(SAID)}]"
+            options = 'add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"'
+            yield f"inputs = tokenizer.apply_chat_template(said, {options})"
+        else:
+            yield f'inputs = tokenizer([{_prompt(about)}], padding=True, return_tensors="pt")'
         yield 'given = {name: inputs[name] for name in ("input_ids", "attention_mask")}'
         yield 'config = GenerationConfig.from_pretrained(".")'
         yield f"greedy = {{'do_sample': False, 'max_new_tokens': {_new_tokens(about)}}}".replace("'", '"')
@@ -203,6 +211,18 @@ def _columns(about: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The input columns: (of pictures, of texts); none of a task that has no processor of its own."""
     pictures = [name for name, kind in about["inputs"].items() if kind == "picture"]
     return pictures, [name for name, kind in about["inputs"].items() if kind in ("text", "texts")]
+
+
+def _conversations(about: Mapping[str, Any]) -> list[str]:
+    """The input columns of conversations."""
+    return [name for name, kind in about["inputs"].items() if kind == "conversation"]
+
+
+def _prompt(about: Mapping[str, Any]) -> str:
+    """An example of a prompt, as code: a template filled in."""
+    template = next((about["data"].get(key) for key in ("prompt", "text") if is_template(about["data"].get(key))), None)
+    filled = "a text" if template is None else fill(template, dict.fromkeys(columns_in(template), "a text"))
+    return json.dumps(filled, ensure_ascii=False)
 
 
 def _sounds(about: Mapping[str, Any]) -> list[str]:

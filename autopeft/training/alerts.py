@@ -72,7 +72,7 @@ def _watched(
     is_above = dict.fromkeys(alerts, False)
     for line, answer in enumerate(answers, start=1):
         yield answer
-        if "error" in answer:
+        if not alerts or "error" in answer:
             continue
         last.append(_held(answer, about))
         if len(last) < window:

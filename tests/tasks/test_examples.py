@@ -1,5 +1,8 @@
 """The unchanged base, shown examples: one more baseline of a language model."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from models import CHAT, write_chats, write_completions, writer
@@ -54,6 +57,11 @@ def test_examples_that_do_not_fit_are_left_out(model):
     assert tokens.decode(found.split.inputs["input_ids"][0]).endswith("nice it good day yes <end>")
 
 
+def test_examples_of_which_none_fits_are_no_baseline(model):
+    with pytest.raises(UsageError, match="none of the examples fits into 28 tokens"):
+        shown(model, [{"prompt": " ".join(["day"] * 30), "completion": "no"}])
+
+
 def test_it_answers_the_rows_that_are_generated(model):
     _, found = shown(model, 1, generate_rows=2)
     assert len(found.split) == 2 and found.title.endswith("examples, first 2 rows")
@@ -91,7 +99,7 @@ def test_it_is_a_baseline_of_search_and_confirmation(tmp_path, form):
         "model": writer(tmp_path / "model", "llama", CHAT if is_chat else None),
         "task": {"name": "causal_language_modelling", "generate_rows": 4, "new_tokens": 4, "examples": 2},
         "data": {"train": str(file), "validation_share": 0.2, "test_share": 0.2, **columns},
-        "space": {"method": ["norm"]}, "objectives": ["exact_match", "trainable_parameters"],
+        "space": {"method": ["lora"]}, "objectives": ["exact_match", "trainable_parameters"],
         "training": {"steps": 2, "precision": "fp32", "attention": "eager"}, "sampler": "random", "stopper": "never",
         "executor": "serial", "budget": {"trials": 1}, "trackers": [], "keep": "all",
     }  # fmt: skip
@@ -108,6 +116,9 @@ def test_it_is_a_baseline_of_search_and_confirmation(tmp_path, form):
     assert "Scores over rows" in (run.folder / "report.html").read_text()
     if is_chat:
         folder = run.export("best", tmp_path / "adapter")
+        code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+        assert "apply_chat_template" in code
+        subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, capture_output=True)
         (tmp_path / "new.jsonl").write_text((tmp_path / "t.jsonl").read_text().splitlines()[0] + "\n")
         assert list(app.predict(folder, tmp_path / "new.jsonl").columns) == ["completion"]
         assert next(app.follow(folder, [b"good day\n"])).keys() == {"completion"}
