@@ -319,7 +319,7 @@ def score_difference(bench: Bench) -> None:
         "sampler": {"name": "fixed", "params": trials}, "training": training,
     }  # fmt: skip
     ours = bench.ours("scores", config)
-    exact = {**training, "precision": "fp32", "attention": "sdpa", "device": bench.device}
+    exact = {**training, "precision": "fp32", "attention": "sdpa", "layout": "padded", "device": bench.device}
     serial = bench.ours("serial", {**config, "executor": "serial", "training": exact})
     by_trial = [a["accuracy"] - b["accuracy"] for a, b in zip(ours["trials"], serial["trials"], strict=True)]
     bench.figures["score_difference"] = abs(sum(by_trial) / len(by_trial))
