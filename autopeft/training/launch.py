@@ -20,7 +20,9 @@ from autopeft.training.faults import is_out_of_memory
 logger = logging.getLogger(__name__)
 
 READ = 25  # most steps between two looks at the losses: a loss that is not finite is found within so many
-WARM = 3  # passes of a size before its capture, each a real step: libraries choose their kernels and allocate in them
+# Passes before a size is captured, each a real step: libraries choose their kernels and allocate in them. The first size
+# of a step needs more of them, as autograd and the optimiser make their own state then.
+WARM, WARM_LATER = 3, 1
 Step = Callable[[Any], None]
 
 
@@ -142,7 +144,7 @@ class Graphs:
         self.stream.synchronize()
 
     def _one(self, size: Any) -> None:
-        if size not in self._graphs and self.name == "graph" and self._passes[size] >= WARM:
+        if size not in self._graphs and self.name == "graph" and self._is_warm(size):
             self._capture(size)
         if size in self._graphs:
             self._graphs[size].replay()
@@ -150,6 +152,9 @@ class Graphs:
         self._passes[size] += 1
         self.step(size)
         self.stream.synchronize()  # what a first pass makes for all trials is there before another stream reads it
+
+    def _is_warm(self, size: Any) -> bool:
+        return self._passes[size] >= (WARM_LATER if self._graphs else WARM)
 
     def _capture(self, size: Any) -> None:
         """Captures the step. A step that cannot be captured is called instead, for all sizes."""

@@ -6,7 +6,7 @@ A trial alone has its own random state, so that its scores are those of `serial`
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
@@ -169,6 +169,7 @@ class Together:
         self._most_members = 1_000_000  # of one pass, until memory runs out
         self._stack: Stack | None = None
         self._program: StackProgram | None = None
+        self._wide: Mapping[str, tuple[int, ...]] = {}  # the last stack's shapes: who comes next may have them again
 
     @property
     def is_ready(self) -> bool:
@@ -215,21 +216,25 @@ class Together:
     def gather(self, members: Sequence[Member]) -> None:
         """Changes the members: each gets its tensors back, and the next step builds a new stack.
 
-        If steps are on the device, the stack stays until they were read.
+        If steps are on the device, the stack stays as it is until they were read.
         """
         self.members = list(members)
         if self._program is None or not self._program.is_launched:
-            self._take_apart()
+            self._change()
 
-    def _take_apart(self) -> None:
-        if self._stack is not None:
-            self._stack.unload()
+    def _change(self) -> None:
+        """Brings the stack in line with the members: in the vacant places of a program, or by taking it apart."""
+        if self._stack is None or (self._program is not None and self._program.change(self.members)):
+            return
+        self._stack.unload()
+        self._wide = self._stack.shapes
         self._stack = self._program = None
 
     def _steps(self) -> Events:
         """Takes some steps, and returns the events; none if they were launched and the device is not done."""
         if self._stack is None:
-            self._stack = Stack(self.worker, self.members, self._most_members)
+            is_wide = self.worker.setup.machine.layout == "flat"
+            self._stack = Stack(self.worker, self.members, self._most_members, self._wide if is_wide else {})
             self._program = StackProgram(self._stack) if is_static(self._stack) else None
         stack, program = self._stack, self._program
         if program is None:
@@ -245,10 +250,10 @@ class Together:
             running = {trial.number for trial in self.trials} - {trial.number for trial, _ in events}
             events += self._events(stack, losses, running)
         self._most_members = stack.most_members
-        if program is not None and not is_static(stack):  # memory ran out, and a step is several passes from now on
-            self._program = None
-        if [member.trial.number for member in stack.members] != [trial.number for trial in self.trials]:
-            self._take_apart()
+        if program is not None:
+            if not is_static(stack):  # memory ran out, and a step is several passes from now on
+                self._program = None
+            self._change()
         return events
 
     def _until_due(self) -> int:

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -150,13 +151,24 @@ class Stack:
 
     Args:
         worker: Owner of the base, the data and the caches.
-        members: At least one, all of one place; the stack never changes its members.
+        members: At least one, all of one place.
         most_members: Most members of one pass; more need several passes. Halved if memory runs out.
+        wide: Shapes of tensors that members to come may have, by name; empty for those of the members alone.
+
+    Attributes:
+        vacant: Indices of members that have left. They still take part in each pass, and nothing comes of it.
     """
 
-    def __init__(self, worker: Worker, members: Sequence[Member], most_members: int) -> None:
-        self.worker, self.members, self.most_members = worker, tuple(members), most_members
-        self.shapes = _shapes(self.members)
+    def __init__(
+        self,
+        worker: Worker,
+        members: Sequence[Member],
+        most_members: int,
+        wide: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    ) -> None:
+        self.worker, self.members, self.most_members = worker, list(members), most_members
+        self.vacant: set[int] = set()
+        self.shapes = _shapes(self.members, wide)
         adapters = [name for name in self.shapes if name not in members[0].attached.head]
         heads = [name for name in self.shapes if name in members[0].attached.head]
         self.names = [*adapters, *heads]  # the head last, as it has another learning rate
@@ -168,8 +180,10 @@ class Stack:
         self.values = nn.Parameter(torch.zeros(shape, device=worker.device))
         n_moments = 1 if worker.setup.train.optimizer == "sgd" else 2
         self.moments = [torch.zeros(shape, device=worker.device) for _ in range(n_moments)]
-        self._load()
-        self.scale = self._scale()
+        for index in range(len(members)):
+            self._load(index)
+        self.scale = torch.stack([self._scale(member) for member in self.members])
+        self.lowest = min(member.attached.lowest for member in members)
         self.chosen: tuple[int, ...] = ()
         self._pieces: dict[str, torch.Tensor] = {}
         self._keeps: dict[Any, torch.Tensor] = {}
@@ -182,6 +196,33 @@ class Stack:
         base = sum(parameter.numel() for block in blocks for parameter in block.parameters())
         of_updates = sum(self.sizes[: self._n_names])
         return len(self.members) * of_updates <= JOINED * base
+
+    def vacate(self, index: int) -> None:
+        """Lets a member go. Its tensors are gone unless they were unloaded."""
+        self.vacant.add(index)
+        self._empty(index)
+
+    def _empty(self, index: int) -> None:
+        for matrix in (self.values.data, *self.moments):
+            matrix[index].zero_()
+
+    def fits(self, member: Member) -> bool:
+        """Whether a member can take a vacant index, with nothing else changed: shapes, depth, no dropout."""
+        if member.attached.lowest < self.lowest or _drops(member) or any(map(_drops, self.members)):
+            return False
+        shapes = {name: parameter.shape for name, parameter in _tensors(member).items()}
+        return all(
+            name in self.shapes and all(own <= held for own, held in zip(shape, self.shapes[name], strict=True))
+            for name, shape in shapes.items()
+        )
+
+    def occupy(self, index: int, member: Member) -> None:
+        """Puts a member that fits in a vacant index."""
+        self.vacant.remove(index)
+        self.members[index] = member
+        self._empty(index)  # a head of zeros still has gradients, and so moments
+        self._load(index)
+        self.scale[index].copy_(self._scale(member))
 
     def step(self) -> list[float]:
         """Takes one optimiser step of every member. Returns the mean loss of each member's batch.
@@ -236,6 +277,8 @@ class Stack:
     def unload(self) -> None:
         """Copies each member's tensors to its clone, and the optimiser's state to the member."""
         for index, member in enumerate(self.members):
+            if index in self.vacant:
+                continue
             self._unload_values(index)
             for name, parameter in _tensors(member).items():
                 places = (self._place(moment, index, name, parameter.shape) for moment in self.moments)
@@ -411,7 +454,10 @@ class Stack:
             ahead: Number of steps to come before the one that they are for.
         """
         setup, rows = self.worker.setup, []
-        for member in self.members:
+        for index, member in enumerate(self.members):
+            if index in self.vacant:
+                rows.append([0.0] * 4 + [1.0] * 2)
+                continue
             step = member.step + ahead
             factor = learning_rate_factor(setup, member.course.total, step)
             rates, decays = [], []
@@ -425,12 +471,12 @@ class Stack:
 
     # ── what is stacked ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _load(self) -> None:
-        for index, member in enumerate(self.members):
-            for name, parameter in _tensors(member).items():
-                self._place(self.values.data, index, name, parameter.shape).copy_(parameter.data)
-                for moment, held in zip(self.moments, member.moments.get(name, ()), strict=False):
-                    self._place(moment, index, name, parameter.shape).copy_(held)
+    def _load(self, index: int) -> None:
+        member = self.members[index]
+        for name, parameter in _tensors(member).items():
+            self._place(self.values.data, index, name, parameter.shape).copy_(parameter.data)
+            for moment, held in zip(self.moments, member.moments.get(name, ()), strict=False):
+                self._place(moment, index, name, parameter.shape).copy_(held)
 
     def _place(self, matrix: torch.Tensor, index: int, name: str, shape: torch.Size) -> torch.Tensor:
         """Returns a member's part of a tensor as a view: without the padding."""
@@ -438,28 +484,27 @@ class Stack:
         whole = matrix[index, at : at + math.prod(self.shapes[name])].view(self.shapes[name])
         return whole[tuple(slice(0, size) for size in shape)]
 
-    def _scale(self) -> torch.Tensor:
-        """Returns the factor of each number (n_members, n_adapters): the update's scale for B, 1 for A."""
-        scale = torch.ones(len(self.members), self.values.shape[1], device=self.worker.device)
-        for index, member in enumerate(self.members):
-            for module, update in member.updates.items():
-                name = module + LORA_B
-                self._place(scale, index, name, torch.Size(self.shapes[name])).fill_(update.scale)
-        return scale[:, : self.n_adapters]
+    def _scale(self, member: Member) -> torch.Tensor:
+        """Returns the factor of each number of a member (n_adapters,): the update's scale for B, 1 for A."""
+        scale = torch.ones(1, self.values.shape[1], device=self.worker.device)
+        for module, update in member.updates.items():
+            name = module + LORA_B
+            self._place(scale, 0, name, torch.Size(self.shapes[name])).fill_(update.scale)
+        return scale[0, : self.n_adapters]
 
     def _network(self, heads: Sequence[str]) -> Network:
         """Returns the base with stacked modules, without the blocks that the lowest member's prefix cache replaces."""
         chosen = self.members[0].attached.view.chosen
         base, view = headed(self.worker.base, self.worker.view, chosen)
         model = clone_shared(base, ())
-        for name in sorted({module for member in self.members for module in member.updates}):
+        updated = {name.removesuffix(LORA_A) for name in self.names if name.endswith(LORA_A)}
+        for name in sorted(updated):
             replace_module(model, name, StackedLora(self, name, model.get_submodule(name)))
         for name in sorted({parameter.rpartition(".")[0] for parameter in heads}):
             replace_module(model, name, StackedLinear(self, name))
-        lowest = min(member.attached.lowest for member in self.members)
         head = self.members[0].attached.head
         names = tuple(self.names)
-        return self.worker.wrap(Attached(model.eval(), view, (), lowest, names, names, (), head))
+        return self.worker.wrap(Attached(model.eval(), view, (), self.lowest, names, names, (), head))
 
 
 class StackedLora(nn.Module):
@@ -507,13 +552,23 @@ def _tensors(member: Member) -> dict[str, nn.Parameter]:
     return {name: parameters[name] for name in member.attached.trained}
 
 
-def _shapes(members: Sequence[Member]) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every tensor that any member has, large enough for all members."""
+def _drops(member: Member) -> bool:
+    """Whether a member has dropout: its generator and share are part of a captured pass."""
+    return any(update.dropout for update in member.updates.values())
+
+
+def _shapes(members: Sequence[Member], wide: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor that any member has, large enough for all members.
+
+    Those of `wide` are included, unless this more than doubles the numbers.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for member in members:
         for name, parameter in _tensors(member).items():
             shapes[name] = tuple(map(max, shapes.get(name, parameter.shape), parameter.shape))
-    return shapes
+    every = {name: tuple(map(max, shapes.get(name, shape), shape)) for name, shape in wide.items()}
+    every = {**{name: shape for name, shape in shapes.items() if name not in every}, **every}
+    return every if sum(map(math.prod, every.values())) <= 2 * sum(map(math.prod, shapes.values())) else shapes
 
 
 def _parts(items: Sequence[int], most: int) -> Iterator[Sequence[int]]:

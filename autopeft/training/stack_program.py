@@ -1,7 +1,8 @@
 """A stack's steps in static shapes: some steps of all members at once, each one function of tensors that stay.
 
 What `Program` is for one trial. Members begin at different times, so the rows, learning rates and bias corrections of the
-next steps are sent when they are launched. Membership never changes: another stack is another program.
+next steps are sent when they are launched. A member that goes leaves its place vacant, and one that fits takes it. So what
+was captured serves on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.launch import READ, launcher_of
 from autopeft.training.sizes import Size
-from autopeft.training.stack import Stack
+from autopeft.training.stack import Member, Stack
 from autopeft.training.static import filled
 
 
@@ -56,7 +57,7 @@ class StackProgram:
             RuntimeError: Memory runs out with one member.
         """
         stack, network = self.stack, self.stack.network
-        batches = [[next(member.batches) for member in stack.members] for _ in range(n_steps)]
+        batches = [self._batches() for _ in range(n_steps)]
         coefficients = torch.stack([stack.coefficients(step) for step in range(n_steps)])
         rows = np.stack([filled(parts, self.rows.shape[-1]) for parts in batches])
         self.rows[:n_steps].copy_(torch.from_numpy(rows))
@@ -81,9 +82,31 @@ class StackProgram:
         losses: list[list[float]] = self.launcher.read(self.losses[: self._launched])
         self._launched = 0
         for of_step in losses:
-            for member in self.stack.members:
-                member.step += 1
+            for index, member in enumerate(self.stack.members):
+                member.step += index not in self.stack.vacant
             yield of_step
+
+    def change(self, members: Sequence[Member]) -> bool:
+        """Lets members go and others take their places. Returns False if another stack has to be built instead.
+
+        That is so if one does not fit, or if more than half of the places would be vacant.
+        """
+        stack, wanted = self.stack, {member.trial.number: member for member in members}
+        for index, member in enumerate(stack.members):
+            if index not in stack.vacant and wanted.pop(member.trial.number, None) is None:
+                stack.vacate(index)
+        if len(wanted) > len(stack.vacant) or not all(map(stack.fits, wanted.values())):
+            return False
+        for index, member in zip(sorted(stack.vacant), wanted.values(), strict=False):
+            stack.occupy(index, member)
+        return 2 * len(stack.vacant) <= len(stack.members)
+
+    def _batches(self) -> list[np.ndarray]:
+        """Returns the next rows of each member; those of another one in vacant places."""
+        stack = self.stack
+        own = {i: next(member.batches) for i, member in enumerate(stack.members) if i not in stack.vacant}
+        some = next(iter(own.values()))
+        return [own.get(index, some) for index in range(len(stack.members))]
 
     def step(self, size: Size) -> None:
         """Takes the next step of each member. Notes their losses."""

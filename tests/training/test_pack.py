@@ -393,6 +393,48 @@ def test_who_joins_and_leaves_while_steps_are_on_the_device_changes_nothing(setu
         same(expected[number], tensors(own, number), 1e-3)
 
 
+def test_a_program_of_a_stack_serves_whoever_fits_in_a_vacant_place(setup, monkeypatch):
+    """One that ends or is stopped leaves nothing behind; one that is too large, or has dropout, has another built."""
+    made, init = [], stack_program.StackProgram.__init__
+    monkeypatch.setattr(
+        stack_program.StackProgram, "__init__", lambda self, stack: made.append(len(stack.members)) or init(self, stack)
+    )
+    own = setup.but(layout="flat")
+    small = lora(4, rank=1, modules=["query"], layers=[1], lr=1e-2)
+    large, dropping = lora(5, rank=16), lora(6, rank=1, modules=["query"], dropout=0.1)
+    alone = {trial.number: list(Worker(setup).evaluate(trial)) for trial in (MIXED[0], MIXED[2], small, large)}
+    expected = {number: tensors(setup, number) for number in alone}
+    pack, found = Pack(Worker(own)), {}
+
+    def until(number, kind):
+        while True:
+            events = pack.advance()
+            for trial, event in events:
+                found.setdefault(trial.number, []).append(event)
+            if any(trial.number == number and isinstance(event, kind) for trial, event in events):
+                return
+
+    for trial in (MIXED[0], MIXED[1], MIXED[2]):
+        pack.join(trial)
+    until(1, Report)
+    pack.leave(MIXED[1])
+    until(0, Report)
+    pack.join(small)
+    until(4, Report)
+    assert made == [3], "the small one took the place of the one that left"
+    pack.join(large)
+    until(5, Report)
+    assert made == [3, 4], "nobody's place is as wide as that"
+    until(5, Result)
+    pack.join(dropping)
+    until(6, Report)
+    assert made == [3, 4, 1, 1], "most places were vacant; then the last one had ended; masks are part of a pass"
+    for number, events in alone.items():
+        for one, other in zip(events, found[number], strict=True):
+            assert steady(other) == pytest.approx(steady(one), rel=2e-3, abs=2e-3)
+        same(expected[number], tensors(own, number), 1e-3)
+
+
 def test_out_of_memory_in_static_shapes_takes_the_rest_in_several_passes(setup, monkeypatch):
     """From the step on that did not fit."""
     (_, ours), _ = alone_and_packed(setup, MIXED)
