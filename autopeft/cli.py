@@ -183,7 +183,7 @@ def init(
     """
     from autopeft import app
 
-    if model is None and not as_json and sys.stdin.isatty():
+    if model is None and not as_json and _is_asked():
         model = (
             typer.prompt("Model: a folder or a name on the hub; empty to choose one", default="", show_default=False)
             or None
@@ -565,6 +565,11 @@ def _search(config: Path, overrides: Sequence[str], name: str | None, quiet: boo
     except KeyboardInterrupt:
         _end_interrupted(folder)
     _show_search(run, as_json)
+
+
+def _is_asked() -> bool:
+    """Whether a person can answer a question."""
+    return sys.stdin.isatty()
 
 
 def _end_interrupted(folder: Path) -> NoReturn:

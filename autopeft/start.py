@@ -99,7 +99,11 @@ def _affordable(found: Plan, rows: int) -> list[Guess]:
     if fitting < FEWEST_TRIALS and rows > FEWEST_ROWS:
         fewer = max(FEWEST_ROWS, rows * fitting // FEWEST_TRIALS)
         out = [
-            Guess("data.train_rows", fewer, f"of {rows:,}: a trial over all would take {_about(seconds)}"),
+            Guess(
+                "data.train_rows",
+                fewer,
+                f"of {rows:,}, with which {trials} trials would take {_about(trials * seconds)}",
+            ),
             Guess("budget.trials", trials, f"{_about(trials * seconds * fewer / rows)} on this machine, or fewer"),
         ]
     return out

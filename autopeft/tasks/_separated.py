@@ -31,7 +31,6 @@ def separated(path: Path, format: Format) -> Mapping[str, Sequence[Any]]:
     """
     from pandas.errors import ParserError
 
-    separator = format.separator_of(path)
     seen = _Seen()
     try:
         table = on_disk(_batches(path, format, seen))
@@ -40,7 +39,7 @@ def separated(path: Path, format: Format) -> Mapping[str, Sequence[Any]]:
         raise _fault(f"{path} cannot be read: {why}; {_hint(path, format, why)}") from fault
     assert table is not None, "pandas refuses a file without a line"
     if format.quoting == "auto":
-        seen.require_no_swallowed(path, separator)
+        seen.require_no_swallowed(path, format)
     whole = [int if each else None for each in seen.is_whole]
     return {name: ArrowColumn(table[at], whole[at]) for at, name in enumerate(table.column_names)}
 
@@ -176,19 +175,21 @@ class _Seen:
                         self.suspects.append(_Suspect(row, at, value.split("\n", MOST_LINES)[:MOST_LINES]))
         self.rows += len(columns[0])
 
-    def require_no_swallowed(self, path: Path, separator: str) -> None:
+    def require_no_swallowed(self, path: Path, format: Format) -> None:
         """Raises ConfigError if fields hold rows of the file.
 
-        Such a line has as many fields as a row, and one of them has a value of a column of few values, as of labels. A
-        column in which most fields have line breaks is meant so.
+        A line of such a field has as many fields as a row. One of them has a value of a column of few values, as of
+        labels; or the file's quotation marks do not pair, as text follows one that would end a field. A column in which
+        most fields have line breaks is meant so.
         """
-        swallowed = [
-            suspect.row
-            for suspect in self.suspects
-            if 2 * self.broken[suspect.column] <= self.rows and self._holds_rows(suspect, separator)
-        ]
+        separator = format.separator_of(path)
+        likely = [each for each in self.suspects if 2 * self.broken[each.column] <= self.rows]
+        cells = {each.row: self._rows_in(each, separator) for each in likely}
+        swallowed = [row for row, inside in cells.items() if any(self._is_value(at, cell) for at, cell in inside)]
+        if not swallowed and any(cells.values()) and not _is_well_formed(path, format):
+            swallowed = [row for row, inside in cells.items() if inside]
         if swallowed:
-            rows = sorted(set(swallowed))
+            rows = sorted(swallowed)
             shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
             raise _fault(
                 f"{path}: a field of row {shown} holds whole rows of the file, as a text begins with a quotation mark. If "
@@ -196,7 +197,8 @@ class _Seen:
                 "`quoting: standard`"
             )
 
-    def _holds_rows(self, suspect: _Suspect, separator: str) -> bool:
+    def _rows_in(self, suspect: _Suspect, separator: str) -> list[tuple[int, str]]:
+        """Returns the cells, each with its column, of lines of a field that could be rows of the file."""
         n_columns = len(self.is_whole)
         first, *others = (line.rstrip("\r") for line in suspect.lines)
         cells: list[tuple[int, str]] = []
@@ -207,7 +209,7 @@ class _Seen:
             whole = line.split(separator)
             if len(whole) == n_columns:
                 cells += [(at, cell) for at, cell in enumerate(whole) if at != suspect.column]
-        return any(self._is_value(at, cell) for at, cell in cells)
+        return cells
 
     def _is_value(self, at: int, cell: str) -> bool:
         """Whether a column of few values has this one, or a column of numbers could have it."""
@@ -215,6 +217,18 @@ class _Seen:
         if values is not None and 5 * len(values) <= 4 * self.rows:
             return cell in values
         return self.is_number[at] and NUMBER.fullmatch(cell) is not None
+
+
+def _is_well_formed(path: Path, format: Format) -> bool:
+    """Whether a separator or a line's end follows each quotation mark that ends a field."""
+    with opened(path) as file, io.TextIOWrapper(file, encoding=format.codec, newline="") as text:
+        limit = csv.field_size_limit(2**31 - 1)
+        try:
+            return all(True for _ in csv.reader(text, **_dialect(path, format), strict=True))
+        except csv.Error:
+            return False
+        finally:
+            csv.field_size_limit(limit)
 
 
 def _fault(message: str) -> ConfigError:

@@ -226,6 +226,18 @@ def test_as_json_and_without_a_model_that_can_be_had(tmp_path, monkeypatch):
     assert load("my.yaml").model.path == "microsoft/MiniLM-L12-H384-uncased"
 
 
+@pytest.mark.parametrize(
+    ("is_terminal", "model"), [(True, "nobody/said"), (False, "microsoft/MiniLM-L12-H384-uncased")]
+)
+def test_a_model_is_asked_for_in_a_terminal_alone(tmp_path, monkeypatch, is_terminal, model):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("autopeft.cli._is_asked", lambda: is_terminal)
+    write_texts(tmp_path / "data.csv", 80)
+    done = CliRunner().invoke(cli, ["init", "data.csv"], input="nobody/said\n", catch_exceptions=False)
+    assert load("data.yaml").model.path == model
+    assert "costs    not known: " in done.output
+
+
 def test_the_budget_fits_the_machine(tmp_path):
     from types import SimpleNamespace
 

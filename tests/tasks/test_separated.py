@@ -52,6 +52,19 @@ def test_numbers_as_targets_tell_a_swallowed_row_too(tmp_path):
         read_file(written(tmp_path / "rows.csv", rows))
 
 
+@pytest.mark.parametrize(("ending", "separator"), [(".csv", ","), (".tsv", "\t")])
+@pytest.mark.parametrize("at", [(10, 20), (10, 11)])
+def test_texts_alone_tell_a_swallowed_row_by_quotes_that_do_not_pair(tmp_path, ending, separator, at):
+    """No column of labels: a prompt and its completion."""
+    rows = [(f'"{text}' if index in at else text, f"answer to {index}") for index, text in enumerate(TEXTS)]
+    path = written(tmp_path / f"rows{ending}", rows, separator, "prompt,completion")
+    with pytest.raises(ConfigError, match=r"a field of row 10.* holds whole rows"):
+        read_file(path)
+    assert len(read_file(path, Format(quoting="none"))["prompt"]) == 60
+    verse = [('"Red, the rose,\nblue, the sea,\nand so, on"', "a poem"), *rows[:10]]
+    assert len(read_file(written(tmp_path / "verse.csv", verse, header="prompt,completion"))["prompt"]) == 11
+
+
 def test_line_breaks_that_are_meant_are_read(tmp_path):
     """A poem with commas in one row; and a column in which most rows hold line breaks, even whole rows."""
     poem = [('"Roses are red,\nviolets, blue,\nand so on"', "pos"), *with_quotes(())[1:]]
