@@ -131,8 +131,8 @@ def _encode(task: Task, setup: Setup, folder: Path) -> None:
         said = [f"{name}: {count:,} of {len(raw):,} rows {what}" for what, count in counts.items()]
         origin["notes"] = [*origin.get("notes", ()), *said]
         if name == "validation" and not faults:
-            names = dataset.about.get("label_names")
-            _write_quotes(folder / name, raw, set(left_out), worst.kinds_of(task, setup.task.data), names)
+            kinds = worst.kinds_of(task, setup.task.data)
+            _write_quotes(folder / name, raw, set(left_out), kinds, dataset.about)
     if faults:
         raise ConfigError(faults, "data")
     meta = {"format": FORMAT, "splits": list(dataset.splits), "about": dict(dataset.about), "origin": origin}
@@ -146,12 +146,12 @@ def _nothing_left(split: str, raw: Raw, left_out: Sequence[int], counts: Mapping
 
 
 def _write_quotes(
-    folder: Path, raw: Raw, left_out: Collection[int], kinds: Mapping[str, Kind], label_names: Sequence[str] | None
+    folder: Path, raw: Raw, left_out: Collection[int], kinds: Mapping[str, Kind], about: Mapping[str, Any]
 ) -> None:
     """Writes what a reader sees of each row that is used, so that reports need neither the data nor its libraries."""
     lengths: list[int] = []
     with open(folder / "quotes.bin", "wb") as file:
-        of_all = (quote for chunk in chunks(raw, CHUNK) for quote in worst.quotes(chunk, kinds, label_names))
+        of_all = (quote for chunk in chunks(raw, CHUNK) for quote in worst.quotes(chunk, kinds, about))
         for row, quote in enumerate(of_all):
             if row not in left_out:
                 lengths.append(len(quote))

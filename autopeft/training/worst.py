@@ -16,12 +16,18 @@ MOST = 20  # rows
 LONGEST = 300  # characters of a row
 
 
-def quotes(raw: Raw, kinds: Mapping[str, Kind], label_names: Sequence[str] | None) -> list[bytes]:
-    """Returns what a reader sees of each row, as JSON: `row`, `input` and `expected`."""
+def quotes(raw: Raw, kinds: Mapping[str, Kind], about: Mapping[str, Any]) -> list[bytes]:
+    """Returns what a reader sees of each row, as JSON: `row`, `input` and `expected`.
+
+    Args:
+        raw: The rows.
+        kinds: Input column → its kind.
+        about: Description of the data, which names its labels.
+    """
     out = []
     for index, row in enumerate(raw.rows):
         inputs = [_shown(column[index], kinds.get(name, "text")) for name, column in raw.inputs.items()]
-        targets = [_target(name, column[index], label_names) for name, column in raw.targets.items()]
+        targets = [_target(name, column[index], about) for name, column in raw.targets.items()]
         shown = {"row": int(row), "input": " | ".join(filter(None, inputs)), "expected": ", ".join(targets)}
         out.append(json.dumps(shown, ensure_ascii=False).encode())
     return out
@@ -63,7 +69,9 @@ def worst(answers: Answers, weights: np.ndarray, given: Ragged, about: Mapping[s
 
 
 def _shown(value: Any, kind: Kind) -> str:
-    """Returns the beginning of a text, the words of a list, the name of a picture's file; nothing for other values."""
+    """Returns the beginning of a text, the words of a list, the name of a file; nothing for other values."""
+    if isinstance(value, Mapping) and value.get("path"):
+        value = value["path"]
     if isinstance(value, str):
         text = value if kind in ("text", "texts") else Path(value).name
     elif isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value):
@@ -73,9 +81,13 @@ def _shown(value: Any, kind: Kind) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def _target(name: str, value: Any, label_names: Sequence[str] | None) -> str:
-    if name == "label" and label_names is not None and isinstance(value, (int, np.integer)):
-        return str(label_names[int(value)])
+def _target(name: str, value: Any, about: Mapping[str, Any]) -> str:
+    if name == "label" and "label_names" in about and isinstance(value, (int, np.integer)):
+        return str(about["label_names"][int(value)])
+    if name == "labels" and "labels" in about:  # a yes or a no for each
+        return ", ".join(label for label, held in zip(about["labels"], value, strict=True) if held) or "none"
+    if name == "labels" and "outputs" in about:
+        return ", ".join(str(names[int(at)]) for names, at in zip(about["outputs"].values(), value, strict=True))
     if isinstance(value, (float, np.floating)):
         return f"{value:g}"
     text = str(value.tolist() if isinstance(value, np.ndarray) else value)

@@ -36,6 +36,7 @@ from models import (
 from autopeft import app, wiring
 from autopeft import ledger as ledgers
 from autopeft.config import load
+from autopeft.training import export
 from autopeft.training.loop import Worker
 from tests.commands import autopeft, start_autopeft
 from tests.executors.conversations import events, outcome
@@ -211,6 +212,8 @@ def test_from_search_to_prediction(task, tmp_path, capsys, monkeypatch):
     assert set(confirmed) >= set(trivial), "all metrics, of the test split too"
     best = run.pick("best")
     assert best.metrics[subject.score] > run.history.objectives[0].reference
+    if task != "audio_classification":  # inputs of a kind of their own; a fresh process takes seconds
+        monkeypatch.setattr(export, "verify", lambda *_: 0.0)
     exported = run.export("best", tmp_path / "adapter")
     about = json.loads((exported / "autopeft.json").read_text())["about"]
     assert about.items() >= best.detail.get("calibration", {}).items(), "what was chosen on validation"

@@ -14,6 +14,8 @@ from autopeft.training.worst import LONGEST, MOST, kinds_of, quotes
 from autopeft.trial import Trial
 from tests.models import text_setup
 
+ABOUT = {"label_names": ["no", "yes"]}
+
 
 def test_a_kept_trial_has_its_most_wrong_rows(tmp_path):
     worker = Worker(text_setup(tmp_path).but(keep="all"))
@@ -47,9 +49,21 @@ def test_what_a_reader_sees_of_a_row():
         {"label": np.array([1, 0]), "stars": np.array([2.5, 1.0])},
         np.array([3, 9]),
     )
-    first, second = map(json.loads, quotes(raw, {"text": "text", "image": "picture", "words": "text"}, ["no", "yes"]))
+    first, second = map(json.loads, quotes(raw, {"text": "text", "image": "picture", "words": "text"}, ABOUT))
     assert first == {"row": 3, "input": "a" * LONGEST + "… | 1.png | New York", "expected": "yes, 2.5"}
     assert second == {"row": 9, "input": "ü | x", "expected": "no, 1"}
+
+
+def test_several_labels_and_files_are_named():
+    labels = {"labels": np.array([[1, 0], [0, 0], [1, 1]])}
+    raw = Raw({"audio": [{"bytes": None, "path": f"/home/me/{at}.wav"} for at in range(3)]}, labels, np.arange(3))
+    for about, expected in (
+        ({"labels": ["rude", "loud"]}, ["rude", "none", "rude, loud"]),
+        ({"outputs": {"mood": ["bad", "good"], "topic": ["day", "film"]}}, ["good, day", "bad, day", "good, film"]),
+    ):
+        found = [json.loads(quote) for quote in quotes(raw, {"audio": "sound"}, about)]
+        assert [row["expected"] for row in found] == expected
+        assert [row["input"] for row in found] == ["0.wav", "1.wav", "2.wav"]
 
 
 def test_kinds_go_by_the_columns_of_the_data():
