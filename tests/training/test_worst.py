@@ -10,9 +10,10 @@ import numpy as np
 from autopeft.run_folder import worst_rows
 from autopeft.tasks import Raw
 from autopeft.training.loop import Worker
+from autopeft.training.setup import Setup
 from autopeft.training.worst import LONGEST, MOST, kinds_of, quotes
 from autopeft.trial import Trial
-from tests.models import text_setup
+from tests.models import bert, text_setup, write_words
 
 ABOUT = {"label_names": ["no", "yes"]}
 
@@ -70,3 +71,27 @@ def test_kinds_go_by_the_columns_of_the_data():
     from autopeft.tasks.text_classification import TextClassification
 
     assert kinds_of(TextClassification(), {"text": ["question", "answer"]}) == {"question": "texts", "answer": "texts"}
+
+
+def test_a_documents_windows_are_of_its_row(tmp_path):
+    """Rows of a carved split, of which some are several windows: numbers in the file are no places in the split."""
+    (tmp_path / "model").mkdir()
+    data = {
+        "train": str(write_words(tmp_path / "train.csv", 60)),
+        "tokens": "words",
+        "tags": "tags",
+        "validation_share": 0.3,
+    }
+    setup = Setup.of(
+        model=bert(tmp_path / "model"), task="token_classification", data=data, folder=str(tmp_path / "run"),
+        cache=str(tmp_path / "cache"), steps=2, batch_size=8, keep="all",
+    )  # fmt: skip
+    worker = Worker(setup)
+    *_, result = worker.evaluate(Trial(0, {"method": "head", "head.lr": 1e-2}, 0))
+    assert not result.error
+    found = worst_rows(tmp_path / "run" / "trials" / "00000")
+    assert len(worker.data.splits["validation"]) > len(worker.data.rows["validation"]), "a document has windows"
+    texts = [line.rpartition(",")[0] for line in (tmp_path / "train.csv").read_text().splitlines()[1:]]
+    assert {row["row"] for row in found} <= set(worker.data.rows["validation"].tolist())
+    for row in found:
+        assert texts[row["row"]].startswith(row["input"].removesuffix("…"))
