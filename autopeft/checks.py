@@ -49,6 +49,7 @@ GIVEN = frozenset(
 STOPPER_OPTIONS = ("rungs", "signal")
 SIGNALS = ("auto", "train_loss")
 SIZES = ("trainable_parameters", "adapter_parameters", "head_parameters")
+MEMORY = "peak_memory_bytes"  # of a trial, on a GPU
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -208,13 +209,15 @@ def objectives_of(draft: Draft, default_stopper: str) -> None:
         path = f"objectives.{index}"
         if not isinstance(name, str):
             continue  # pydantic says so
-        if name not in (*task.metrics, *SIZES):
-            known = (*task.metrics, *SIZES)
+        if name not in (*task.metrics, *SIZES, MEMORY):
+            known = (*task.metrics, *SIZES, MEMORY)
             draft.fault(path, f"no metric called {name!r}.{did_you_mean(name, known)} There are: {', '.join(known)}")
         elif index == 0 and name not in task.metrics:
             draft.fault(path, f"the first objective is the score, one of {', '.join(task.metrics)}; got {name!r}")
         elif name in names[:index]:
             draft.fault(path, f"{name!r} stands there twice")
+        elif name == MEMORY and (why := _no_memory(draft.content.get("training"))):
+            draft.fault(path, why)
         elif index == 0 or name in SIZES or names[0] not in task.metrics:
             continue
         elif not _judges(draft.content.get("stopper", default_stopper), name):
@@ -223,6 +226,18 @@ def objectives_of(draft: Draft, default_stopper: str) -> None:
                 f"{name!r} is not known before training, and at a rung the stopper must know all objectives but the "
                 "score: choose `stopper: never` or halving, or another objective",
             )
+
+
+def _no_memory(training: Any) -> str:
+    """Returns why a trial's memory cannot be an objective in such a training; empty if it can, as far as is known."""
+    given = training if isinstance(training, Mapping) else {}
+    if given.get("device") == "cpu":
+        return (
+            f"{MEMORY} is of a GPU: on a CPU only the peak of the whole process is known, which other trials set, too"
+        )
+    if given.get("layout") == "flat":
+        return f"{MEMORY} of a trial is known where nothing is kept for the next one: leave out training.layout"
+    return ""
 
 
 def _judges(stopper: Any, metric: str) -> bool:

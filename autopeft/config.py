@@ -67,6 +67,11 @@ def _switch(value: Any) -> Any:
     return SWITCHES.get(value.lower(), value) if isinstance(value, str) else value
 
 
+def _on_off(value: Any) -> Any:
+    """Takes true and false for `on` and `off`, as YAML 1.1 reads them."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
 def _columns(value: Any) -> Any:
     """One column's name, or two of a pair."""
     if value is None or isinstance(value, str):
@@ -218,6 +223,7 @@ class Training(Section):
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     layout: Literal["auto", "padded", "flat"] = "auto"
     micro_batch_size: Count | None = None
+    gradient_checkpointing: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
     threads: Count = 1
     device: str = "auto"
     trial_seconds: Positive | None = None

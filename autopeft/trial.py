@@ -37,7 +37,10 @@ class Phase(enum.StrEnum):
 
 # Metrics that depend on the load of the machine: never compared, never part of "the same results". `train_seconds`
 # contains `attach_seconds`, not `evaluate_seconds`.
-WEATHER = frozenset({"train_seconds", "evaluate_seconds", "attach_seconds", "peak_memory_bytes", "micro_batch_size"})
+WEATHER = frozenset({
+    "train_seconds", "evaluate_seconds", "attach_seconds", "peak_memory_bytes", "micro_batch_size",
+    "gradient_checkpointing",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

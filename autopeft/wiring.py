@@ -22,7 +22,7 @@ import numpy as np
 
 from autopeft import ledger as ledgers
 from autopeft import model_folder, plugins
-from autopeft.checks import SIZES, STOPPER_OPTIONS
+from autopeft.checks import MEMORY, SIZES, STOPPER_OPTIONS
 from autopeft.config import Config, build_space, resolve
 from autopeft.draft import FILES
 from autopeft.errors import EnvironmentFault, Refused, UsageError
@@ -148,7 +148,10 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
     space = build_space(config, counter.view.n_layers, list(counter.view.kinds))
     untrained = untrained_scores(setup, data, "validation")
     trivial = untrained[TRIVIAL].scores.metrics
-    objectives = tuple(make_objective(entry, data.task, trivial, counter.parameters) for entry in config.objectives)
+    objectives = tuple(
+        make_objective(entry, data.task, trivial, counter.parameters, setup.machine.device)
+        for entry in config.objectives
+    )
     signal = choose_signal(config, objectives, len(data.rows["validation"]))
     setup = setup.but(score_rungs=signal != "train_loss")
     if measure:
@@ -347,10 +350,11 @@ def make_setup(config: Config, folder: Path) -> Setup:
         ),
         machine=Machine(
             device=choose_device(training.device),
-            layout=choose_layout(training.layout, training.device),
+            layout="padded" if has_memory(config) else choose_layout(training.layout, training.device),
             threads=training.threads,
             micro_batch_size=training.micro_batch_size or training.batch_size,
             prefix_cache_bytes=int(training.prefix_cache_gib * 2**30),
+            gradient_checkpointing=training.gradient_checkpointing,
         ),
         folder=str(folder.resolve()),
         cache=str((folder / "cache").resolve()),
@@ -418,9 +422,11 @@ def ready_executor(config: Config) -> Executor:
 
     Raises:
         EnvironmentFault: The executor cannot run.
+        UsageError: It runs trials side by side whose own memory is an objective.
     """
     require_gpu(config)
     executor = make_executor(config)
+    require_own_memory(config, executor)
     executor.check()
     if executor.pack > 1 and choose_device(config.training.device) == "cpu":
         print("note: on a CPU, packed trials of LoRA take longer than one after another (serial)", file=sys.stderr)
@@ -508,12 +514,50 @@ def untrained_scores(setup: Setup, data: Data, split: str) -> dict[str, Untraine
     return out
 
 
-def make_objective(entry: Any, task: Task, trivial: Mapping[str, float], parameters: int) -> Objective:
-    """Makes an objective of the config, with the references of its search."""
+def has_memory(config: Config) -> bool:
+    """Whether the memory of a trial is an objective."""
+    return any(entry.metric == MEMORY for entry in config.objectives)
+
+
+def require_own_memory(config: Config, executor: Executor) -> None:
+    """Raises UsageError if the memory of a trial is an objective, and could not be told from that of others."""
+    if not has_memory(config):
+        return
+    if choose_device(config.training.device) == "cpu":
+        raise UsageError(
+            f"objectives: {MEMORY} is of a GPU, and torch sees none here. On a CPU only the peak of the whole process is "
+            "known, which other trials set, too"
+        )
+    if executor.pack > 1:
+        raise UsageError(
+            f"objectives: {MEMORY} is of a trial alone, and {config.executor.name} runs several in one process: take "
+            "`executor: serial`, or ray_tune with trials_per_worker: 1"
+        )
+
+
+def device_memory(device: str) -> int:
+    """Returns the memory of a GPU, in bytes."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def make_objective(
+    entry: Any, task: Task, trivial: Mapping[str, float], parameters: int, device: str = "cpu"
+) -> Objective:
+    """Makes an objective of the config, with the references of its search.
+
+    Args:
+        trivial: Scores of the baseline without learning.
+        parameters: Parameters of the base.
+        device: The device, whose memory is the reference of a trial's memory.
+    """
     goal: Literal["maximize", "minimize"]
     scale: Literal["linear", "log10"]
     if entry.metric in SIZES:
         goal, reference, scale = entry.goal or "minimize", float(parameters), entry.scale or "log10"
+    elif entry.metric == MEMORY:
+        goal, reference, scale = entry.goal or "minimize", float(device_memory(device)), entry.scale or "log10"
     else:
         goal, scale = entry.goal or task.metrics[entry.metric], entry.scale or "linear"
         if entry.metric not in trivial:

@@ -179,6 +179,7 @@ class Worker:
             used = {
                 "peak_memory_bytes": float(peak_memory_bytes(self.device)),
                 "micro_batch_size": float(network.micro_batch_size),
+                **({"gradient_checkpointing": 1.0} if network.is_checkpointed else {}),
             }
             result = self.finish(course, network.attached, answers, split, used, tuple(network.untrained))
             yield replace(result, ran=ran(program))

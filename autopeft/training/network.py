@@ -13,6 +13,7 @@ from torch import nn
 from autopeft.tasks import Augmenting, Ragged, Split, TokenWise, augments
 from autopeft.training.answers import SCORE_BATCH, bounded_rows, most_places
 from autopeft.training.batches import batch_weight, by_length, collate, collate_targets
+from autopeft.training.checkpointing import checkpoint_blocks
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.first_token import read_first_token
 from autopeft.training.flat import Flattening
@@ -51,6 +52,7 @@ class Network:
         depth: Number of blocks that the cache replaces, of those that the head reads; one more than there are if it
             replaces all but the head's layers; 0 for none.
         untrained: Trained parameters that no gradient has reached so far, by name.
+        is_checkpointed: Whether the blocks compute their activations a second time for the gradients.
         is_static: Whether batches have static shapes.
         is_joined: Whether the tokens of all members of a pass lie in one buffer.
     """
@@ -73,8 +75,16 @@ class Network:
         if self.is_static and worker.statics.form(worker.data) == "flat":
             output = self.view.output if isinstance(worker.task, TokenWise) else ()
             self.flattening = Flattening(self.model, self.view.blocks, next(iter(output), None))
+        self.is_checkpointed = False
+        if worker.setup.machine.gradient_checkpointing == "on":
+            self.checkpoint()
         takes = inspect.signature(self.model.forward).parameters
         self._no_cache = {"use_cache": False} if "use_cache" in takes else {}  # of keys and values, for generation
+
+    def checkpoint(self) -> None:
+        """Lets the blocks keep no activations from now on."""
+        self.is_checkpointed = True
+        checkpoint_blocks(self.model, self.view.blocks[min(self.depth, self.view.n_layers) :])
 
     def _depth(self) -> int:
         """Returns the depth of the deepest cache with nothing trained below it; 0 if that cache exceeds the bound."""
@@ -145,14 +155,16 @@ class Network:
             return of_rows(self.static_logits(self.send([rows], size, split), size, split), data, rows)
         with worker.precision.context():
             if self.depth == 0:
-                return _logits(self.model(**self._augmented(collate(data, rows, worker.device), split)))
+                return _logits(
+                    self.model(**self._augmented(collate(data, rows, worker.device), split), **self._no_cache)
+                )
             hidden = self._below(split, rows)
             if self.cut is None:
                 of_head: torch.Tensor = self.model.get_submodule(vectors(self.view))(hidden)
                 return of_head
             self.cut.hidden = hidden
             unseen = frozenset(data.inputs) if self.cut.skips_stem else frozenset()
-            return _logits(self.model(**collate(data, rows, worker.device, without=unseen)))
+            return _logits(self.model(**collate(data, rows, worker.device, without=unseen), **self._no_cache))
 
     def _augmented(self, inputs: Mapping[str, torch.Tensor], split: str) -> Mapping[str, torch.Tensor]:
         """Returns the inputs of a batch, changed by the task if it does so and the batch is one to train on."""
@@ -257,19 +269,28 @@ class Network:
     def backward(self, split: str, rows: np.ndarray) -> float:
         """Computes the gradients of a batch's mean loss, micro-batch by micro-batch, and returns the loss.
 
-        If memory runs out, the micro-batches are halved, unless other trials hold memory, too.
+        If memory runs out, the micro-batches are halved, unless other trials hold memory, too. If it runs out with one
+        row, the blocks are checkpointed, and the micro-batches begin at their full size again.
 
         Raises:
-            RuntimeError: Memory runs out with one row, or in company.
+            RuntimeError: Memory runs out with one row of checkpointed blocks, or in company.
         """
+        machine = self.worker.setup.machine
         while True:
             try:
                 return self._backward(split, rows)
             except (RuntimeError, MemoryError) as fault:
-                if not is_out_of_memory(fault) or self.micro_batch_size == 1 or self.worker.has_company():
+                is_last = self.micro_batch_size == 1 and (
+                    self.is_checkpointed or machine.gradient_checkpointing != "auto"
+                )
+                if not is_out_of_memory(fault) or is_last or self.worker.has_company():
                     raise
             self.model.zero_grad(set_to_none=True)
-            self.micro_batch_size = max(1, min(self.micro_batch_size, len(rows)) // 2)
+            if self.micro_batch_size == 1:
+                self.checkpoint()
+                self.micro_batch_size = machine.micro_batch_size
+            else:
+                self.micro_batch_size = max(1, min(self.micro_batch_size, len(rows)) // 2)
             if self.worker.device.type == "cuda":
                 torch.cuda.empty_cache()
 

@@ -26,11 +26,11 @@ from autopeft.training.static import filled
 
 
 def is_static(network: Network) -> bool:
-    """Whether a trial can train in static shapes: nothing acts between its steps, and a batch is one pass."""
+    """Whether a trial can train in static shapes: nothing acts between its steps, and a batch is one pass, kept whole."""
     setup = network.worker.setup
     acts_between = any(during.after_step is not None for during in network.attached.during)
     is_one_pass = network.micro_batch_size >= setup.train.batch_size
-    return network.is_static and is_one_pass and not acts_between
+    return network.is_static and is_one_pass and not acts_between and not network.is_checkpointed
 
 
 class Program:

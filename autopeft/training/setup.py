@@ -97,6 +97,7 @@ class Machine:
         micro_batch_size: Most rows of one forward pass.
         prefix_cache_bytes: Bound on cached activations on disk; 0 turns the cache off.
         layout: "padded": each batch as wide as its longest row; "flat": static shapes, rows end to end (`static`).
+        gradient_checkpointing: "on", "off", or "auto": for trials of which not even one row fits without.
     """
 
     device: str = "cpu"
@@ -105,6 +106,7 @@ class Machine:
     micro_batch_size: int = 32
     prefix_cache_bytes: int = 8 * 2**30
     layout: str = "padded"
+    gradient_checkpointing: str = "auto"
 
 
 @dataclass(frozen=True)

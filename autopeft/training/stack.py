@@ -104,6 +104,8 @@ class Member:
         Raises:
             Refused: The recipe is empty, or does not fit the model.
         """
+        if worker.setup.machine.gradient_checkpointing == "on":
+            return None  # the trial runs by itself
         parts = recipe.parts(trial.params)
         if augments(worker.task) or not all(part.method.packs or part.name == "head" for part in parts):
             return None
