@@ -150,7 +150,10 @@ class Graphs:
             self._graphs[size].replay()
             return
         self._passes[size] += 1
+        before = torch.random.get_rng_state()
         self.step(size)
+        if not torch.equal(before, torch.random.get_rng_state()):
+            self.name = "static"  # the host draws, to decide something: a graph would repeat the draws of its capture
         self.stream.synchronize()  # what a first pass makes for all trials is there before another stream reads it
 
     def _is_warm(self, size: Any) -> bool:

@@ -1,0 +1,95 @@
+"""What would end the capture of a CUDA graph: a step that waits for the device, or reads memory of the host.
+
+On a CPU both go unnoticed, so the operations themselves are watched.
+"""
+
+import pytest
+import torch
+from models import text_setup
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from autopeft import plugins
+from autopeft.training.loop import Worker
+from autopeft.training.program import Program, is_static
+from autopeft.training.stack import Member, Stack
+from autopeft.training.stack_program import StackProgram
+from autopeft.trial import Trial
+
+# Operations whose result the host has to know, or whose shape depends on values.
+WAITS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_dim", "_unique2", "unique"}
+# Operations that make a tensor of numbers of the host: on a GPU a copy that has to wait.
+FROM_HOST = {"lift_fresh", "lift", "lift_fresh_copy"}
+
+
+class Watch(TorchDispatchMode):
+    """Collects the operations that a capture does not take."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        is_masked = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if name in WAITS | FROM_HOST or is_masked:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    return text_setup(tmp_path_factory.mktemp("capture")).but(layout="flat", epochs=None, steps=4)
+
+
+DRAWING = {
+    "loha",
+    "lokr",
+}  # draw a number on the host in each pass, whether to leave a module out: called, not captured
+
+
+def watched(step, size):
+    """The operations of a step that a capture does not take."""
+    step(size)  # what is made once, in the passes before the capture
+    with Watch() as watch:
+        step(size)
+    return watch.found
+
+
+def test_the_watch_sees_what_waits():
+    values = torch.ones(3)
+    with Watch() as watch:
+        values[values > 0]
+        float(values.sum())
+        torch.tensor([1.0])
+    assert {"index", "_local_scalar_dense", "lift_fresh"} <= set(watch.found)
+
+
+@pytest.mark.parametrize("method", plugins.names("methods"))
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16", "attention": "sdpa"}])
+def test_a_step_of_a_trial_can_be_captured(setup, method, options, monkeypatch):
+    """Without its optimiser: on a GPU that is one kernel, on a CPU it reads its learning rate."""
+    worker = Worker(setup.but(**options))
+    network = worker.network(Trial(0, {"method": method}, 1))
+    if not is_static(network):
+        assert method == "adalora"
+        return
+    program = Program(network, 4)
+    program.begin(network.attached, 1)
+    monkeypatch.setattr(program.optimizer, "step", lambda: None)
+    before = torch.random.get_rng_state()
+    found = watched(program.step, program.sizes[0])
+    assert torch.equal(before, torch.random.get_rng_state()) == (method not in DRAWING)
+    assert not found or method in DRAWING
+
+
+def test_a_step_of_a_stack_can_be_captured(setup):
+    worker = Worker(setup)
+    given = {"method": "lora", "lora.rank": 2}
+    members = [Member.of(worker, Trial(n, {**given, "lora.dropout": 0.1 * n}, n)) for n in (1, 0)]
+    program = StackProgram(Stack(worker, members, 2))
+    program.launch(2)
+    program.at.zero_()
+    size = program.stack.network.size_of([next(member.batches) for member in members])
+    assert watched(program.step, size) == []
