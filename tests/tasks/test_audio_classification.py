@@ -201,6 +201,33 @@ def test_damaged_sounds_are_named_by_row(tmp_path):
     assert "mend it, or take it out" in said
 
 
+def test_damaged_sounds_may_be_skipped(tmp_path):
+    write_tones(tmp_path / "train.csv", 20)
+    (tmp_path / "sounds" / "3.wav").write_text("no sound at all")
+    (tmp_path / "sounds" / "4.flac").unlink()
+    data = {"train": str(tmp_path / "train.csv"), "test_share": 0.2}
+    with pytest.raises(ConfigError, match=r"row 4|4\.flac"):
+        AudioClassification().read(data, 0)
+    dataset = AudioClassification().read({**data, "on_fault": "skip"}, 0)
+    assert sum(map(len, dataset.splits.values())) == 18
+    assert any("3.wav" in note or "row 3" in note for note in dataset.origin["notes"])
+
+
+def test_a_data_set_on_disk(tmp_path):
+    """With the bytes of its files, which `datasets` itself would decode with a library that we do not need."""
+    import datasets
+
+    write_tones(tmp_path / "train.csv", 12)
+    frame = pd.read_csv(tmp_path / "train.csv")
+    files = [str(tmp_path / file) for file in frame.audio]
+    made = datasets.Dataset.from_dict({"audio": files, "label": list(frame.label)})
+    made.cast_column("audio", datasets.Audio()).save_to_disk(tmp_path / "set")
+    dataset = AudioClassification().read({"hub": str(tmp_path / "set"), "test_share": 0.25}, 0)
+    sound = dataset.splits["train"].inputs["audio"][0]
+    row = int(dataset.splits["train"].rows[0])
+    assert np.array_equal(read_sound(sound), read_sound(files[row]))
+
+
 def test_faults_of_options_and_models(tmp_path, monkeypatch):
     for options, expected in (({"features": "mfcc"}, "own or yamnet"), ({"seconds": 0.0}, "seconds is 0.1 or more")):
         with pytest.raises(UsageError, match=expected):
