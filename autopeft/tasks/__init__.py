@@ -349,6 +349,20 @@ def input_columns(task: Task, data: Mapping[str, Any]) -> dict[str, str]:
     return column_names(task.columns, data, inputs_only=True)
 
 
+@runtime_checkable
+class Writer(Protocol):
+    """A task that `calls_model` to write something for some rows of a split, which can be done for all of them at once.
+
+    Its `keep` leaves out what is written if it is given no model.
+    """
+
+    def asked(self, split: Split) -> np.ndarray:
+        """Returns the rows of a split with targets for which the model writes (n_asked,)."""
+
+    def write(self, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
+        """Returns what the model writes, and what it should, one entry for each row; the names alone for no row."""
+
+
 def column_names(columns: Mapping[str, Kind], data: Mapping[str, Any], *, inputs_only: bool = False) -> dict[str, str]:
     """Returns column of the data → the key of the config's `data` that names it."""
     return {

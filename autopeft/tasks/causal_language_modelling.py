@@ -137,6 +137,8 @@ class CausalLanguageModelling(Writing):
             wanted = batch.targets["labels"][:, 1:]
             is_right = (outputs[:, :-1].argmax(-1) == wanted) & (wanted != UNSCORED)
             kept = {"loss": self.loss(outputs, batch.targets).double(), "right": is_right.sum(1)}
+            if model is None:
+                return kept
             has_completion = batch.targets["span"][:, 2].cpu().numpy() > 0
             asked = (np.asarray(batch.rows) < self.generate_rows) & has_completion
         written: list[str | None] = [None] * len(batch.rows)
@@ -144,6 +146,19 @@ class CausalLanguageModelling(Writing):
         if asked.any():
             self._write(np.flatnonzero(asked), batch, model, written, reference)
         return {**kept, "completion": written, "wanted": reference}
+
+    def asked(self, split: Split) -> np.ndarray:
+        """Returns those of the first `generate_rows` rows that have a completion."""
+        spans = np.asarray(split.targets["span"])[: self.generate_rows]
+        return np.flatnonzero(spans[:, 2] > 0)
+
+    def write(self, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
+        """Generates the last completion of each row."""
+        written: list[str | None] = [None] * len(batch.rows)
+        wanted: list[str | None] = [None] * len(batch.rows)
+        if len(batch.rows):
+            self._write(np.arange(len(batch.rows)), batch, model, written, wanted)
+        return {"completion": written, "wanted": wanted}
 
     def _write(
         self, rows: np.ndarray, batch: Batch, model: Any, written: list[str | None], wanted: list[str | None]

@@ -104,10 +104,23 @@ class SequenceToSequence(Writing):
             wanted = batch.targets["labels"]
             is_right = (outputs.argmax(-1) == wanted) & (wanted != UNSCORED)
             kept = {"loss": self.loss(outputs, batch.targets).double(), "right": is_right.sum(1)}
+            if model is None:
+                return kept
             asked = np.asarray(batch.rows) < self.generate_rows
+        return {**kept, **self._written(np.flatnonzero(asked), batch, model)}
+
+    def asked(self, split: Split) -> np.ndarray:
+        """Returns the first `generate_rows` rows."""
+        return np.arange(min(self.generate_rows, len(split)))
+
+    def write(self, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
+        """Generates a completion for each row."""
+        return self._written(np.arange(len(batch.rows)), batch, model)
+
+    def _written(self, places: np.ndarray, batch: Batch, model: Any) -> Mapping[str, Sequence[Any]]:
+        """Returns the completions of some rows of a batch and the true ones; None for the other rows."""
         written: list[str | None] = [None] * len(batch.rows)
         reference: list[str | None] = [None] * len(batch.rows)
-        places = np.flatnonzero(asked)
         if len(places):
             source = model.autopeft_source
             tokens = tokenizer_of(source.path, source.revision, source.trust_remote_code)
@@ -116,7 +129,7 @@ class SequenceToSequence(Writing):
                 if batch.targets:
                     labels = batch.targets["labels"][place]
                     reference[place] = plain_text(tokens, labels[labels != UNSCORED])
-        return {**kept, "completion": written, "wanted": reference}
+        return {"completion": written, "wanted": reference}
 
     def _write(self, tokens: Any, places: np.ndarray, batch: Batch, model: Any) -> list[str]:
         """Generates completions of some rows of a batch: the likeliest token each time."""

@@ -180,6 +180,33 @@ def check_task_compares(subject: TaskSubject) -> None:
     assert lengths == {len(dataset.splits["validation"])}, f"as many rows as the data has; got {lengths}"
 
 
+def check_task_writes_the_same_at_once(subject: TaskSubject) -> None:
+    """Checks that a `Writer` writes the same for all rows at once as batch by batch, and for two models side by side."""
+    import torch
+
+    from autopeft.tasks import Writer
+    from autopeft.training.answers import Answers, write
+    from autopeft.training.batches import by_length, collate
+
+    task = subject.task
+    is_writer = isinstance(task, Writer)  # in a name, as it would narrow the type of `task`
+    if not is_writer:
+        return
+    split, dataset, expected = _answered(subject)
+    model = _model_of(subject, dataset.about)
+    found = [Answers(task, split) for _ in range(2)]
+    with torch.no_grad():
+        for rows in by_length(split.lengths, 16):
+            outputs = model(**collate(split, rows)).logits
+            for own in found:
+                own.take(rows, outputs, None)
+        write(task, found, model, torch.device("cpu"))
+    for own in found:
+        assert own.kept.keys() == expected.kept.keys()
+        for name, values in expected.kept.items():
+            assert all(np.array_equal(a, b) for a, b in zip(own.kept[name], values, strict=True)), name
+
+
 def check_task_answers_without_targets(subject: TaskSubject) -> None:
     """Checks that rows without targets, as in `predict`, are encoded and get the same answers in the same order."""
     from autopeft.tasks import Raw
@@ -212,15 +239,20 @@ def _answered(subject: TaskSubject) -> tuple[Any, Any, Any]:
     return split, dataset, answers
 
 
+def _model_of(subject: TaskSubject, about: Mapping[str, Any]) -> Any:
+    from autopeft.training.model import load_model
+    from autopeft.training.setup import ModelSpec
+
+    return load_model(ModelSpec(subject.model), subject.task.auto_class, about["n_outputs"])
+
+
 def _answers_of(subject: TaskSubject, split: Any, about: Mapping[str, Any]) -> Any:
     import torch
 
     from autopeft.training.answers import Answers
     from autopeft.training.batches import by_length, collate
-    from autopeft.training.model import load_model
-    from autopeft.training.setup import ModelSpec
 
-    model = load_model(ModelSpec(subject.model), subject.task.auto_class, about["n_outputs"])
+    model = _model_of(subject, about)
     found = Answers(subject.task, split)
     with torch.no_grad():
         for rows in by_length(split.lengths, 16):
@@ -234,6 +266,7 @@ TASK_CHECKS = (
     check_task_encodes_chunk_by_chunk,
     check_task_fits_its_model,
     check_task_loses_the_same_token_by_token,
+    check_task_writes_the_same_at_once,
     check_task_scores,
     check_task_compares,
     check_task_answers_without_targets,

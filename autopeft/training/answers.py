@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from autopeft.tasks import Batch, Calibrated, Kept, Scores, Split, Task
+from autopeft.tasks import Batch, Calibrated, Kept, Scores, Split, Task, Writer
 from autopeft.training.batches import by_length, collate, collate_targets
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
+SCORE_SHARE = 128  # on a GPU: its bytes for each of them; with copies, a sixth of its memory
+WRITTEN = 1024  # rows for which a model writes at once
 SCORE_VALUES = 2**27  # most logits of one such pass, for a model with logits for each token: 0.5 GB in fp32
 SOUND_INPUTS = ("input_values", "input_features")  # of models that read sounds: one row may be 10 s, or 1,024 frames
 SOUND_BATCH, SOUND_SAMPLES = 16, 2**21  # most rows of such a pass, and most samples; 2 GB in wav2vec2's first layer
@@ -40,7 +42,7 @@ class Answers:
         self._kept: dict[str, list[Any]] = {}
 
     def take(self, rows: np.ndarray, outputs: torch.Tensor, model: Any) -> None:
-        """Takes the outputs of some rows."""
+        """Takes the outputs of some rows. Without the model, a `Writer` writes nothing yet."""
         outputs = outputs.float()
         self.are_finite = self.are_finite and bool(torch.isfinite(outputs).all())
         device = outputs.device
@@ -48,12 +50,15 @@ class Answers:
         # Only a task that calls the model itself needs the inputs.
         inputs = collate(self.split, rows, device) if self.task.calls_model else {}
         for name, values in self.task.keep(outputs, Batch(rows, inputs, targets), model).items():
-            found = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values
-            place = self._kept.setdefault(name, [None] * len(self.split))
-            for row, value in zip(rows, found, strict=True):
-                place[row] = value
+            self.put(name, rows, values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else values)
         if targets:
             self.losses[rows] = self.task.loss(outputs, targets).detach().cpu().numpy()
+
+    def put(self, name: str, rows: Sequence[int] | np.ndarray, values: Sequence[Any]) -> None:
+        """Keeps values of some rows; None stands for the other rows until theirs come."""
+        place = self._kept.setdefault(name, [None] * len(self.split))
+        for row, value in zip(rows, values, strict=True):
+            place[row] = value
 
     @property
     def kept(self) -> Kept:
@@ -102,6 +107,26 @@ def calibrated(
     return found
 
 
+def write(task: Writer, members: Sequence[Answers], model: Any, device: torch.device) -> None:
+    """Lets a model write for the rows of a split that its task asks for, for several members side by side.
+
+    Args:
+        members: Answers of each member of the model's passes, for one split.
+        model: Writes for the members' rows, one member after the other.
+    """
+    split, n_members = members[0].split, len(members)
+    asked, most = task.asked(split), max(1, WRITTEN // n_members)
+    for at in range(0, max(1, len(asked)), most):  # once without rows, for the names
+        rows = asked[at : at + most]
+        every = np.tile(rows, n_members)
+        inputs, targets = (
+            (collate(split, every, device), collate_targets(split, every, device)) if len(rows) else ({}, {})
+        )
+        for name, values in task.write(Batch(every, inputs, targets), model).items():
+            for index, member in enumerate(members):
+                member.put(name, rows, values[index * len(rows) : (index + 1) * len(rows)])
+
+
 def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:
     """Returns the rows of a split in batches for scoring.
 
@@ -127,7 +152,10 @@ def most_places(model: Any) -> int | None:
         return SOUND_SAMPLES
     if getattr(model, "get_output_embeddings", lambda: None)() is None:
         return None
-    return int(SCORE_VALUES // model.config.get_text_config().vocab_size)
+    values, device = SCORE_VALUES, next(model.parameters()).device
+    if device.type == "cuda":  # small passes would leave a large GPU idle
+        values = max(values, torch.cuda.get_device_properties(device).total_memory // SCORE_SHARE)
+    return int(values // model.config.get_text_config().vocab_size)
 
 
 def _stacked(values: list[Any]) -> np.ndarray | list[Any]:

@@ -262,6 +262,9 @@ def attend(
     name = module.config._attn_implementation_internal.removeprefix(FLAT)
     is_causal = options.get("is_causal")
     is_causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # angles of positions in fp32 widen queries and keys
+        half = torch.get_autocast_dtype("cuda")
+        query, key, value = (states.to(half) for states in (query, key, value))
     if name in PLAIN and _takes_varlen(query, value, options):
         window = options.get("sliding_window")
         reach = -1 if window is None else window - 1

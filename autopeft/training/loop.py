@@ -25,9 +25,9 @@ from torch import nn
 
 from autopeft.files import WORST, to_disk, trial_folder
 from autopeft.recipe import Head
-from autopeft.tasks import Scores, Split, Task
+from autopeft.tasks import Scores, Split, Task, Writer
 from autopeft.training import worst
-from autopeft.training.answers import NOT_FINITE, Answers, calibrated, score_batches
+from autopeft.training.answers import NOT_FINITE, Answers, calibrated, score_batches, write
 from autopeft.training.batches import collate, endless
 from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
@@ -272,7 +272,10 @@ class Worker:
             for rows in network.score_batches(split):
                 outputs = network.logits(split, rows)
                 with self.precision.context() if self.task.calls_model else contextlib.nullcontext():
-                    found.take(rows, outputs, network.model)
+                    found.take(rows, outputs, None if isinstance(self.task, Writer) else network.model)
+            if isinstance(self.task, Writer):
+                with self.precision.context():
+                    write(self.task, [found], network.model, self.device)
         network.train()
         return found
 

@@ -140,12 +140,21 @@ class Network:
     def eval(self) -> None:
         self.model.eval()
 
-    def score_batches(self, split: str, most_rows: int = SCORE_BATCH) -> list[np.ndarray]:
-        """Returns the rows of a split in batches for scoring."""
+    def score_batches(self, split: str, most_rows: int = SCORE_BATCH, members: int = 1) -> list[np.ndarray]:
+        """Returns the rows of a split in batches for scoring.
+
+        Args:
+            most_rows: Most rows of a batch.
+            members: Number of members that share a pass, each with a batch.
+        """
         lengths = self.worker.data.splits[split].lengths
         if self.is_static:
-            return self._widths(split, most_rows).batches()
-        return by_length(lengths, bounded_rows(self.model, most_rows), most_places(self.model))
+            return self._widths(split, most_rows, members).batches()
+        return by_length(lengths, bounded_rows(self.model, most_rows), self._most_places(members))
+
+    def _most_places(self, members: int) -> int | None:
+        most = most_places(self.model)
+        return None if most is None else max(1, most // members)
 
     def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
         """Computes the logits (n_rows, n_labels) of some rows of a split."""
@@ -183,10 +192,11 @@ class Network:
 
     def score_size(self, split: str, batches: Sequence[np.ndarray], most_rows: int = SCORE_BATCH) -> Size:
         """Returns the size of a pass without gradient over some batches of rows, one a member of the pass."""
-        return self._widths(split, most_rows).fit(batches)
+        return self._widths(split, most_rows, len(batches)).fit(batches)
 
-    def _widths(self, split: str, most_rows: int) -> Widths:
-        return self.worker.statics.widths(self.worker.data, split, most_rows, most_places(self.model), self.is_joined)
+    def _widths(self, split: str, most_rows: int, members: int) -> Widths:
+        rows, places = bounded_rows(self.model, most_rows), self._most_places(members)
+        return self.worker.statics.widths(self.worker.data, split, rows, places, self.is_joined)
 
     def send(self, batches: Sequence[np.ndarray], size: Size, split: str = "train") -> torch.Tensor:
         """Sends the row numbers of a pass (n_members, size.rows), and what is not on the device, without waiting."""

@@ -13,7 +13,7 @@ import torch
 
 from autopeft.tasks import Ragged
 
-SHARE = 0.3  # of the device's memory; columns beyond it stay on the host
+SHARE = 0.3  # of the device's free memory; columns beyond it stay on the host
 
 
 class Room:
@@ -21,13 +21,13 @@ class Room:
 
     Args:
         device: The device. On a CPU columns are read where they lie, and take none.
-        share: Share of the device's memory.
+        share: Share of the device's memory that is free now.
     """
 
     def __init__(self, device: torch.device, share: float = SHARE) -> None:
         self.device, self.left = device, float("inf")
         if device.type == "cuda":
-            self.left = share * torch.cuda.get_device_properties(device).total_memory
+            self.left = share * torch.cuda.mem_get_info(device)[0]
 
     def take(self, n_bytes: int) -> bool:
         """Takes so many bytes. Returns whether there is room for them."""

@@ -20,8 +20,8 @@ from torch import nn
 
 from autopeft import recipe
 from autopeft.recipe import Head
-from autopeft.tasks import augments
-from autopeft.training.answers import SCORE_BATCH, Answers, calibrated
+from autopeft.tasks import Writer, augments
+from autopeft.training.answers import SCORE_BATCH, Answers, calibrated, write
 from autopeft.training.batches import batch_weight, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
@@ -77,7 +77,6 @@ class Member:
         randomness: Generator of its dropout.
         step: Optimiser steps done.
         moments: Parameter name → the optimiser's state for it.
-        network: Runs the member alone, if its task calls the model.
     """
 
     trial: Trial
@@ -88,7 +87,6 @@ class Member:
     randomness: torch.Generator
     step: int = 0
     moments: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-    network: Network | None = None
 
     @property
     def place(self) -> Place:
@@ -107,7 +105,8 @@ class Member:
         if worker.setup.machine.gradient_checkpointing == "on":
             return None  # the trial runs by itself
         parts = recipe.parts(trial.params)
-        if augments(worker.task) or not all(part.method.packs or part.name == "head" for part in parts):
+        is_alone = worker.task.calls_model and not isinstance(worker.task, Writer)
+        if is_alone or augments(worker.task) or not all(part.method.packs or part.name == "head" for part in parts):
             return None
         course = worker.course(trial)
         attached = worker.attach(trial)
@@ -254,21 +253,23 @@ class Stack:
     def answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
         """Collects the answers of the chosen members (by index) for a split."""
         worker = self.worker
-        if worker.task.calls_model:  # each member's own model, as it writes
-            return [worker.answers(self._alone(index), split) for index in chosen]
         return list(calibrated(worker.task, split, worker.data.about, lambda name: self._answers(name, chosen)))
 
     def _answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
-        data = self.worker.data.splits[split]
+        worker, data = self.worker, self.worker.data.splits[split]
 
         def score() -> list[Answers]:
             out: list[Answers] = []
             for some in _parts(chosen, self.most_members):
-                most = max(SCORE_BATCH, len(some) * self.worker.setup.train.batch_size) // len(some)
-                found = [Answers(self.worker.task, data) for _ in some]
-                for rows in self.network.score_batches(split, most):
+                most = max(SCORE_BATCH, len(some) * worker.setup.train.batch_size) // len(some)
+                found = [Answers(worker.task, data) for _ in some]
+                for rows in self.network.score_batches(split, most, len(some)):
                     for answers, own in zip(found, self._logits(split, [rows] * len(some), some, most), strict=True):
                         answers.take(rows, own, None)
+                if isinstance(worker.task, Writer):
+                    self._choose(some)
+                    with worker.precision.context():
+                        write(worker.task, found, self.network.model, worker.device)
                 out += found
             return out
 
@@ -289,14 +290,6 @@ class Stack:
     def _unload_values(self, index: int) -> None:
         for name, parameter in _tensors(self.members[index]).items():
             parameter.data.copy_(self._place(self.values.data, index, name, parameter.shape))
-
-    def _alone(self, index: int) -> Network:
-        """Returns a member's own network, with its present tensors."""
-        member = self.members[index]
-        if member.network is None:
-            member.network = self.worker.wrap(member.attached)
-        self._unload_values(index)
-        return member.network
 
     def piece(self, name: str) -> torch.Tensor:
         """Returns a tensor of the members of this pass: (n_chosen, *shape)."""

@@ -332,7 +332,7 @@ def _is_near(found: torch.Tensor, expected: torch.Tensor, is_real: torch.Tensor,
 
 def inhabited(rows: torch.Tensor) -> torch.Tensor:
     """Puts a member's first row in the place of its filler rows (M, B), as some models do not take empty rows."""
-    return torch.where(rows < 0, rows[:, :1], rows)
+    return torch.where(rows < 0, rows[:, :1].clamp(min=0), rows)
 
 
 def filled(parts: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
