@@ -77,6 +77,34 @@ def test_plain_trials_are_as_many_of_each_method() -> None:
     assert spread(trials, 40) == trials and len(spread(trials, 16)) == 16
 
 
+def test_a_step_that_fails_costs_no_other_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import run
+
+    def fails(bench: run.Bench) -> None:
+        raise RuntimeError("CUDA error")
+
+    def ends(bench: run.Bench) -> None:
+        bench.figures["pictures"] = 4.25
+
+    monkeypatch.setattr(run, "STEPS", {"lora_1b": fails, "pictures": ends})
+    bench = run.Bench(tmp_path, tmp_path, run.SMALL, "cpu", True, {"name": "packed"})
+    for name in run.STEPS:
+        run.take(bench, name)
+    assert bench.figures == {"pictures": 4.25}
+    assert bench.details == {"lora_1b": {"fault": "RuntimeError: CUDA error"}}
+
+
+def test_a_process_over_its_limit_is_ended(tmp_path: Path) -> None:
+    import run
+
+    sizes = run.Sizes(limit=0)
+    bench = run.Bench(tmp_path, tmp_path, sizes, "cpu", True, {"name": "packed"})
+    started = run.Started("plain.py", {"kind": "none"}, bench)
+    with pytest.raises(run.OverLimit):
+        started.result()
+    assert started.process.poll() is not None
+
+
 WITHOUT = """
 import json, sys
 for name in ("ray", "mlflow", "datasets", "optuna", "sqlalchemy", "alembic", "sentence_transformers"):

@@ -30,6 +30,9 @@ def language_model(folder: Path, shape: dict[str, object], tokenizer: Path, devi
         with torch.device(device):
             model = LlamaForCausalLM(config)
         model.to(torch.bfloat16).cpu().save_pretrained(folder)
+        del model
+        if device == "cuda":  # the sides are processes of their own, and need all of the card
+            torch.cuda.empty_cache()
         AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     return str(folder)
 

@@ -162,7 +162,11 @@ class Bench:
         while not all(path.exists() for path in ready) and all(side.process.poll() is None for side in started):
             time.sleep(0.05)
         begin.touch()
-        return max(side.result()["seconds"] for side in started)
+        try:
+            return max(side.result()["seconds"] for side in started)
+        finally:
+            for side in started:  # where one failed
+                side.process.kill()
 
     def common(self) -> dict[str, Any]:
         return {"device": self.device, "seed": SEED, "folder": str(self.folder)}
@@ -401,9 +405,9 @@ def take(bench: Bench, name: str) -> None:
     print(f"{name} …", flush=True)
     try:
         STEPS[name](bench)
-    except OverLimit as fault:
-        print(f"{name}: {fault}", flush=True)
-        bench.details.setdefault(name, {})["fault"] = str(fault)
+    except Exception as fault:  # whatever it is: the machine's time is short, and the other steps are worth having
+        print(f"{name}: {type(fault).__name__}: {fault}", flush=True)
+        bench.details.setdefault(name, {})["fault"] = f"{type(fault).__name__}: {fault}"
     shown = {key: bench.figures[key] for key in FIGURES if key in bench.figures}
     print(f"{name}: {time.perf_counter() - begun:.0f} s; so far {json.dumps(shown)}", flush=True)
 
