@@ -60,6 +60,7 @@ class Worker:
         programs: Trials' training in static shapes, kept for trials of the same structure.
         has_company: Whether other trials hold memory, too. Then a trial that runs out of it begins again later, with
             less company, and does not divide its batches.
+        is_shared: Whether trials run side by side here: no peak of memory is a trial's own then.
 
     Raises:
         EnvironmentFault: The device, the model or the data is not there.
@@ -86,6 +87,7 @@ class Worker:
         self.prefix = PrefixCache(folder, setup.machine.prefix_cache_bytes)
         self.programs = Programs()
         self.has_company: Callable[[], bool] = lambda: False
+        self.is_shared = False
 
     def evaluate(
         self, trial: Trial, split: str = "validation", course: Course | None = None
@@ -177,7 +179,7 @@ class Worker:
             yield Phase.SCORING
             answers = self.answers(network, split)
             used = {
-                "peak_memory_bytes": float(peak_memory_bytes(self.device)),
+                **({} if self.is_shared else {"peak_memory_bytes": float(peak_memory_bytes(self.device))}),
                 "micro_batch_size": float(network.micro_batch_size),
                 **({"gradient_checkpointing": 1.0} if network.is_checkpointed else {}),
             }

@@ -17,6 +17,7 @@ import torch
 
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.tasks import Ragged, Split
+from autopeft.training import pace
 from autopeft.training.answers import score_batches
 from autopeft.training.batches import endless, order, pick_split
 from autopeft.training.course import total_steps
@@ -118,20 +119,21 @@ def _fastest_steps(
             # CPU seconds on a CPU, so that other processes of the machine do not change the choice.
             clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
             with taken(worker, "train"):
-                found[name].append(_timed(worker, _steps(worker, params, pack, CHOICE_STEPS + 1), clock)[1:])
+                found[name].append(_step_times(worker, params, pack, clock))
     return {name: statistics.mean(map(min, zip(*rounds, strict=True))) for name, rounds in found.items()}
 
 
-def _steps(worker: Worker, params: Mapping[str, Any], pack: int, steps: int) -> Iterator[Any]:
-    """Runs training steps of a configuration, or of a pack of it under several seeds."""
+def _step_times(worker: Worker, params: Mapping[str, Any], pack: int, clock: Callable[[], float]) -> list[float]:
+    """Measures training steps of a configuration, or of a pack of it under several seeds, as they run in a search."""
     trials = [Trial(number, params, worker.setup.seed + number) for number in range(pack)]
     members = [member for trial in trials if pack > 1 and (member := Member.of(worker, trial)) is not None]
-    if not members:
-        yield from worker.train(worker.network(trials[0]), worker.setup.seed, steps)
-        return
-    stack = Stack(worker, members, pack)
-    for _ in range(steps):
-        yield stack.step()
+    if members:
+        static = pace.of_pack(worker, members, CHOICE_STEPS, clock)
+        stack = Stack(worker, members, pack)
+        return static or _timed(worker, (stack.step() for _ in range(CHOICE_STEPS + 1)), clock)[1:]
+    network = worker.network(trials[0])
+    static = pace.of_trial(network, CHOICE_STEPS, clock)
+    return static or _timed(worker, worker.train(network, worker.setup.seed, CHOICE_STEPS + 1), clock)[1:]
 
 
 def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
@@ -269,20 +271,30 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
         try:
             attaching, building, network = _attach_seconds(worker, params)
             # Each step counts at its fastest of some rounds, as in `choose`.
-            rounds = [step_seconds(worker, network, STEPS)[1:] for _ in range(ROUNDS)]
+            seconds, batches = _steps_of(worker, network)
             scoring = min(_score_seconds(worker, network) for _ in range(ROUNDS)) / parts["validation"]
         except Exception as fault:  # trials of this configuration will fail in the same way; the plan goes on
             if not is_trials_own(fault):
                 raise
             print(f"{params['method']}: not measured: {explain(fault)}", file=sys.stderr)
             continue
-        batches = list(islice(endless(some["train"].lengths, setup.train.batch_size, setup.seed), 1 + STEPS))[1:]
         # Batches differ in length: a step's time is in proportion to its tokens.
-        step = statistics.mean(map(min, zip(*rounds, strict=True))) * a_step / _units(some["train"].lengths, batches)
+        step = seconds * a_step / _units(some["train"].lengths, batches)
         memory = peak_memory_bytes(worker.device) if worker.device.type == "cuda" else None
         cached = max(building - attaching, 0.0) / min(parts.values())
         out.append(Cost(str(params["method"]), attaching + step * steps + scoring * passes, cached, memory))
     return out
+
+
+def _steps_of(worker: Worker, network: Network) -> tuple[float, list[np.ndarray]]:
+    """Measures a step, at its fastest of some rounds. Returns its seconds, and the batches of which it is the mean."""
+    static = pace.of_trial(network, ROUNDS, clock_of(worker))
+    if static is not None:
+        return min(static), [pace.middle_batch(worker)]
+    rounds = [step_seconds(worker, network, STEPS)[1:] for _ in range(ROUNDS)]
+    lengths, setup = worker.data.splits["train"].lengths, worker.setup
+    batches = list(islice(endless(lengths, setup.train.batch_size, setup.seed), 1 + STEPS))[1:]
+    return statistics.mean(map(min, zip(*rounds, strict=True))), batches
 
 
 def _attach_seconds(worker: Worker, params: Mapping[str, Any]) -> tuple[float, float, Network]:

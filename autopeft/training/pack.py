@@ -62,7 +62,7 @@ class Pack:
         self._alone: list[Alone] = []
         self._waiting: list[Waiting] = []
         self._most_company: dict[int, int] = {}  # of trials that have run out of memory
-        worker.has_company = lambda: self._n_running > 1
+        worker.is_shared, worker.has_company = True, lambda: self._n_running > 1
 
     def join(self, trial: Trial) -> None:
         if self._waiting or not self._admits(self._n_running):

@@ -43,6 +43,7 @@ class Program:
     Attributes:
         network: Holds the present trial's tensors.
         launcher: Takes the steps.
+        done: Number of steps that were launched.
     """
 
     def __init__(self, network: Network, total: int) -> None:
@@ -63,10 +64,15 @@ class Program:
             group["lr"] = rate
         self.batches: Sequence[np.ndarray] = ()  # rows of each step
         self.sizes: Sequence[Size] = ()
+        self.done = 0
         self.launcher = launcher_of(self.step, device)
 
-    def begin(self, attached: Attached, seed: int) -> None:
-        """Takes a trial: its tensors, rows and learning rates. The optimiser's state becomes zero."""
+    def begin(self, attached: Attached, seed: int, batches: Sequence[np.ndarray] | None = None) -> None:
+        """Takes a trial: its tensors, rows and learning rates. The optimiser's state becomes zero.
+
+        Args:
+            batches: The rows of each step; None for those of the trial's seed.
+        """
         setup, split = self.network.worker.setup, self.network.worker.data.splits["train"]
         if attached is not self.network.attached:
             load_trained(self.network.attached, trained_state(attached))
@@ -74,7 +80,8 @@ class Program:
             for tensor in state.values():
                 if isinstance(tensor, torch.Tensor):
                     tensor.zero_()
-        self.batches = list(islice(endless(split.lengths, setup.train.batch_size, seed), self.total))
+        own = endless(split.lengths, setup.train.batch_size, seed) if batches is None else batches
+        self.batches, self.done = list(islice(own, self.total)), 0
         self.rows.copy_(torch.from_numpy(filled(self.batches, setup.train.batch_size)))
         self.rates.copy_(torch.tensor([group.lr for group in attached.groups]))
         self.at.zero_()
@@ -108,17 +115,22 @@ class Program:
 
         When a rung's step comes, no step after it has been launched.
         """
-        done, rungs = 0, sorted({*course.rungs, self.total})
-        while done < self.total:
-            first, end = done, min(done + READ, next(rung for rung in rungs if rung > done))
-            sizes = self.sizes[first:end]
+        rungs = sorted({*course.rungs, self.total})
+        while self.done < self.total:
+            first = self.done
+            self.launch(min(READ, next(rung for rung in rungs if rung > first) - first))
             if self.network.is_resident:
-                self.launcher.launch(sizes)
                 yield Pause(self.launcher.is_done)
-            else:  # what is sent lies where all trials' batches lie
-                self.launcher.launch(sizes, partial(self._send, first))
-            yield from enumerate(self.launcher.read(self.losses[first:end]), first + 1)
-            done = end
+            yield from enumerate(self.launcher.read(self.losses[first : self.done]), first + 1)
+
+    def launch(self, n_steps: int) -> None:
+        """Launches the next steps. May return before the device has done them.
+
+        If batches are sent, they have to be read before another trial's are: they lie where all trials' batches lie.
+        """
+        first, self.done = self.done, self.done + n_steps
+        before = None if self.network.is_resident else partial(self._send, first)
+        self.launcher.launch(self.sizes[first : self.done], before)
 
     def _send(self, first: int, ahead: int) -> None:
         """Sends what a step reads, and is not on the device."""

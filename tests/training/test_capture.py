@@ -14,9 +14,8 @@ from autopeft.training.program import Program, is_static
 from autopeft.training.stack import Member, Stack
 from autopeft.training.stack_program import StackProgram
 from autopeft.trial import Trial
+from tests.training.traces import DEPENDENT
 
-# Operations whose result the host has to know, or whose shape depends on values.
-WAITS = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_dim", "_unique2", "unique"}
 # Operations that make a tensor of numbers of the host: on a GPU a copy that has to wait.
 FROM_HOST = {"lift_fresh", "lift", "lift_fresh_copy"}
 
@@ -33,7 +32,7 @@ class Watch(TorchDispatchMode):
         is_masked = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
             index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
         )
-        if name in WAITS | FROM_HOST or is_masked:
+        if name in DEPENDENT | FROM_HOST or is_masked:
             self.found.append(name)
         return func(*args, **(kwargs or {}))
 

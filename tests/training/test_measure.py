@@ -9,9 +9,12 @@ from models import bert, write_texts
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.tasks import Ragged, Split
 from autopeft.training import measure
+from autopeft.training.batches import order
+from autopeft.training.launch import Eager
 from autopeft.training.loop import Worker
 from autopeft.training.measure import choose, some_rows
 from autopeft.training.network import Network
+from autopeft.training.pace import middle_batch
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Stack
@@ -202,3 +205,23 @@ def test_an_attention_that_the_model_lacks_is_said_before_training(setup, monkey
         choose(setup, precision, "sdpa", {"method": "lora"})
     choice = choose(setup, "fp32", "auto", {"method": "lora"})
     assert choice.attention == "eager"
+
+
+@pytest.mark.parametrize(("method", "pack"), [("bias", 1), ("lora", 1), ("lora", 3), ("adalora", 1)])
+def test_static_shapes_are_measured_as_they_are_launched(setup, monkeypatch, method, pack):
+    """All steps of the batch of middle length, by the launcher that training has; what cannot be captured, as it runs."""
+    sizes, launch = [], Eager.launch
+    monkeypatch.setattr(Eager, "launch", lambda self, own, *given: sizes.extend(own) or launch(self, own, *given))
+    own = setup.but(layout="flat")
+    choice = choose(own, "fp32", "auto", {"method": method}, pack)
+    assert len(choice.candidates) == 2 and all(candidate["step_seconds"] > 0 for candidate in choice.candidates)
+    assert len(set(sizes)) == (0 if method == "adalora" else 1)
+    (cost,) = measure.costs(own.but(cache=str(own.cache) + "-own"), [{"method": method}])
+    assert 0 < cost.seconds < 600
+
+
+def test_the_middle_batch_has_as_many_shorter_as_longer_ones(setup):
+    worker = Worker(setup)
+    lengths = worker.data.splits["train"].lengths
+    totals = sorted(int(lengths[rows].sum()) for rows in order(lengths, 16, setup.seed, 0))
+    assert int(lengths[middle_batch(worker)].sum()) == totals[len(totals) // 2]
