@@ -357,6 +357,77 @@ def leaderboard(
         print(output)
 
 
+# ── from another terminal ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cli.command()
+def runs(
+    folder: Annotated[Path, typer.Argument(help="The folder of the runs.")] = Path("runs"), as_json: Json = False
+) -> None:
+    """All runs of a folder, with their states.
+
+    Example: autopeft runs
+    """
+    from autopeft import steering
+
+    rows = steering.overview(folder)
+    if as_json:
+        _print_json({"folder": str(folder), "runs": rows})
+        return
+    if not rows:
+        _say(f"no run in {folder}")
+    else:
+        _print_table(steering.runs_table(rows))
+
+
+@cli.command()
+def watch(run: Folder) -> None:
+    """Show a search that runs in another terminal, until it ends.
+
+    Example: autopeft watch runs/my-1
+    """
+    from autopeft import steering
+
+    counts = steering.watch(run)
+    _say(", ".join(f"{count} {status}" for status, count in counts.items()) or "no trial yet")
+
+
+@cli.command()
+def stop(
+    run: Folder,
+    now: Annotated[bool, typer.Option("--now", help="End running trials, too; a resume runs them again.")] = False,
+) -> None:
+    """End a search that runs in another terminal, after its running trials.
+
+    Example: autopeft stop runs/my-1
+    """
+    from autopeft import steering
+
+    who = steering.stop(run, now)
+    _say(
+        f"ordered: process {who.get('process')} on {who.get('host')} ends {'now' if now else 'after its running trials'}"
+    )
+
+
+@cli.command()
+def add(
+    run: Folder,
+    params: Annotated[list[str], typer.Option(help="key=value; method is needed, the rest has defaults.")],
+    as_json: Json = False,
+) -> None:
+    """Let a search try a configuration of your own next, told like any other.
+
+    Example: autopeft add runs/my-1 --params method=lora --params lora.rank=16
+    """
+    from autopeft import steering
+
+    ordered = steering.add(run, params)
+    if as_json:
+        _print_json({"run": str(run), "params": ordered})
+    else:
+        _say(", ".join(f"{key} {value}" for key, value in ordered.items()))
+
+
 # ── using what was found ────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -12,9 +12,10 @@ import errno
 import fcntl
 import json
 import os
+import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from autopeft.errors import EnvironmentFault, UsageError
 
 SCHEMA = 2  # 1: `by_class` in place of `detail`, and `dataset.label_rows`
 NAME = "ledger.jsonl"
+DRIVER = "driver.json"  # beside it: who has it open
 
 
 class Ledger:
@@ -46,6 +48,7 @@ class Ledger:
             raise EnvironmentFault(f"cannot open {path}: {fault.strerror}") from fault
         try:
             _lock(self._file, path)
+            _sign(path, is_search)
             self.events, length = _parse(path)  # events at opening; appended ones are not added
             self._file.truncate(length)
         except BaseException:
@@ -103,11 +106,67 @@ def _lock(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as fault:
-        raise UsageError(f"{path} is being written by another process: wait for it, or end it") from fault
+        raise UsageError(
+            f"{path} is being written by another process{_signed(path)}: wait for it, or end it"
+        ) from fault
     except OSError as fault:
         raise EnvironmentFault(
             f"cannot lock {path}: {fault.strerror}. Put the run on a file system that has locks"
         ) from fault
+
+
+def _sign(path: Path, is_search: bool) -> None:
+    """Writes who has the ledger open, for messages. The lock alone decides: a signature may be of a dead process."""
+    signature = {"host": socket.gethostname(), "process": os.getpid(), "is_search": is_search}
+    with contextlib.suppress(OSError):  # a full disk is said by the first event
+        path.with_name(DRIVER).write_text(json.dumps(signature))
+
+
+def _signature(path: Path) -> dict[str, Any]:
+    """Reads who had the ledger open last; empty if nobody says so."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.with_name(DRIVER).read_text())
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _signed(path: Path) -> str:
+    found = _signature(path)
+    return f" (process {found.get('process')} on {found.get('host')})" if found else ""
+
+
+def writer(path: Path) -> dict[str, Any] | None:
+    """Returns `host`, `process` and `is_search` of the process that has a ledger open for writing; None if none has.
+
+    Only the lock decides, which goes with its process: what a dead one left behind is no writer.
+    """
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _signature(path)
+    except OSError as fault:
+        raise EnvironmentFault(f"cannot look at {path}: {fault.strerror}") from fault
+    return None
+
+
+def follow(path: Path, seconds: float = 0.5) -> Iterator[list[dict[str, Any]]]:
+    """Yields the events so far, then new ones as they come, in lists; ends when nobody writes any more.
+
+    Args:
+        seconds: Time between two looks.
+    """
+    done = 0
+    while True:
+        is_written = writer(path) is not None  # asked before reading, so that its last events are seen
+        events, length = _parse(path, done)
+        if events or not done:
+            yield events
+        done += length
+        if not is_written:
+            return
+        time.sleep(seconds)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -126,9 +185,11 @@ def _loads(line: bytes) -> Any:
     return json.loads(line, object_pairs_hook=lambda pairs: {sys.intern(key): value for key, value in pairs})
 
 
-def _parse(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Returns the events, and the number of bytes that hold them."""
-    data = path.read_bytes()
+def _parse(path: Path, skip: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Returns the events behind the first `skip` bytes, and the number of bytes that hold them."""
+    with open(path, "rb") as file:
+        file.seek(skip)
+        data = file.read()
     events: list[dict[str, Any]] = []
     length = 0
     # Text after the last newline is torn: its writer died before `append` returned.

@@ -22,6 +22,7 @@ from autopeft.files import build_once, trial_folder
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
+from autopeft.orders import Orders
 from autopeft.redact import Redactor
 from autopeft.run_folder import keep_front, opened, worst_rows, write_config
 from autopeft.search import Ending
@@ -483,6 +484,7 @@ def go(prepared: wiring.Prepared, folder: Path, quiet: bool) -> None:
 
     config = prepared.config
     with opened(folder) as ledger:
+        Orders(folder).clear_stop()
         listeners: list[Callable[[Mapping[str, Any]], None]] = []
 
         def told(event: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from autopeft.ahead import Ahead
@@ -18,6 +19,7 @@ from autopeft.errors import Refused, UsageError
 from autopeft.forecast import Forecast
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
+from autopeft.orders import Orders
 from autopeft.samplers import Sampler, Sizes
 from autopeft.space import Space, canonical
 from autopeft.stoppers import Stopper
@@ -34,6 +36,7 @@ class Ending(enum.Enum):
     SAMPLER = "the sampler has no more"
     SPACE = "the space was tried whole"
     REFUSALS = "too many refusals in a row"
+    STOPPED = "somebody ordered it to stop"
 
 
 class Check(Protocol):
@@ -62,6 +65,7 @@ class Search:
         most_trials: Budget of trials, without refused configurations; None for no such bound.
         most_seconds: Budget of search time; None for no such bound.
         listeners: Called with each new event after it is on the disk. Replayed events are not passed.
+        orders: Orders from another terminal; None if nobody can give some.
     """
 
     def __init__(
@@ -77,11 +81,12 @@ class Search:
         most_trials: int | None = None,
         most_seconds: float | None = None,
         listeners: Sequence[Callable[[Mapping[str, Any]], None]] = (),
+        orders: Orders | None = None,
     ) -> None:
         self.space, self.sampler, self.stopper, self.ledger, self.check = space, sampler, stopper, ledger, check
         self.seed, self.first = seed, tuple(first)
         self.most_trials, self.most_seconds = most_trials, most_seconds
-        self.listeners = tuple(listeners)
+        self.listeners, self.orders = tuple(listeners), orders
         self.history, self.forecast = History(), Forecast()
         self.ahead = Ahead(sampler, self.forecast, seed, sizes_by(self._known))
         self.ending: Ending | None = None
@@ -106,7 +111,7 @@ class Search:
         Raises:
             UsageError: 1,000 proposals in a row were refused, and no earlier one ran.
         """
-        if self.ending or self.is_out_of_time():
+        if self.ending or self.is_out_of_time() or self._is_stopped():
             return None
         if self._orphans:
             trial = self._orphans.popleft()
@@ -114,7 +119,8 @@ class Search:
             return trial
         while self._trials_left > 0:
             number = len(self.history.records)
-            params = self._next(number)
+            order = self.orders.next_trial() if self.orders is not None and number >= len(self.first) else None
+            params = self._next(number) if order is None else order[1]
             if params is None:
                 self._end(Ending.SAMPLER, "the sampler has no more configurations")
                 return None
@@ -123,14 +129,29 @@ class Search:
                 known = self._known(params)
             except Refused as refusal:
                 self._write({"event": "refuse", **trial.to_json(), "reason": str(refusal), "known": refusal.known})
+                self._done(order)
                 self._end_if_in_vain(refusal)
                 if self.ending:
                     return None
                 continue
-            self._write({"event": "ask", **trial.to_json(), "known": dict(known)})
+            added = {"added": True} if order is not None else {}
+            self._write({"event": "ask", **trial.to_json(), "known": dict(known), **added})
+            self._done(order)
             return self.history.records[number].trial  # from the ledger, so that a rerun has the same params
         self._end(Ending.TRIALS, f"the budget of {self.most_trials} trials is spent")
         return None
+
+    @staticmethod
+    def _done(order: tuple[Path, Mapping[str, Any]] | None) -> None:
+        """Drops an order that the ledger has. After a crash in between, its second trial is refused as the same."""
+        if order is not None:
+            order[0].unlink(missing_ok=True)
+
+    def _is_stopped(self) -> bool:
+        if self.orders is None or not self.orders.stop():
+            return False
+        self._end(Ending.STOPPED, "stopped by order")
+        return True
 
     def _end_if_in_vain(self, refusal: Refused) -> None:
         """Ends a search if its proposals are refused again and again, or if it has tried the whole space.
@@ -169,7 +190,12 @@ class Search:
                 return
 
     def is_out_of_time(self) -> bool:
-        """Whether the search time is spent. Executors then end running trials, untold. A resume runs them again."""
+        """Whether the search time is spent, or an order says so. Executors then end running trials, untold.
+
+        A resume runs them again.
+        """
+        if self.orders is not None and self.orders.stop() == "now":
+            return self._is_stopped()
         if self._seconds_left() > 0:
             return False
         assert self.most_seconds is not None

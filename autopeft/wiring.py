@@ -30,6 +30,7 @@ from autopeft.executors import Executor
 from autopeft.history import SHOWN, TRIVIAL
 from autopeft.ledger import Ledger
 from autopeft.objectives import Objective, with_signal
+from autopeft.orders import Orders
 from autopeft.search import Search, sizes_by
 from autopeft.space import Space, components, method_of
 from autopeft.tasks import Kept, OwnBase, Scores, Split, Task
@@ -299,6 +300,7 @@ def conversation(
         most_trials=config.budget.trials,
         most_seconds=None if config.budget.hours is None else config.budget.hours * 3600,
         listeners=listeners,
+        orders=Orders(Path(prepared.setup.folder)),
     )
 
 
