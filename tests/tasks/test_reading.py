@@ -364,7 +364,9 @@ def test_the_base_of_digits_never_sees_a_target_class():
 def test_scores_against_a_hand_count(task):
     logits = np.eye(3)[[0, 1, 2, 0]]
     found = task().score({"logits": logits}, {"label": np.array([0, 1, 1, 2])}, {"n_outputs": 3})
-    assert found.detail == {"rows": [1, 2, 1], "predicted": [2, 1, 1], "correct": [1, 1, 0]}
+    assert found.detail == {
+        "rows": [1, 2, 1], "predicted": [2, 1, 1], "correct": [1, 1, 0], "confused": [[1, 2, 1], [2, 0, 1]],
+    }  # fmt: skip
     scores = found.metrics
     assert scores["accuracy"] == 0.5
     assert scores["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
