@@ -364,7 +364,7 @@ def leaderboard(
 def runs(
     folder: Annotated[Path, typer.Argument(help="The folder of the runs.")] = Path("runs"), as_json: Json = False
 ) -> None:
-    """All runs of a folder, with their states.
+    """List the runs of a folder, with their states.
 
     Example: autopeft runs
     """
@@ -382,7 +382,7 @@ def runs(
 
 @cli.command()
 def watch(run: Folder) -> None:
-    """Show a search that runs in another terminal, until it ends.
+    """Show a running search, until it ends.
 
     Example: autopeft watch runs/my-1
     """
@@ -396,8 +396,9 @@ def watch(run: Folder) -> None:
 def stop(
     run: Folder,
     now: Annotated[bool, typer.Option("--now", help="End running trials, too; a resume runs them again.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """End a search that runs in another terminal, after its running trials.
+    """End a running search, after its running trials.
 
     Example: autopeft stop runs/my-1
     """
@@ -415,7 +416,7 @@ def add(
     params: Annotated[list[str], typer.Option(help="key=value; method is needed, the rest has defaults.")],
     as_json: Json = False,
 ) -> None:
-    """Let a search try a configuration of your own next, told like any other.
+    """Let a search try a configuration of your own next.
 
     Example: autopeft add runs/my-1 --params method=lora --params lora.rank=16
     """

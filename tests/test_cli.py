@@ -26,10 +26,10 @@ from autopeft.naming import describe
 PROJECT = Path(__file__).resolve().parent.parent
 COMMANDS = (
     "search", "demo", "resume", "init", "check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm",
-    "export", "predict", "list", "doctor",
+    "export", "predict", "list", "doctor", "runs", "watch", "stop", "add",
 )  # fmt: skip
 READERS = ("init", "check", "plan", "front", "trials", "report", "track", "leaderboard", "confirm", "export", "predict",
-           "list", "doctor", "search", "demo", "resume")  # fmt: skip
+           "list", "doctor", "search", "demo", "resume", "runs", "stop", "add")  # fmt: skip
 HEAVY = ("torch", "transformers", "peft", "ray", "optuna", "mlflow", "sklearn", "pandas", "datasets", "pydantic")
 
 CONFIG = """\
