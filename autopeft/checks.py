@@ -264,17 +264,33 @@ def _judges(stopper: Any, metric: str) -> bool:
 
 
 def _task(draft: Draft) -> Any:
-    """Returns the task with its options; its class if the options are faulty; None if no task has this name."""
+    """Returns the task with its options and the user's metrics; None if no task has this name.
+
+    If its options are faulty, it has none; if it cannot be made without options, its class is returned.
+    """
+    task = _without_own_metrics(draft)
+    if task is None or isinstance(task, type):
+        return task
+    try:
+        return scored_by(task, _own_metrics(draft))
+    except UsageError:  # `own_metrics_of` says so
+        return task
+
+
+def _without_own_metrics(draft: Draft) -> Any:
+    """Returns the task as `_task` does, with its own metrics alone."""
     entry = draft.content.get("task")
     options = dict(entry) if isinstance(entry, Mapping) else {"name": entry}
     name = options.pop("name", None)
     if not isinstance(name, str) or name not in plugins.names("tasks"):
         return None
     plugin = plugins.load("tasks", name)
-    try:
-        return scored_by(plugin(**options), _own_metrics(draft))
-    except (ConfigError, UsageError, ValueError, TypeError):  # `plugins_of` and `own_metrics_of` say so
-        return plugin
+    for given in (options, {}):
+        try:
+            return plugin(**given)
+        except (ConfigError, UsageError, ValueError, TypeError):  # `plugins_of` says so
+            continue
+    return plugin
 
 
 def _own_metrics(draft: Draft) -> list[OwnMetric]:
@@ -291,7 +307,7 @@ def _own_metrics(draft: Draft) -> list[OwnMetric]:
 
 def own_metrics_of(draft: Draft) -> None:
     """Finds metrics of the user's with a wrong name or goal, or without their function. Runs no code of the user's."""
-    metrics, task = _own_metrics(draft), _task(draft)
+    metrics, task = _own_metrics(draft), _without_own_metrics(draft)
     for metric in metrics:
         path = f"metrics.{metric.name}"
         if not metric.name.isidentifier() or metric.name in SIZES:
@@ -299,15 +315,9 @@ def own_metrics_of(draft: Draft) -> None:
         wrong = metric_fault(metric.function) if draft.are_files_checked else None
         if wrong is not None:
             draft.fault(path, wrong)
-    if isinstance(task, type) and metrics:
-        entry = draft.content["task"]
-        options = {key: value for key, value in entry.items() if key != "name"} if isinstance(entry, Mapping) else {}
+    if task is not None and not isinstance(task, type):
         try:
-            made = task(**options)
-        except (ConfigError, UsageError, ValueError, TypeError):
-            return  # `plugins_of` says so
-        try:
-            scored_by(made, metrics)
+            scored_by(task, metrics)
         except UsageError as fault:
             draft.fault("metrics", str(fault).removeprefix("metrics: "))
 

@@ -204,9 +204,15 @@ class ChatTemplate:
             for text, is_answer in ((whole[at : len(before)], False), (whole[len(before) : len(until)], True)):
                 part = self._ids(text) if text else []
                 ids += part
-                is_learned += [is_answer] * len(part)
+                is_learned += self._until_end(part) if is_answer else [False] * len(part)
             at = len(until)
         return Rendered(ids, is_learned)
+
+    def _until_end(self, turn: list[int]) -> list[bool]:
+        """Marks the tokens of a turn up to its last control token: behind it, nothing is generated any more."""
+        special = set(self.tokenizer.all_special_ids)
+        last = max((at for at, token in enumerate(turn) if token in special), default=len(turn) - 1)
+        return [at <= last for at in range(len(turn))]
 
     def _text(self, messages: Sequence[Message], *, is_asked: bool = False) -> str:
         try:

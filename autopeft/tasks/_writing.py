@@ -24,6 +24,7 @@ from autopeft.tasks._texts import FromTables
 
 LIKELIHOODS: Mapping[str, Goal] = {"perplexity": "minimize", "token_accuracy": "maximize"}
 GENERATED = ("exact_match", "contains")  # if the config names no others
+NO_PATTERN = "expected the text before an answer, such as '####'; got an empty one"
 
 
 class Writing(FromTables):
@@ -54,13 +55,16 @@ class Writing(FromTables):
         answer_after: str | None = None,
         too_long: str = "cut",
     ) -> None:
-        if generate_rows < 0 or new_tokens < 1:
-            raise UsageError("task: generate_rows is 0 or more, new_tokens 1 or more")
-        if too_long not in ("cut", "drop"):
-            raise UsageError(f"task: too_long is cut or drop, not {too_long!r}")
-        if answer_after is not None and not answer_after.strip():
-            raise UsageError("task: answer_after is the text before an answer, such as '####'; got an empty one")
-        self.generated = _metric_names(generated)
+        faults = [
+            *([] if generate_rows >= 0 else [Fault("generate_rows", f"expected 0 or more, got {generate_rows}")]),
+            *([] if new_tokens >= 1 else [Fault("new_tokens", f"expected 1 or more, got {new_tokens}")]),
+            *([] if too_long in ("cut", "drop") else [Fault("too_long", f"expected cut or drop, got {too_long!r}")]),
+            *([] if answer_after is None or answer_after.strip() else [Fault("answer_after", NO_PATTERN)]),
+            *_metric_faults(generated),
+        ]
+        if faults:
+            raise ConfigError(faults, "task")
+        self.generated = tuple(dict.fromkeys([generated] if isinstance(generated, str) else generated))
         self.generate_rows, self.new_tokens = generate_rows, new_tokens
         self.answer_after, self.too_long = answer_after, too_long
         written = {name: generation.METRICS[name] for name in self.generated if generate_rows}
@@ -153,17 +157,17 @@ def end_tokens(tokens: Any, model: Any) -> list[int]:
     return list(dict.fromkeys(end for end in found if isinstance(end, int)))
 
 
-def _metric_names(generated: Any) -> tuple[str, ...]:
+def _metric_faults(generated: Any) -> list[Fault]:
+    """Finds names in `generated` that are no metrics of texts."""
     names = [generated] if isinstance(generated, str) else generated
     known = ", ".join(generation.METRICS)
     if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"task: generated is a list of {known}; got {generated!r}")
-    for name in names:
-        if name not in generation.METRICS:
-            raise UsageError(
-                f"task: generated has no metric {name!r}.{did_you_mean(name, generation.METRICS)} There are: {known}"
-            )
-    return tuple(dict.fromkeys(names))
+        return [Fault("generated", f"expected a list of {known}; got {generated!r}")]
+    return [
+        Fault("generated", f"no metric {name!r}.{did_you_mean(name, generation.METRICS)} There are: {known}")
+        for name in names
+        if name not in generation.METRICS
+    ]
 
 
 @lru_cache(maxsize=4)

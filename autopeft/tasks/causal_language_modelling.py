@@ -202,7 +202,7 @@ class CausalLanguageModelling(Writing):
         found, mean = with_examples(split, first, rows, room)
         if not mean:
             raise UsageError(
-                f"task: none of the examples fits into {room} tokens with a prompt and its completion: give shorter ones, "
+                f"none of the examples fits into {room} tokens with a prompt and its completion: give shorter ones, "
                 "or leave `examples` out"
             )
         some = f"{len(rows)} examples" if mean == len(rows) else f"up to {len(rows)} examples ({mean:.1f} on average)"
@@ -260,9 +260,7 @@ def _examples(given: Any) -> int | tuple[Mapping[str, Any], ...] | None:
         return given or None
     if isinstance(given, (list, tuple)) and given and all(isinstance(row, Mapping) for row in given):
         return tuple(given)
-    raise UsageError(
-        f"task: examples is a number of training rows, or a list of rows as {{column: value}}; got {given!r}"
-    )
+    raise UsageError(f"examples is a number of training rows, or a list of rows as {{column: value}}; got {given!r}")
 
 
 plugin = CausalLanguageModelling

@@ -169,9 +169,10 @@ def test_keys_that_do_not_go_together(data, faults):
     ("options", "message"),
     [
         ({"too_long": "skip"}, "cut or drop"),
+        ({"too_long": "skip", "new_tokens": 0, "generated": ["exact", "rouge"]}, "task: 4 faults"),
         ({"generated": ["exact"]}, "Did you mean 'exact_match'"),
-        ({"generated": 3}, "generated is a list"),
-        ({"answer_after": " "}, "answer_after is the text"),
+        ({"generated": 3}, "generated: expected a list"),
+        ({"answer_after": " "}, "expected the text before an answer"),
     ],
 )
 def test_wrong_options(options, message):

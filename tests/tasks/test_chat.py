@@ -54,6 +54,14 @@ def test_the_assistants_turns_are_learned_and_nothing_else(model):
     assert spans(tokens, split.targets["labels"][0]) == LEARNED
 
 
+def test_what_stands_behind_the_end_of_a_turn_is_not_learned(tmp_path):
+    """As the line break behind <|im_end|>: generation has ended there."""
+    path = writer(tmp_path, "llama", UNMARKED_CHAT.replace("{{ ' ' }}{% endfor %}", "{{ ' it ' }}{% endfor %}"))
+    tokens, split = tokenizer(path, {}), encoded(path, [TALK])
+    assert spans(tokens, split.targets["labels"][0]) == LEARNED
+    assert tokens.decode(split.inputs["input_ids"][0]).endswith("<end> it <assistant> no <end>")
+
+
 def test_json_text_and_a_list_are_one(model):
     one, other = encoded(model, [TALK]), encoded(model, [json.dumps(TALK)])
     assert np.array_equal(one.inputs["input_ids"][0], other.inputs["input_ids"][0])
@@ -141,6 +149,18 @@ def test_cells_that_are_no_conversation(cell, message):
 
 def test_null_keys_are_none():
     assert conversation([{"role": "user", "content": "a", "tool_calls": None}]) == [{"role": "user", "content": "a"}]
+
+
+def test_a_data_set_of_the_hub(tmp_path):
+    """As `datasets` saves it to the disk, with messages as a list of structs."""
+    import datasets
+
+    rows = [json.loads(line) for line in write_chats(tmp_path / "t.jsonl", 20).read_text().splitlines()]
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "hub"))
+    given = {"hub": str(tmp_path / "hub"), "messages": "messages", "validation_share": 0.2}
+    data = CausalLanguageModelling().read(given, 0)
+    assert sum(map(len, data.splits.values())) == 20
+    assert conversation(data.splits["train"].inputs["messages"][0])[0] == {"role": "user", "content": "is it day"}
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
