@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from autopeft.tasks import Kind, Ragged, Raw, Task, column_names
-from autopeft.training.answers import Answers
+
+if TYPE_CHECKING:
+    from autopeft.training.answers import Answers
 
 MOST = 20  # rows
 LONGEST = 300  # characters of a row
