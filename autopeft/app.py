@@ -20,10 +20,11 @@ from autopeft.errors import UsageError, command
 from autopeft.plan import Plan, plan
 from autopeft.run_folder import opened, write_config
 from autopeft.runs import Run, go, open_run
-from autopeft.start import init
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from autopeft.start import Started
 
 
 __all__ = ["Plan", "Run", "check", "demo", "init", "leaderboard", "open_run", "plan", "predict", "run", "search"]
@@ -84,6 +85,13 @@ def new_folder(config: Config, name: str | None = None) -> Path:
 def check(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Returns the checked config, or raises all its faults at once. Imports no torch."""
     return load(path, overrides)
+
+
+def init(source: str | Path, model: str | None = None, to: str | Path | None = None) -> Started:
+    """Looks at data, and writes the config of a first search. See `autopeft.start.init`."""
+    from autopeft import start
+
+    return start.init(source, model, to)
 
 
 def leaderboard(
