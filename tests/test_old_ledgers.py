@@ -48,7 +48,7 @@ def test_it_goes_on_and_is_confirmed_again(run):
     more = run.resume(["budget.trials=9"], quiet=True)
     assert (run.folder / "ledger.jsonl").read_text().count("\n") > before
     assert [record.number for record in more.history.records if record.is_complete] == list(range(9))
-    assert set(more.history.records[8].detail) == {"rows", "predicted", "correct"}
+    assert set(more.history.records[8].detail) == {"rows", "predicted", "correct", "confused"}
     confirmed = len(more.history.confirmations)
     more.confirm(seeds=1, which=["best"], quiet=True)
     assert len(History.read(run.folder / "ledger.jsonl").confirmations) == confirmed + 1
