@@ -106,6 +106,8 @@ class Pack:
         n_new = sum(runner.n_new for runner in self._running())
         if running >= MOST_TRIALS or not self._admits(running) or not self._needs.largest:
             return False
+        if 2 * n_new >= running:  # new ones are at most as many as those that were measured: they may need far more
+            return False
         while not self._needs.has_room(n_new):
             if not self.worker.programs.drop(1):  # a trial is worth more than a program kept for another
                 return False

@@ -67,6 +67,8 @@ class StackProgram:
         before = None if network.is_resident else lambda step: network.send(batches[step], sizes[step])
         try:
             self.launcher.launch(sizes, before)
+            if before is not None:  # what was sent lies where all trials' batches lie
+                self.launcher.wait()
         except (RuntimeError, MemoryError) as fault:
             if not is_out_of_memory(fault) or stack.most_members == 1:
                 raise

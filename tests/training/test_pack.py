@@ -600,7 +600,9 @@ def test_as_many_join_as_memory_holds_by_what_the_first_was_seen_to_take(setup):
     pack.join(biases(10)[0])
     assert not pack.has_room(), "the first is measured alone"
     assert pack.advance(pack.has_room) == [] and pack.has_room()
-    most = join_while_there_is_room(pack, biases(11, 12, 13, 14, 15, 16))
+    pack.join(biases(11)[0])
+    assert not pack.has_room(), "as many new ones as were measured"
+    most = join_while_there_is_room(pack, biases(12, 13, 14, 15, 16))
     assert most == 4
 
 

@@ -15,6 +15,7 @@ from autopeft.training.network import Network
 from autopeft.training.pack import Pack
 from autopeft.training.program import READ, Program
 from autopeft.training.programs import Programs, is_same, structure
+from autopeft.training.resident import Room
 from autopeft.trial import WEATHER, Report, Result, Status, Trial
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -193,6 +194,24 @@ def test_what_no_gradient_reaches_fails_its_trial(setup, monkeypatch):
     for _ in ("a new program", "one that is kept"):
         result = list(worker.evaluate(given))[-1]
         assert result.status is Status.FAILED and "yet no gradient reached" in result.error
+
+
+def test_columns_that_stay_on_the_host_are_sent_step_by_step(setup, monkeypatch):
+    """By themselves and in a stack; trials side by side share the place where batches come to lie."""
+    own = setup.but(layout="flat", epochs=None, steps=12)
+    given = [trial(1, rank=2), trial(2, rank=4), trial(3, "bias")]
+    expected = [steady(list(Worker(own).evaluate(one))[-1]) for one in given]
+    monkeypatch.setattr(Room, "take", lambda self, n_bytes: False)
+    sent, send = [], Network.send
+    monkeypatch.setattr(Network, "send", lambda net, *args: sent.append(torch.is_grad_enabled()) or send(net, *args))
+    pack, found = Pack(Worker(own)), {}
+    for one in given:
+        pack.join(one)
+    while events := pack.advance():
+        found.update({one.number: event for one, event in events})
+    assert sum(sent) == 2 * 12, "a step of the stack, and one of the other"
+    for one, alone in zip(given, expected, strict=True):
+        assert steady(found[one.number]) == pytest.approx(alone, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.gpu
