@@ -128,6 +128,8 @@ def _encode(task: Task, setup: Setup, folder: Path) -> None:
                     break
         faults += _nothing_left(name, raw, left_out, counts)
         np.save(folder / name / "rows.npy", np.delete(raw.rows, left_out))
+        if left_out:
+            origin["rows"] = {**origin["rows"], name: len(raw) - len(left_out)}
         said = [f"{name}: {count:,} of {len(raw):,} rows {what}" for what, count in counts.items()]
         origin["notes"] = [*origin.get("notes", ()), *said]
         if name == "validation" and not faults:

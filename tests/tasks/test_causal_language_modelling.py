@@ -109,7 +109,7 @@ def test_dropped_rows_are_in_no_split_and_are_said(tmp_path):
     data = prepare(setup)
     assert sum(map(len, data.splits.values())) == 30
     for name, split in data.splits.items():
-        assert len(split) == len(data.rows[name]) and not (data.rows[name] % 4 == 0).any()
+        assert len(split) == len(data.rows[name]) == data.origin["rows"][name] and not (data.rows[name] % 4 == 0).any()
     counts = [note for note in data.origin["notes"] if "longer than 32 tokens: dropped" in note]
     assert len(counts) == 2 and counts[0].startswith("train: ")
     (tmp_path / "t.csv").write_text("prompt,completion\n" + "\n".join([f"good,{long}"] * 20) + "\n")

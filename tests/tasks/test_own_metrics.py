@@ -1,6 +1,7 @@
 """Metrics of the user's own: what they get, when their code runs, how their faults are said."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from autopeft.errors import ConfigError, UsageError
 from autopeft.history import TRIVIAL
 from autopeft.tasks import _own_metrics as own
 from autopeft.tasks._own_metrics import OwnMetric, metric_fault, scored_by
+from autopeft.training.setup import TaskSpec
 
 FUNCTIONS = """
 import sys
@@ -99,6 +101,18 @@ def test_a_function_that_fails_is_said_before_the_search(scores, name, message):
 def test_what_check_says(scores, function, message):
     given = function.format(file=scores, folder=scores.parent) if isinstance(function, str) else function
     assert message in metric_fault(given)
+
+
+def test_it_travels_to_a_worker_with_its_text(scores):
+    """As a setup does: the worker's machine need not have the file."""
+    spec = TaskSpec(
+        "text_classification", own_metrics=(OwnMetric.read("positives", f"{scores}:positives", "maximize"),)
+    )
+    given = pickle.dumps(spec)
+    scores.rename(scores.with_name("moved.py"))
+    task = pickle.loads(given).make()  # noqa: S301
+    found = task.score({"logits": np.eye(2)}, {"label": np.array([0, 1])}, ABOUT)
+    assert found.metrics["positives"] == 0.5
 
 
 def test_a_module_is_imported():
