@@ -37,6 +37,7 @@ from autopeft.tasks import Raw, Source, Split, Task, input_columns
 from autopeft.tasks._format import KEYS as FORMAT_KEYS
 from autopeft.tasks._targets import is_missing, n_rows, some_rows
 from autopeft.tasks._templates import is_template
+from autopeft.tasks._writing import end_tokens
 from autopeft.training.answers import Answers, score_batches
 from autopeft.training.batches import collate
 from autopeft.training.head import headed
@@ -101,7 +102,7 @@ def export(
     else:
         shutil.copyfile(tensors, to / TENSORS)
     _save_processor(task, setup, to)
-    _save_generation(base, to)
+    _save_generation(task, base, setup, to)
     columns = input_columns(task, setup.task.data)
     exported = {
         "schema": SCHEMA if merged else 2,
@@ -187,14 +188,16 @@ def _merged(
     return model
 
 
-def _save_generation(base: Any, to: Path) -> None:
-    """Writes a language model's generation config, with the padding token that rows of different lengths need."""
-    if getattr(base, "can_generate", lambda: False)() and base.generation_config is not None:
-        config = copy.deepcopy(base.generation_config)
-        if config.pad_token_id is None:
-            config.pad_token_id = base.config.get_text_config().pad_token_id
-        # Not by its own `save_pretrained`, which refuses some configs that were published.
-        (to / "generation_config.json").write_text(config.to_json_string())
+def _save_generation(task: Task, base: Any, setup: Setup, to: Path) -> None:
+    """Writes a language model's generation config: the base's, ended as in `predict`, with a token for padding."""
+    if task.auto_class not in TASK_TYPES or base.generation_config is None:
+        return
+    config = copy.deepcopy(base.generation_config)
+    if config.pad_token_id is None:
+        config.pad_token_id = base.config.get_text_config().pad_token_id
+    config.eos_token_id = end_tokens(task.processor(setup.source), base)
+    # Not by its own `save_pretrained`, which refuses some configs that were published.
+    (to / "generation_config.json").write_text(config.to_json_string())
 
 
 def _unsaid_padding(base: Any, setup: Setup) -> int | None:

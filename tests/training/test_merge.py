@@ -120,7 +120,7 @@ def test_stock_libraries_load_both_forms_in_a_fresh_process(tmp_path):
     tokens.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
     tokens.save_pretrained(folder)
     settings = transformers.GenerationConfig.from_pretrained(folder)
-    settings.do_sample, settings.top_k = True, 7
+    settings.do_sample, settings.top_k, settings.eos_token_id = True, 7, 5
     settings.save_pretrained(folder)
     params = {"method": "lora", "lora.modules": "all", "lora.alpha": 64}
     _, attached = trained(folder, params)
@@ -139,7 +139,9 @@ def test_stock_libraries_load_both_forms_in_a_fresh_process(tmp_path):
     assert found[:2] == again[:2]
     assert found[1] == "good "
     assert np.array_equal(found[2], expected), "the adapter's logits"
-    assert json.loads((adapter / "generation_config.json").read_text())["top_k"] == 7
+    for folder in (adapter, merged):  # the end that is learned, and the base's own
+        settings = json.loads((folder / "generation_config.json").read_text())
+        assert (settings["top_k"], settings["eos_token_id"][:2]) == (7, [0, 5])
     ours = load(merged)  # the base is not needed any more
     task, source = ours.task, ours.source
     split = task.encoder(source, {"n_outputs": 0})(Raw({"prompt": ["good fine day"]}, {}, np.arange(1)))
