@@ -17,7 +17,7 @@ from autopeft.methods._unfreeze import Unfreeze
 from autopeft.recipe import Head
 from autopeft.training.head import fitted, headed, make
 from autopeft.training.model import ModelView
-from autopeft.training.recipe import Component, count, resolve
+from autopeft.training.recipe import Component, count, require_whole, resolve
 
 
 class Counter:
@@ -41,7 +41,9 @@ class Counter:
         """
         head = fitted(self.meta, self.view, Head.of(params))
         frame = self._frame(head)
-        adapter = self._added_up(frame, resolve(frame.view, params))
+        parts = resolve(frame.view, params)
+        require_whole(frame.meta, frame.view, parts)
+        adapter = self._added_up(frame, parts)
         if adapter is None:
             return count(self.meta, self.view, params)
         size = self._head(head)

@@ -42,7 +42,7 @@ from autopeft.training.answers import Answers, score_batches
 from autopeft.training.batches import collate
 from autopeft.training.head import headed
 from autopeft.training.merge import merge
-from autopeft.training.model import clone_shared, load_model, view
+from autopeft.training.model import clone_shared, load_model, quiet, view
 from autopeft.training.offline import from_disk_first
 from autopeft.training.quantised import dequantise
 from autopeft.training.recipe import attach, load_trained, resolve
@@ -96,7 +96,8 @@ def export(
     to.mkdir(parents=True, exist_ok=True)
     form = "merged" if merged else "peft" if is_peft(base, params) else "autopeft"
     if whole is not None:
-        whole.save_pretrained(to)
+        with quiet():
+            whole.save_pretrained(to)
     elif form == "peft":
         _save_peft(base, params, load_file(tensors), setup, to)
     else:

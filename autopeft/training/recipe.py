@@ -188,7 +188,7 @@ def _attach(
     parts = [part for part in resolve(view, params) if part.name != "head"]  # which every recipe has, after the others
     heads = [name for name, _ in base.named_parameters() if view.in_head(name)]
     sites = {part.name: Site(part.scope, part.keys, steps, batches) for part in parts}
-    _require_whole(base, view, parts)
+    require_whole(base, view, parts)
     copies = {part.name: part.method.copies(base, sites[part.name]) for part in parts}
     copied = {name for own in copies.values() for name in (*own.trained, *own.changed)}
     model = clone_shared(base, {*heads, *copied})
@@ -244,7 +244,7 @@ def _require_untouched(model: nn.Module, part: Component, trained: Collection[in
             raise _hidden(part, name)
 
 
-def _require_whole(model: nn.Module, view: ModelView, parts: Sequence[Component]) -> None:
+def require_whole(model: nn.Module, view: ModelView, parts: Sequence[Component]) -> None:
     """Refuses components that train, change or compute with weights that are stored in 4 or 8 bits."""
     if not view.quantised:
         return
@@ -328,7 +328,7 @@ def _count(meta: nn.Module, view: ModelView, params: Mapping[str, Any]) -> dict[
     """By attaching; a component that reads weights, and so may allocate even on meta, by its formula."""
     parts = resolve(view, params)
     _require_apart(meta, parts)
-    _require_whole(meta, view, parts)
+    require_whole(meta, view, parts)
     closed = {
         part.name: part.method.count(meta, Site(part.scope, part.keys)) for part in parts if part.method.reads_weights
     }

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from autopeft.config import load as load_config
 from autopeft.errors import ConfigError, EnvironmentFault, Refused, UsageError
 from autopeft.quantisations import QUANTISATIONS
 from autopeft.reports import card
+from autopeft.training.counter import Counter
 from autopeft.training.export import export, verify
 from autopeft.training.loop import Worker
 from autopeft.training.model import load_model, meta_model, view
@@ -153,8 +155,9 @@ def test_methods_train_on_it_as_on_the_weights_that_it_stands_for(method, name, 
 def test_what_needs_the_weights_is_refused_before_a_trial(method, folders):
     """The library need not be there: the model on the meta device says it."""
     meta = meta_model(ModelSpec(folders["llama"], quantisation="nf4"), CAUSAL, 0)
-    with pytest.raises(Refused, match=REFUSED[method]):
-        count(meta, view(meta), {"method": method})
+    for counting in (partial(count, meta, view(meta)), Counter(meta, view(meta))):
+        with pytest.raises(Refused, match=REFUSED[method]):
+            counting({"method": method})
     if method == "last_layers":
         with pytest.raises(Refused, match="quantised"):
             count(meta, view(meta), {"method": "lora+last_layers"})
