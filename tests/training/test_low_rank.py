@@ -75,3 +75,21 @@ def test_what_peft_does_otherwise_stays_as_it_is():
             assert not any("value" in n or "key" in n for n in fused), "there ia3 lies between"
         else:
             assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_rows_take_their_share_of_an_update():
+    """Two trials' updates on one buffer of tokens, each token its own trial's: as each trial's rows by themselves."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(5, 7).double().requires_grad_(False)
+    x = torch.randn(6, 5, dtype=torch.double, requires_grad=True)
+    a, b = (torch.randn(2, *shape, dtype=torch.double, requires_grad=True) for shape in ((3, 5), (7, 3)))
+    owner = torch.tensor([0, 0, 1, 1, 1, 0])
+    share = (owner[:, None] == torch.arange(6) // 3).double()[None]
+    joined = updated(x[None], layer, a.reshape(1, 6, 5), b.transpose(0, 1).reshape(1, 7, 6), None, share)[0]
+    plain = layer(x) + torch.stack([b[k] @ (a[k] @ row) for k, row in zip(owner.tolist(), x, strict=True)])
+    assert torch.allclose(joined, plain)
+    weight = torch.randn_like(plain)
+    for one, other in zip(
+        *(torch.autograd.grad((out * weight).sum(), (x, a, b)) for out in (joined, plain)), strict=True
+    ):
+        assert torch.allclose(one, other)

@@ -109,6 +109,21 @@ def test_a_batch_taken_in_parts_has_the_gradients_of_the_whole(setup):
     assert_near(gradients(parts), gradients(whole))
 
 
+@pytest.mark.parametrize("form", ["flat", "padded"])
+def test_checkpointed_blocks_have_the_same_gradients(setup, form):
+    """The second pass over a block, for its gradients, reads the batch of the first one."""
+    worker = Worker(setup.but(layout="flat", gradient_checkpointing="on"))
+    worker.statics._form, worker.statics._is_asked = form, True
+    network = worker.network(Trial(0, {"method": "full", "full.lr": 1e-3}, 7))
+    network.train()
+    assert network.is_checkpointed
+    rows = np.arange(9)
+    found, own = static(network, rows)
+    loss, expected = padded(network_of(setup, {"method": "full", "full.lr": 1e-3}), rows)
+    assert found == pytest.approx(loss, rel=1e-4)
+    assert_near(own, expected)
+
+
 def test_rows_are_weighted_as_the_task_says(setup):
     network = network_of(setup)
     source = network.worker.statics.split(network.worker.data, "train")
