@@ -8,7 +8,7 @@ import torch
 from architectures import MAKE, TEXT, inputs, make
 from transformers import BertForTokenClassification, GPT2LMHeadModel
 
-from autopeft import testing
+from autopeft import plugins, testing
 from autopeft.errors import Refused, UsageError
 from autopeft.recipe import OWN_HEAD, POOLINGS, Head
 from autopeft.training import head as module
@@ -193,6 +193,23 @@ def test_counted_by_formula_is_attached_is_trained(name):
         assert not [n for n, parameter in trained.items() if parameter.grad is None], params
     assert whole > 8
     assert refused
+
+
+@pytest.mark.parametrize("subject", testing.method_subjects(), ids=str)
+def test_each_method_trains_what_it_counts_below_a_chosen_head(subject):
+    counter, whole = Counter(subject.meta, subject.view), 0
+    for name in plugins.names("methods"):
+        params = {"method": name, "head.pooling": "mean", "head.layer": 1, "head.hidden": 3}
+        exact = outcome(lambda params=params: count(subject.meta, subject.view, params))
+        assert outcome(lambda params=params: counter(params)) == exact, params
+        if isinstance(exact, str):
+            continue
+        attached, whole = testing.methods.attach_method(subject, params, 1), whole + 1
+        subject.loss(attached.model).backward()
+        parameters = dict(attached.model.named_parameters())
+        assert sum(parameters[n].numel() for n in attached.trained) == exact["trainable_parameters"]
+        assert not [n for n in attached.trained if parameters[n].grad is None], params
+    assert whole > 10
 
 
 def test_blocks_above_are_neither_there_nor_trained():
