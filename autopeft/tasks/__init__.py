@@ -211,7 +211,8 @@ class Task(Protocol):
         """Reads all splits. `data` is the config's section, paths resolved.
 
         Raises:
-            autopeft.errors.ConfigError: Columns, files or labels are wrong. Names all faults at once.
+            autopeft.errors.ConfigError: Columns, files or labels are wrong. Names all faults at once. Those of single
+                rows are `autopeft.tasks._targets.RowFault`; `data.on_fault: skip` leaves such rows out.
         """
 
     def read_rows(self, file: Path, data: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
