@@ -144,14 +144,21 @@ class Ranking(Texts):
 
     def trivial(self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]) -> Scores:
         """Ranks by popularity: how many training rows rate an item as relevant. Its loss is that of the mean share."""
-        is_relevant = np.asarray(train["relevance"]) >= about["least"] - about["lowest"]
-        items = np.asarray(targets["item"])
-        size = 1 + max(int(items.max()), int(np.asarray(train["item"]).max()))
-        popularity = np.bincount(np.asarray(train["item"]), is_relevant, minlength=size)
-        found = self._of_scores(popularity[items], targets, about)
+        found = self._of_scores(_popularity(train, targets, about), targets, about)
         mean, shares = float(np.asarray(train["share"]).mean()), np.asarray(targets["share"], dtype=np.float64)
         loss = -(shares * np.log(mean) + (1 - shares) * np.log(1 - mean)).mean()
         return Scores({**found.metrics, "loss": float(loss)}, found.detail)
+
+    def truths(self, kept: Kept, targets: Columns, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """The true `score` of the rated items: their share of the highest relevance of train."""
+        return {"score": np.asarray(targets["share"])[_own(targets)].tolist()}
+
+    def trivial_answers(
+        self, train: Columns, targets: Columns, about: Mapping[str, Any], base: Callable[[], Kept]
+    ) -> Mapping[str, Any]:
+        """Each item's popularity, as a share of the highest one, and the rank by it."""
+        own, popularity = _own(targets), _popularity(train, targets, about)
+        return _ranked(popularity[own] / max(float(popularity.max()), 1.0), np.asarray(targets["reader"])[own])
 
     def _of_scores(self, scores: np.ndarray, targets: Columns, about: Mapping[str, Any]) -> Scores:
         users, relevance = np.asarray(targets["user"]), np.asarray(targets["relevance"], dtype=np.float64)
@@ -167,16 +174,36 @@ class Ranking(Texts):
     def answers(self, kept: Kept, about: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
         """`score`, from 0 to 1, and `rank`, 1 for the best among the rows with the same text of a user; ties share it."""
         from scipy.special import expit
-        from scipy.stats import rankdata
 
-        own = np.flatnonzero(np.asarray(kept["row"]) != SAMPLED)
-        own = own[np.argsort(np.asarray(kept["row"])[own], kind="stable")]
-        scores, readers = np.asarray(kept["score"], dtype=np.float64)[own], np.asarray(kept["reader"])[own]
-        ranks = np.empty(len(own), dtype=np.int64)
-        for reader in np.unique(readers):
-            of_reader = readers == reader
-            ranks[of_reader] = rankdata(-scores[of_reader].round(ROUNDING), method="min")
-        return {"score": expit(scores).tolist(), "rank": ranks.tolist()}
+        own = _own(kept)
+        scores = np.asarray(kept["score"], dtype=np.float64)[own]
+        return {**_ranked(scores, np.asarray(kept["reader"])[own]), "score": expit(scores).tolist()}
+
+
+def _own(columns: Mapping[str, Any]) -> np.ndarray:
+    """Returns where the rows of the data are, in their order: not those of sampled items."""
+    rows = np.asarray(columns["row"])
+    own = np.flatnonzero(rows != SAMPLED)
+    return own[np.argsort(rows[own], kind="stable")]
+
+
+def _ranked(scores: np.ndarray, readers: np.ndarray) -> dict[str, Sequence[Any]]:
+    from scipy.stats import rankdata
+
+    ranks = np.empty(len(scores), dtype=np.int64)
+    for reader in np.unique(readers):
+        of_reader = readers == reader
+        ranks[of_reader] = rankdata(-scores[of_reader].round(ROUNDING), method="min")
+    return {"score": scores.tolist(), "rank": ranks.tolist()}
+
+
+def _popularity(train: Columns, targets: Columns, about: Mapping[str, Any]) -> np.ndarray:
+    """Counts for the item of each pair the training rows that rate it as relevant."""
+    is_relevant = np.asarray(train["relevance"]) >= about["least"] - about["lowest"]
+    items, rated = np.asarray(targets["item"]), np.asarray(train["item"])
+    counts = np.bincount(rated, is_relevant, minlength=1 + max(int(items.max()), int(rated.max())))
+    popularity: np.ndarray = counts[items]
+    return popularity
 
 
 def _of_ratings(

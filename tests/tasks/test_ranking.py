@@ -104,6 +104,15 @@ def test_answers_rank_the_rows_of_one_user():
     assert answers["score"] == pytest.approx([0.5, 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-2))])
 
 
+def test_metrics_of_the_users_own_are_of_the_rated_items():
+    about = {"lowest": 0.0, "highest": 2.0, "least": 1.0}
+    train = {"item": np.array([0, 0, 1]), "relevance": np.array([2, 2, 2.0]), "share": np.ones(3)}
+    scored = {"item": np.array([1, 2, 0]), "row": np.array([1, SAMPLED, 0]), "share": np.array([0.5, 0, 1]),
+              "reader": np.array([7, 7, 7])}  # fmt: skip
+    assert Ranking().truths({}, scored, about) == {"score": [1.0, 0.5]}
+    assert Ranking().trivial_answers(train, scored, about, dict) == {"score": [1.0, 0.5], "rank": [1, 2]}
+
+
 @pytest.mark.parametrize(
     ("ratings", "options", "expected"),
     [
