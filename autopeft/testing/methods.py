@@ -333,27 +333,27 @@ def check_method_merges(name: str, subject: MethodSubject) -> None:
     from autopeft.training.merge import merge
 
     can_merge = all(plugins.load("methods", method_of(part)).merges for part in components(name))
-    for params in method_recipes(name):
-        attached = attach_method(subject, params, seed=1)
-        train_method(subject, attached, steps=3)
-        before = checksum(subject.base)
-        with torch.no_grad():
-            expected = subject.logits(attached.model)
-        try:
-            merged = merge(attached, subject.view, params)
-        except UsageError as refusal:
-            assert not can_merge, f"{params}: {refusal}"
-            continue
-        assert can_merge
-        with torch.no_grad():
-            found = subject.logits(merged)
-        difference = float((found - expected).abs().max() / expected.abs().max())
-        # Rounding alone; a convolutional net of random weights amplifies it a hundred times.
-        assert difference < 5e-4, f"{params}: the logits differ by {difference} of the largest"
-        assert {n: type(m) for n, m in merged.named_modules()} == {n: type(m) for n, m in subject.base.named_modules()}
-        assert merged.state_dict().keys() == subject.base.state_dict().keys()
-        assert not any(m._forward_hooks or m._forward_pre_hooks for m in merged.modules()), "hooks are left"
-        assert checksum(subject.base) == before, "the base is as it was"
+    params = next(iter(method_recipes(name)))  # where it acts changes nothing of how it merges
+    attached = attach_method(subject, params, seed=1)
+    train_method(subject, attached, steps=3)
+    before = checksum(subject.base)
+    with torch.no_grad():
+        expected = subject.logits(attached.model)
+    try:
+        merged = merge(attached, subject.view, params)
+    except UsageError as refusal:
+        assert not can_merge, f"{params}: {refusal}"
+        return
+    assert can_merge
+    with torch.no_grad():
+        found = subject.logits(merged)
+    difference = float((found - expected).abs().max() / expected.abs().max())
+    # Rounding alone; a convolutional net of random weights amplifies it a hundred times.
+    assert difference < 5e-4, f"{params}: the logits differ by {difference} of the largest"
+    assert {n: type(m) for n, m in merged.named_modules()} == {n: type(m) for n, m in subject.base.named_modules()}
+    assert merged.state_dict().keys() == subject.base.state_dict().keys()
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in merged.modules()), "hooks are left"
+    assert checksum(subject.base) == before, "the base is as it was"
 
 
 METHOD_CHECKS: tuple[Callable[[str, MethodSubject], None], ...] = (

@@ -39,7 +39,8 @@ def test_a_config_that_cannot_know_it_is_wrong(options, said, tmp_path):
         load(config(tmp_path, **options))
 
 
-def test_without_a_gpu_it_is_refused_before_anything_is_read(tmp_path):
+def test_without_a_gpu_it_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(wiring, "choose_device", lambda name: "cpu")
     with pytest.raises(UsageError, match="torch sees none here"):
         app.search(load(config(tmp_path)), tmp_path / "run", quiet=True)
 
@@ -80,3 +81,13 @@ def test_a_search_by_accuracy_and_memory(tmp_path, monkeypatch):
     assert least.params["method"] == "head", "what takes the least is on the front"
     assert "peak_memory_bytes" in (tmp_path / "run" / "front.csv").read_text()
     assert (tmp_path / "run" / "report.md").exists()
+
+
+@pytest.mark.gpu
+def test_a_search_on_a_gpu_measures_it(tmp_path):
+    import torch
+
+    run = app.search(load(config(tmp_path)), tmp_path / "run", quiet=True)
+    total = torch.cuda.get_device_properties("cuda").total_memory
+    assert run.history.objectives[1].reference == total
+    assert all(0 < record.metrics["peak_memory_bytes"] < total for record in run.history.records if record.is_complete)

@@ -242,3 +242,20 @@ def test_a_classifier_keeps_its_head_whole(name, tmp_path):
         as_trials_run(lowered.model, parts, Precision(precision, torch.device("cpu"), parts))
         with torch.autocast("cpu", torch.bfloat16):
             lowered.model(**inputs).logits.sum().backward()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", EACH)
+def test_on_a_gpu_a_step_reaches_all_that_trains(name, folders):
+    model = load_model(ModelSpec(folders["llama"], quantisation=name), CAUSAL, 0, device="cuda")
+    parts = view(model)
+    assert packed_in(model) == set(parts.quantised)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+    for precision in ("fp32", "bf16"):
+        attached = attach(model, parts, {"method": "lora", "lora.modules": "all"}, 0)
+        as_trials_run(attached.model, parts, Precision(precision, torch.device("cuda"), parts))
+        given = {key: value.cuda() for key, value in batch(model).items()}
+        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            attached.model(**given).logits.float().sum().backward()
+        tensors = dict(attached.model.named_parameters())
+        assert all(torch.isfinite(tensors[n].grad).all() for n in attached.trained)
