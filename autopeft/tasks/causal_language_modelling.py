@@ -205,7 +205,11 @@ class CausalLanguageModelling(Writing):
                 f"none of the examples fits into {room} tokens with a prompt and its completion: give shorter ones, "
                 "or leave `examples` out"
             )
-        some = f"{len(rows)} examples" if mean == len(rows) else f"up to {len(rows)} examples ({mean:.1f} on average)"
+        some = (
+            f"{len(rows)} example{'s' * (len(rows) > 1)}"
+            if mean == len(rows)
+            else f"up to {len(rows)} examples ({mean:.1f} on average)"
+        )
         of_split = f", first {len(first):,} rows" if len(first) < len(split) else ""
         return Shown(f"{self.trivial_title}, shown {some}{of_split}", task, found)
 

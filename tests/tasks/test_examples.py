@@ -64,7 +64,7 @@ def test_examples_of_which_none_fits_are_no_baseline(model):
 
 def test_it_answers_the_rows_that_are_generated(model):
     _, found = shown(model, 1, generate_rows=2)
-    assert len(found.split) == 2 and found.title.endswith("examples, first 2 rows")
+    assert len(found.split) == 2 and found.title.endswith("shown 1 example, first 2 rows")
 
 
 def test_of_conversations_they_are_conversations(tmp_path):
