@@ -54,7 +54,7 @@ def smollm2() -> str:
 
 # `--quick` of any benchmark: the stock defaults of its methods on few rows. It shows that all of the way works; its
 # scores say nothing.
-QUICK = ("budget.trials=6", "data.train_rows=300", "training.epochs=1", "training.precision=fp32", "stopper=never",
+QUICK = ("budget.trials=6", "data.train_rows=200", "training.epochs=1", "training.precision=fp32", "stopper=never",
          "training.attention=eager", "executor=serial", "trackers=[]")  # fmt: skip
 
 

@@ -1,9 +1,9 @@
 """Every task on real data: searches each benchmark's config, confirms three points of it, and prints one table.
 
 `python benchmarks/tasks/run.py` runs all of them one after the other, on two cores; `--only NAME` one, several times for
-several; `--quick` all of them in miniature, which shows that each goes all the way, and whose scores say nothing. Each is
-a process of its own with the benchmark's own run.py; what is done already is not done again (`--runs`). The table goes
-to TABLE.md beside this file when everything ran at its whole size.
+several; `--quick` all of them in miniature, two at a time: it shows that each goes all the way, and its scores say
+nothing. Each is a process of its own with the benchmark's own run.py; what is done already is not done again (`--runs`).
+The table goes to TABLE.md beside this file when everything ran at its whole size.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,25 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(known), help="this one; several times for several")
     parser.add_argument("--quick", action="store_true", help="all of them in miniature")
     parser.add_argument("--runs", type=Path, default=Path("runs", "tasks"), help="folder of run folders")
-    parser.add_argument("--seeds", type=int, default=3, help="fresh seeds to confirm with")
+    parser.add_argument("--seeds", type=int, help="fresh seeds to confirm with; 3, or 2 with --quick")
     options = parser.parse_args()
-    names, lines, failed, begun = options.only or list(known), [], [], time.monotonic()
-    for name in names:
+    names, begun = options.only or list(known), time.monotonic()
+
+    def one(name: str) -> str | None:
+        """A row's line; None where its run failed."""
         start = time.monotonic()
         print(f"… {name}", file=sys.stderr, flush=True)
         if not run(name, known[name], options):
-            failed.append(name)
-            continue
-        lines.append(line(name, known[name], options))
-        print(f"{lines[-1]}  <!-- {(time.monotonic() - start) / 60:.1f} minutes -->", flush=True)
+            return None
+        found = line(name, known[name], options)
+        print(f"{found}  <!-- {(time.monotonic() - start) / 60:.1f} minutes -->", flush=True)
+        return found
+
+    # A quick row is one process of one thread; a whole one has two slots.
+    with ThreadPoolExecutor(2 if options.quick else 1) as pool:
+        found = dict(zip(names, pool.map(one, names), strict=True))
+    lines = [row for row in found.values() if row is not None]
+    failed = [name for name, row in found.items() if row is None]
     table = "\n".join([*HEAD, *lines]) + "\n"
     print(f"\n{table}\n{(time.monotonic() - begun) / 60:.0f} minutes; failed: {', '.join(failed) or 'none'}")
     if not (options.quick or options.only or failed):
@@ -95,7 +104,7 @@ def main() -> None:
 
 def run(name: str, row: Row, options: argparse.Namespace) -> bool:
     """Searches and confirms by the benchmark's own run.py. Returns whether it ended well."""
-    seeds = ["--seeds", str(options.seeds)]
+    seeds = ["--seeds", str(options.seeds or (2 if options.quick else 3))]
     command = [sys.executable, str(HERE.parent / name / "run.py"), "--points", "--runs", str(options.runs), *seeds]
     if options.quick:
         command.append("--quick")
