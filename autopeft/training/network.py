@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from autopeft.training.prefix_cache import Cached, Cut, Reach
 from autopeft.training.recipe import Attached
 from autopeft.training.resident import Column
 from autopeft.training.sizes import Size, Widths
-from autopeft.training.static import Picked, StaticSplit, filled, inhabited
+from autopeft.training.static import Picked, StaticSplit, filled, inhabited, no_cache
 
 if TYPE_CHECKING:
     from autopeft.training.loop import Worker
@@ -78,8 +77,7 @@ class Network:
         self.is_checkpointed = False
         if worker.setup.machine.gradient_checkpointing == "on":
             self.checkpoint()
-        takes = inspect.signature(self.model.forward).parameters
-        self._no_cache = {"use_cache": False} if "use_cache" in takes else {}  # of keys and values, for generation
+        self._no_cache = no_cache(self.model)
 
     def checkpoint(self) -> None:
         """Lets the blocks keep no activations from now on."""
@@ -117,6 +115,13 @@ class Network:
 
     def _below(self, split: str, rows: np.ndarray) -> torch.Tensor:
         """Returns the activations at the cut for some rows: from the cache, or computed if the split has no cache."""
+        if self._has_cache(split):
+            return self._caches[split](rows, self.worker.device)
+        assert self._reach is not None
+        return self._reach(self.worker.data.splits[split], rows)
+
+    def _has_cache(self, split: str) -> bool:
+        """Opens the cache of a split that only some trials read. Returns whether it is within the bound."""
         if split not in self._caches and self._reach is None:
             cached = self._cached((*SPLITS, split), self.depth)
             if cached is None:
@@ -124,10 +129,7 @@ class Network:
                 self._reach = self.worker.reach(min(self.depth, self.view.n_layers), head=head)
             else:
                 self._caches = cached
-        if split in self._caches:
-            return self._caches[split](rows, self.worker.device)
-        assert self._reach is not None
-        return self._reach(self.worker.data.splits[split], rows)
+        return split in self._caches
 
     def train(self) -> None:
         """Puts the modules that the recipe added in training mode. Modules of the base stay in evaluation mode."""
@@ -148,7 +150,7 @@ class Network:
             members: Number of members that share a pass, each with a batch.
         """
         lengths = self.worker.data.splits[split].lengths
-        if self.is_static:
+        if self.takes_static(split):
             return self._widths(split, most_rows, members).batches()
         return by_length(lengths, bounded_rows(self.model, most_rows), self._most_places(members))
 
@@ -159,9 +161,11 @@ class Network:
     def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
         """Computes the logits (n_rows, n_labels) of some rows of a split."""
         worker, data = self.worker, self.worker.data.splits[split]
-        if self.is_static:
+        if self.takes_static(split):
             size = self.score_size(split, [rows])
             return of_rows(self.static_logits(self.send([rows], size, split), size, split), data, rows)
+        if self.flattening is not None:
+            self.flattening.read(None)
         with worker.precision.context():
             if self.depth == 0:
                 return _logits(
@@ -183,6 +187,10 @@ class Network:
         return inputs
 
     # ── static shapes ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def takes_static(self, split: str) -> bool:
+        """Whether batches of a split have static shapes: not if its activations would have to be cached, and are not."""
+        return self.is_static and (self.depth == 0 or self._has_cache(split))
 
     def size_of(self, batches: Sequence[np.ndarray], split: str = "train") -> Size:
         """Returns the size of a pass over some batches of training rows, one a trial that shares it."""
@@ -242,10 +250,7 @@ class Network:
 
     def _below_static(self, split: str) -> Column:
         """Returns the cached activations of a split on the device."""
-        if split not in self._caches:
-            cached = self._cached((*SPLITS, split), self.depth)
-            assert cached is not None
-            self._caches = cached
+        assert self._has_cache(split), "asked by `takes_static`"
         return self.worker.statics.below(self._caches[split])
 
     def _static(self, rows: torch.Tensor, size: Size, split: str, picks: bool) -> tuple[torch.Tensor, Picked | None]:

@@ -361,7 +361,7 @@ class Stack:
         """
         self._choose(chosen)
         network, data = self.network, self.worker.data.splits[split]
-        if network.is_static:
+        if network.takes_static(split):
             size = network.score_size(split, parts, most_rows)
             longest = size.rows
             logits = network.static_logits(network.send(parts, size, split), size, split)

@@ -8,6 +8,7 @@ number; else each member has a buffer, all of one length.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -190,7 +191,7 @@ class Statics:
         self._form: Form | None = None
         self._is_asked = False
         self._splits: dict[str, StaticSplit] = {}
-        self._columns: dict[int, tuple[Any, Column]] = {}
+        self._columns: dict[str, Column] = {}  # never dropped: what was captured reads them
         self._sizes: dict[Any, Sizes | Widths] = {}
 
     def split(self, data: Data, name: str) -> StaticSplit:
@@ -237,9 +238,11 @@ class Statics:
 
     def below(self, cached: Cached) -> Column:
         """Returns cached activations as a column on the device."""
-        if id(cached) not in self._columns:
-            self._columns[id(cached)] = (cached, Column(cached.values, self.room, cached.dtype))
-        return self._columns[id(cached)][1]
+        values = cached.values.values if isinstance(cached.values, Ragged) else cached.values
+        file = str(getattr(values, "filename", id(values)))  # each trial opens the cache's file anew
+        if file not in self._columns:
+            self._columns[file] = Column(cached.values, self.room, cached.dtype)
+        return self._columns[file]
 
 
 def form_of(base: nn.Module, view: ModelView, task: Task, split: Split) -> Form | None:
@@ -309,7 +312,8 @@ class Asked:
             if layout is not None:
                 Flattening(model, self.view.blocks).read(layout)
             try:
-                out: torch.Tensor = model(**source.inputs(inhabited(numbers).flatten(), size)).logits
+                inputs = source.inputs(inhabited(numbers).flatten(), size)
+                out: torch.Tensor = model(**inputs, **no_cache(model)).logits
             except Exception as fault:  # whatever a model's code makes of shapes that it does not know
                 logger.info("the model does not take rows in the form %s: %s", form, fault)
                 return None
@@ -328,6 +332,11 @@ def _is_near(found: torch.Tensor, expected: torch.Tensor, is_real: torch.Tensor,
     if found.shape != expected.shape:
         return False
     return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+def no_cache(model: nn.Module) -> dict[str, bool]:
+    """Returns the option of a model's forward that keeps no keys and values, which only generation needs."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
 
 def inhabited(rows: torch.Tensor) -> torch.Tensor:

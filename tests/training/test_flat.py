@@ -153,6 +153,17 @@ def test_a_language_model_computes_the_same_for_its_scored_tokens(name):
     assert_same(model, Tokens(True))
 
 
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_window_of_attention_is_kept(attention):
+    model = architectures.make(
+        transformers.MistralForCausalLM, vocab_size=20, num_key_value_heads=1, pad_token_id=0, sliding_window=3,
+        **{**architectures.SIZE, "num_labels": 2},
+    )  # fmt: skip
+    model.set_attn_implementation(attention)
+    assert form_of(model, view(model), Tokens(True), split(model)) == "flat"
+    assert_same(model, Tokens(True))
+
+
 @pytest.mark.parametrize("name", ["bert", "distilbert"])
 def test_a_tagger_computes_the_same_for_its_scored_tokens(name):
     own = architectures.TEXT[name]().config

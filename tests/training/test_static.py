@@ -303,6 +303,33 @@ def test_columns_without_room_are_gathered_on_the_host(setup, tmp_path):
     assert len(places) == 1
 
 
+def test_trials_of_one_depth_share_what_is_on_the_device(setup):
+    """Each opens the cache anew: it is sent once."""
+    worker = Worker(setup.but(layout="flat"))
+    columns = [worker.network(Trial(n, {**LORA, "lora.layers": [2]}, n))._below_static("train") for n in (0, 1)]
+    assert columns[0] is columns[1]
+
+
+def test_a_split_without_room_for_its_activations_is_padded(setup, monkeypatch):
+    """The test split of a confirmation, where all three together exceed the bound on caches."""
+    params = {**LORA, "lora.layers": [2]}
+    logits = []
+    for layout in ("padded", "flat"):
+        worker = Worker(setup.but(layout=layout))
+        network = worker.network(Trial(0, params, 7))
+        if layout == "flat":
+            size = network.size_of([np.arange(4)])
+            network.static_loss(network.send([np.arange(4)], size), size)  # leaves a layout behind
+        monkeypatch.setattr(network, "_cached", lambda splits, depth: None)
+        assert network.takes_static("validation") == (layout == "flat")
+        assert not network.takes_static("test")
+        network.eval()
+        with torch.no_grad():
+            assert len(network.score_batches("test")) > 0
+            logits.append(network.logits("test", np.arange(5)))
+    assert torch.allclose(*logits, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("is_left", [False, True])
 @pytest.mark.parametrize("room", [0, 1e9])
 def test_a_column_is_padded_as_a_batch_is(is_left, room):
