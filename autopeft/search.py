@@ -211,7 +211,7 @@ class Search:
             ValueError: The trial is not running.
         """
         self._running_record(trial.number)
-        self._write({"event": "report", "number": trial.number, **report.to_json()})
+        self._write({"event": "report", "number": trial.number, "step": report.step, "metrics": dict(report.metrics)})
         return self._should_stop and trial.number >= len(self.first)
 
     def tell(self, result: Result) -> None:

@@ -72,10 +72,12 @@ class Report:
     Attributes:
         step: Optimiser steps done, from 1.
         metrics: Finite numbers by name: always `train_loss` (smoothed), and validation metrics if they were scored.
+        ran: See `Result`. A ledger has it with the result only.
     """
 
     step: int
     metrics: Mapping[str, float]
+    ran: str = ""
 
     def __post_init__(self) -> None:
         wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
@@ -83,11 +85,11 @@ class Report:
             raise ValueError(f"metrics of a report are finite; step {self.step} came with {wrong}")
 
     def to_json(self) -> dict[str, Any]:
-        return {"step": self.step, "metrics": dict(self.metrics)}
+        return {"step": self.step, "metrics": dict(self.metrics), "ran": self.ran}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Report:
-        return Report(data["step"], dict(data["metrics"]))
+        return Report(data["step"], dict(data["metrics"]), data.get("ran", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,11 @@ class Result:
             raise ValueError(f"a {self.status} result {'has no' if self.error else 'needs an'} error text")
         if self.fault not in ("", MACHINE) or (self.fault and self.status is not Status.FAILED):
             raise ValueError(f"the fault of a {self.status} result is not {self.fault!r}")
+
+    @staticmethod
+    def stopped(trial: Trial, report: Report) -> Result:
+        """Returns the result of a trial that was stopped at a report."""
+        return Result(trial, Status.STOPPED, report.metrics, ran=report.ran)
 
     def to_json(self) -> dict[str, Any]:
         return {

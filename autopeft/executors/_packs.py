@@ -208,7 +208,7 @@ class PackBridge(Bridge):
             trial, given = stay.trials[number], Report.from_json(report)
             if self.search.report(trial, given):
                 leave.append(stay.trials.pop(number))
-                self.search.tell(Result(trial, Status.STOPPED, given.metrics))
+                self.search.tell(Result.stopped(trial, given))
         room = int(data["has_room"]) if self.each is None else self.each - len(stay.trials)
         was_open, join = self._is_open(stay), [] if stay.is_alone else self._asked(max(room, int(not stay.trials)))
         stay.trials.update({trial.number: trial for trial in join})

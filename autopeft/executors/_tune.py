@@ -152,7 +152,7 @@ class Bridge:
         if data["kind"] == "result":
             self.search.tell(Result.from_json(data["result"]))
         else:
-            self.search.tell(Result(running.trial, Status.STOPPED, data["report"]["metrics"]))
+            self.search.tell(Result.stopped(running.trial, Report.from_json(data["report"])))
 
     def lose(self, tune_id: str, fault: BaseException | None) -> None:
         """Handles a trial whose worker has died. If the trial had begun, it is told as failed, and the search goes on.

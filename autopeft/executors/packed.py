@@ -14,7 +14,7 @@ from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.executors import Conversation, MakeEvaluate, Pack, Packing
 from autopeft.executors._interrupt import interruptible
 from autopeft.executors.serial import Serial
-from autopeft.trial import Result, Status, Trial
+from autopeft.trial import Result, Trial
 
 AUTO: Literal["auto"] = "auto"
 TYPICAL = 16  # trials that share a pass, where memory says how many
@@ -74,7 +74,7 @@ class Packed:
                     elif search.report(trial, event):
                         pack.leave(trial)
                         del running[trial.number]
-                        search.tell(Result(trial, Status.STOPPED, event.metrics))
+                        search.tell(Result.stopped(trial, event))
                 is_idle = not events and not (wants_more and pack.has_room())
                 if is_idle and not interrupts and not search.is_out_of_time():
                     raise AutoPEFTError(f"the pack of {len(running)} trials ended without results: that is a bug in it")

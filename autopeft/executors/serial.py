@@ -8,7 +8,7 @@ from contextlib import closing
 from autopeft.errors import AutoPEFTError
 from autopeft.executors import Conversation, MakeEvaluate
 from autopeft.executors._interrupt import interruptible
-from autopeft.trial import Phase, Report, Result, Status, Trial
+from autopeft.trial import Phase, Report, Result, Trial
 
 
 class Serial:
@@ -46,7 +46,7 @@ def _follow(search: Conversation, trial: Trial, events: Iterable[Report | Result
         if isinstance(event, Result):
             return event
         if isinstance(event, Report) and search.report(trial, event):
-            return Result(trial, Status.STOPPED, event.metrics)
+            return Result.stopped(trial, event)
     return None
 
 

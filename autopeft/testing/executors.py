@@ -122,5 +122,5 @@ def _plain_loop(search: Conversation, make_evaluate: _Train) -> None:
             if isinstance(event, Result):
                 search.tell(event)
             elif isinstance(event, Report) and search.report(trial, event):
-                search.tell(Result(trial, Status.STOPPED, event.metrics))
+                search.tell(Result.stopped(trial, event))
                 break

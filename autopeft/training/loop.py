@@ -174,7 +174,7 @@ class Worker:
                 step = done[0]
                 if step in course.rungs:
                     scores = self.scores(network, "validation").metrics if setup.train.score_rungs else {}
-                    yield course.report(step, scores)
+                    yield replace(course.report(step, scores), ran=ran(program))
             course.mark()
             yield Phase.SCORING
             answers = self.answers(network, split)

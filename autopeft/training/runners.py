@@ -278,7 +278,7 @@ class Together:
                 member.course.mark()
                 done.append(index)
         events += [*self._rung(stack, due), *self._results(stack, done, setup.machine.micro_batch_size)]
-        return [(t, replace(event, ran="stack") if isinstance(event, Result) else event) for t, event in events]
+        return [(trial, replace(event, ran="stack")) for trial, event in events]
 
     def _rung(self, stack: Stack, due: Sequence[int]) -> Events:
         """Returns the reports of members at a rung; a member whose outputs are not finite has failed."""

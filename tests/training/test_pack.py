@@ -640,4 +640,9 @@ def test_out_of_memory_alone_is_a_trials_own(setup, monkeypatch):
 
 def test_the_ledger_can_say_how_each_trial_ran(setup):
     found = run(Pack(Worker(setup.but(epochs=1))), [MIXED[0], *biases(10)])
-    assert {number: events[-1].ran for number, events in found.items()} == {0: "stack", 10: "plain"}
+    assert {number: {event.ran for event in events} for number, events in found.items()} == {
+        0: {"stack"},
+        10: {"plain"},
+    }
+    stopped = Result.stopped(MIXED[0], Report.from_json(found[0][0].to_json()))
+    assert (stopped.status, stopped.ran, stopped.metrics) == (Status.STOPPED, "stack", found[0][0].metrics)
