@@ -65,8 +65,12 @@ def test_the_watch_sees_what_waits():
     assert {"index", "_local_scalar_dense", "lift_fresh"} <= set(watch.found)
 
 
-@pytest.mark.parametrize("method", plugins.names("methods"))
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16", "attention": "sdpa"}])
+HALF = {"precision": "bf16", "attention": "sdpa"}
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [*((name, {}) for name in plugins.names("methods")), ("lora", HALF), ("full", HALF)]
+)
 def test_a_step_of_a_trial_can_be_captured(setup, method, options, monkeypatch):
     """Without its optimiser: on a GPU that is one kernel, on a CPU it reads its learning rate."""
     worker = Worker(setup.but(**options))
