@@ -5,6 +5,7 @@ Which layers are quantised is decided on the meta device, so that what cannot tr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,6 +71,7 @@ def loading_config(name: str, meta: nn.Module, names: tuple[str, ...]) -> Any:
 
 def settle(model: nn.Module) -> None:
     """Brings the layers of a loaded model into a state that passes do not change, as trials share it."""
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # a line a pass on rounding to fp16
     for module in _packed(model):
         if hasattr(module, "support_avx512bf16_for_cpu"):  # else a pass without gradient repacks the weights in place
             module.support_avx512bf16_for_cpu = False
