@@ -36,6 +36,7 @@ class Classification:
     }
     trivial_title = "majority class"
     calls_model = False
+    class_weights: str | None = None  # of tasks from elsewhere, whose constructor does not ask
 
     def __init__(self, class_weights: str | None = None) -> None:
         if class_weights not in WEIGHTS:

@@ -21,6 +21,7 @@ README = (PROJECT / "README.md").read_text()
 ELSEWHERE = {
     "./dev test": "it is what runs these tests",
     "./dev demo": "tests/integration/test_demo.py runs `autopeft demo`, on fewer trials; it takes minutes",
+    "autopeft stop RUN": "nothing runs here by then; tests/test_steering.py gives the order",
 }
 # What stands for something of the user's own, and smaller budgets.
 INSTEAD = {
@@ -29,6 +30,8 @@ INSTEAD = {
     "budget: {trials: 40}": "budget: {trials: 6}\nexecutor: serial",
     "budget.trials=60": "budget.trials=7",
     "resume RUN": "resume runs/my-1",
+    "watch RUN": "watch runs/my-1",
+    "add RUN": "add runs/my-1",
 }
 
 
