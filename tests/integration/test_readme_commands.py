@@ -21,6 +21,8 @@ README = (PROJECT / "README.md").read_text()
 ELSEWHERE = {
     "./dev test": "it is what runs these tests",
     "./dev demo": "tests/integration/test_demo.py runs `autopeft demo`, on fewer trials; it takes minutes",
+    "autopeft predict my-adapter --follow": "it reads what is typed; tests/integration/test_language_model.py types",
+    "autopeft search reviews.yaml": "tests/guess searches by what `autopeft init` wrote",
     "autopeft stop RUN": "nothing runs here by then; tests/test_steering.py gives the order",
 }
 # What stands for something of the user's own, and smaller budgets.
@@ -104,7 +106,7 @@ def test_every_command_and_then_the_library_block(checkout):
     assert len(set(predicted)) == 1, "the same base, named or found"
     assert (checkout / "my-adapter" / "README.md").exists()
     assert (checkout / "runs/my-1/ledger.jsonl").read_text().count('"event": "tell"') == 7
-    (block,) = fenced("python")
+    block, _ = fenced("python")  # the other one is of tests/test_estimator.py
     shutil.rmtree(checkout / "my-adapter")  # the block exports to it too
     (checkout / "block.py").write_text(adapted(block.replace("seeds=5", "seeds=1")))
     run("python block.py", checkout)
