@@ -422,11 +422,12 @@ def add(
     """
     from autopeft import steering
 
-    ordered = steering.add(run, params)
+    ordered, is_searched = steering.add(run, params)
     if as_json:
-        _print_json({"run": str(run), "params": ordered})
-    else:
-        _say(", ".join(f"{key} {value}" for key, value in ordered.items()))
+        _print_json({"run": str(run), "params": ordered, "is_searched": is_searched})
+        return
+    print(", ".join(f"{key} {value}" for key, value in ordered.items()))
+    _say("ordered: it is tried next, after the stock defaults" + ("" if is_searched else ", once the run is resumed"))
 
 
 # ── using what was found ────────────────────────────────────────────────────────────────────────────────────────────

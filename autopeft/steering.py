@@ -102,7 +102,7 @@ def _searching(folder: Path) -> dict[str, Any]:
     return writer
 
 
-def add(folder: Path, given: Sequence[str]) -> dict[str, Any]:
+def add(folder: Path, given: Sequence[str]) -> tuple[dict[str, Any], bool]:
     """Orders the search in a folder to try a configuration: the method's stock default, but for what is given.
 
     Args:
@@ -110,7 +110,7 @@ def add(folder: Path, given: Sequence[str]) -> dict[str, Any]:
         given: `key=value`, `method=lora` among them.
 
     Returns:
-        The whole configuration.
+        The whole configuration, and whether a search runs that will try it.
 
     Raises:
         UsageError: The configuration is not in the run's space.
@@ -133,7 +133,7 @@ def add(folder: Path, given: Sequence[str]) -> dict[str, Any]:
     if why:
         raise UsageError(f"the configuration is not in the run's space: {why}")
     Orders(folder).give_trial(params)
-    return params
+    return params, ledgers.writer(folder / ledgers.NAME) is not None
 
 
 def _pair(text: str) -> tuple[str, Any]:

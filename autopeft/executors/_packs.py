@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -149,14 +150,15 @@ class PackBridge(Bridge):
         super().__init__(*given)
         self.each, self.most_trials = None if isinstance(each, str) else each, most_trials
         self.running: dict[str, Stay] = {}
-        self._alone: list[Stay] = []  # trials whose worker died, each for a worker of its own
+        self._again: deque[Stay] = deque()  # whose worker died: each for a worker of its own
 
     def suggest(self, tune_id: str) -> dict[str, Any] | None:
         if len(self.running) >= self.slots:
             return None
-        stay = (
-            self._alone.pop() if self._alone else Stay({trial.number: trial for trial in self._asked(self.each or 1)})
-        )
+        if self._again:
+            stay = self._again.popleft()
+        else:
+            stay = Stay({trial.number: trial for trial in self._asked(self.each or 1)})
         if not stay.trials:
             return None
         self.running[tune_id] = stay
@@ -187,8 +189,7 @@ class PackBridge(Bridge):
         return trials
 
     def is_over(self) -> bool:
-        begun = all(stay.since is not None for stay in self.running.values())
-        return self._is_asked_out and not self._alone and not self.running and begun
+        return self._is_asked_out and not self._again and not self.running
 
     def hear(self, tune_trial: Any, result: Mapping[str, Any]) -> bool:
         """Takes the events of a worker's step, and says which trials leave it and which join. Ends it if it is empty."""
@@ -235,10 +236,10 @@ class PackBridge(Bridge):
         if stay.since is None:
             self.count_silent_death(fault)
         if stay.since is None and stay.tries < MOST_TRIES:
-            self._alone.append(Stay(stay.trials, stay.is_alone, tries=stay.tries + 1))
+            self._again.append(Stay(stay.trials, stay.is_alone, tries=stay.tries + 1))
             return
         if len(stay.trials) > 1:
-            self._alone += [Stay({number: trial}, is_alone=True) for number, trial in stay.trials.items()]
+            self._again += [Stay({number: trial}, is_alone=True) for number, trial in stay.trials.items()]
             return
         why = stay.why_killed or f"its worker died: {why_died(fault)}"
         blame = "" if stay.why_killed else MACHINE

@@ -81,7 +81,7 @@ class Bridge:
         self.running: dict[str, Any] = {}
         self.fault: BaseException | None = None
         self._silent_deaths = 0
-        self._again: deque[Running] = deque()  # trials whose worker ended before it began with them
+        self._again: deque[Any] = deque()  # trials whose worker ended before it began with them
         self._is_asked_out = False
         self._has_begun = False  # whether some worker has begun, or a message said that none has
         self._first_ask: float | None = None
@@ -110,7 +110,8 @@ class Bridge:
         if len(self.running) >= self.slots:
             return None  # Tune asks too early: the sampler would not know the latest results
         if self._again:
-            again = self.running[tune_id] = self._again.popleft()
+            again: Running = self._again.popleft()
+            self.running[tune_id] = again
             return again.trial
         trial = None if self._is_asked_out else self.search.ask()
         if trial is None:

@@ -267,15 +267,11 @@ class Task(Protocol):
 
 @runtime_checkable
 class Augmenting(Protocol):
-    """A task that may change the inputs of training batches by chance, so that no epoch is like another.
-
-    Attributes:
-        augments: Whether it does, by its options.
-    """
+    """A task that may change the inputs of training batches by chance, so that no epoch is like another."""
 
     @property
     def augments(self) -> bool:
-        """Returns whether it does. Then no activations are cached, and no trials share passes."""
+        """Whether it does, by its options. Then no activations are cached, and no trials share passes."""
 
     def augment(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """Returns the model's inputs of a training batch, changed by torch's global random state, in their shapes."""
