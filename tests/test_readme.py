@@ -43,7 +43,7 @@ def test_each_command_exists():
         r"autopeft (init|check|plan|search|resume|confirm|export|predict|track|leaderboard|report)", README
     ):
         assert name in commands
-    for verb in re.findall(r"\./dev (\w+)", README):
+    for verb in re.findall(r"\./dev ([\w-]+)", README):
         assert re.search(rf"^ +(\S+\|)*{verb}(\|\S+)*\)", (PROJECT / "dev").read_text(), re.MULTILINE), verb
 
 
