@@ -37,6 +37,13 @@ def chinese() -> str:
     return str(folder(shared() / "data"))
 
 
+def small_vit() -> str:
+    """The folder of a small vision transformer; it is pretrained first if the cache does not have it, in minutes."""
+    from vit import base
+
+    return str(base(shared() / "data"))
+
+
 def of_data(name: str, model: str) -> list[str]:
     """Overrides of a config: a model, and the files of a data set's splits."""
     files = {split: shared() / "data" / name / f"{split}.parquet" for split in ("train", "validation", "test")}

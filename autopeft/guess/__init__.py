@@ -15,7 +15,7 @@ from autopeft.errors import ConfigError, UsageError
 from autopeft.guess.columns import GROUPS, Column, by_name, described
 from autopeft.guess.data import Found, find
 from autopeft.guess.models import model_for
-from autopeft.guess.tasks import Guess, of_columns
+from autopeft.guess.tasks import Guess, features, of_columns
 from autopeft.tasks import Task
 from autopeft.tasks._targets import RowFault
 
@@ -73,7 +73,7 @@ def guess(source: str, model: str | None = None) -> Guessed:
     """
     found = find(source)
     columns = described(found.table) if found.table is not None else {}
-    chosen = _of_folders(found) if found.table is None else of_columns(found, columns, model)
+    chosen = _of_folders(found, model) if found.table is None else of_columns(found, columns, model)
     task = task_of(chosen)
     of_data = [Guess(f"data.{key}", value, found.why.get(key, "")) for key, value in found.data.items()]
     named = [entry for entry in chosen if entry.key.startswith("data.")]
@@ -101,9 +101,10 @@ def task_of(guesses: Sequence[Guess]) -> Task:
     return task
 
 
-def _of_folders(found: Found) -> list[Guess]:
+def _of_folders(found: Found, model: str | None) -> list[Guess]:
     task = {"picture": "image_classification", "sound": "audio_classification"}[str(found.medium)]
-    return [Guess("task.name", task, f"{found.classes} class folders with {found.medium}s")]
+    why = f"{found.classes} class folders with {found.medium}s"
+    return [Guess("task.name", task, why), *features(str(found.medium), model)]
 
 
 def _names(value: Any) -> list[str]:

@@ -14,6 +14,7 @@ from autopeft.guess.columns import COMPLETIONS, IDENTIFIERS, PAIRS, RATINGS, TAR
 from autopeft.guess.data import Found
 
 OUT_OF_SCOPE = ("oos", "out_of_scope")
+EXTRACTORS = ("preprocessor_config.json", "processor_config.json")  # either holds a feature extractor
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,19 @@ def _of_media(found: Found, columns: Mapping[str, Column], model: str | None) ->
             if column.kind == kind and label is not None:
                 return [
                     Guess("task.name", task, f"{column.name!r} holds {kind}s, {label.name!r} labels"),
-                    *_features(kind, model),
+                    *features(kind, model),
                     Guess(f"data.{key}", column.name, f"{kind}s"),
                     Guess("data.label", label.name, _classes(label, _names_of(found, label))),
                 ]
     return []
 
 
-def _features(kind: str, model: str | None) -> list[Guess]:
-    """A model of sounds without a feature extractor reads what YAMNet reads."""
-    if kind == "sound" and model and Path(model).is_dir() and not (Path(model) / "preprocessor_config.json").is_file():
-        return [Guess("task.features", "yamnet", "the model has no feature extractor of its own")]
-    return []
+def features(medium: str, model: str | None) -> list[Guess]:
+    """A model of sounds in a folder without a feature extractor reads what YAMNet reads."""
+    folder = Path(model or "").expanduser()
+    if medium != "sound" or not model or not folder.is_dir() or any((folder / name).is_file() for name in EXTRACTORS):
+        return []
+    return [Guess("task.features", "yamnet", "the model has no feature extractor of its own")]
 
 
 def _of_words(found: Found, columns: Mapping[str, Column], model: str | None) -> list[Guess]:
@@ -173,13 +175,11 @@ def _of_texts(found: Found, columns: Mapping[str, Column], model: str | None) ->
 
 
 def _completion(prompt: Column, completion: Column, model: str | None) -> list[Guess]:
-    task, keys = "causal_language_modelling", ("prompt", "completion")
-    if _is_encoder_decoder(model):
-        task, keys = "sequence_to_sequence", ("source", "target")
+    task = "sequence_to_sequence" if _is_encoder_decoder(model) else "causal_language_modelling"
     return [
         Guess("task.name", task, f"{completion.name!r} is a text that follows {prompt.name!r}"),
-        Guess(f"data.{keys[0]}", prompt.name, "what comes before"),
-        Guess(f"data.{keys[1]}", completion.name, "what is learned"),
+        Guess("data.prompt", prompt.name, "what comes before"),
+        Guess("data.completion", completion.name, "what is learned"),
     ]
 
 

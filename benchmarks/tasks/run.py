@@ -56,6 +56,7 @@ ROWS: Mapping[str, Row] = {
     "fewclue_tnews": Row("topics, Chinese"),
     "fewclue_bustm": Row("pairs, Chinese"),
     "cifar10": Row("pictures", ("budget.trials=24", "data.train_rows=1000"), False),
+    "cifar10_vit": Row("pictures of classes new to the base, vision transformer"),
     "fsdd": Row("spoken digits"),
     "esc10": Row("sounds"),
 }

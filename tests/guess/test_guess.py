@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from models import bert, vit, write_texts
+from models import bert, tone, vit, write_texts, write_tones, yamnet
 from typer.testing import CliRunner
 
 from autopeft import app, start
@@ -144,6 +144,43 @@ def test_pictures_in_class_folders_with_and_without_splits(tmp_path):
     assert (both["train"], both["validation"]) == (str(tmp_path / "train"), str(tmp_path / "val"))
 
 
+def write_sounds(folder, rows):
+    """Class folders `low` and `high` of tones, as WAV files at 8 kHz."""
+    import soundfile
+
+    for index in range(rows):
+        file = folder / ("low", "high")[index % 2] / f"{index}.wav"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, tone((200, 1_200)[index % 2], 0.2, seed=index), 8_000)
+
+
+def test_sounds_in_class_folders_in_a_table_of_paths_and_as_bytes(tmp_path):
+    """A model without a feature extractor reads what YAMNet reads; one with an extractor reads by that."""
+    pytest.importorskip("soundfile", reason="sounds need the extra audio")
+    write_sounds(tmp_path / "sounds_of_classes", 24)
+    table = pd.read_csv(write_tones(tmp_path / "paths.csv", 24))
+    cells = [{"bytes": (tmp_path / name).read_bytes(), "path": None} for name in table["audio"]]
+    table.assign(audio=cells, speaker=[row % 6 for row in range(24)]).to_parquet(tmp_path / "bytes.parquet")
+    for model, file in (("patches", None), ("old", "preprocessor_config.json"), ("new", "processor_config.json")):
+        (tmp_path / model).mkdir()
+        if file:
+            (tmp_path / model / file).write_text("{}")
+        for source in ("sounds_of_classes", "paths.csv", "bytes.parquet"):
+            found = guess(str(tmp_path / source), str(tmp_path / model)).config
+            expected = {"name": "audio_classification"} | ({} if file else {"features": "yamnet"})
+            assert found["task"] == expected, (source, model)
+            assert found["data"].get("group") == ("speaker" if source == "bytes.parquet" else None)
+    assert guess(str(tmp_path / "paths.csv")).config["task"] == {"name": "audio_classification"}
+
+
+def test_completions_for_an_encoder_decoder(tmp_path):
+    (tmp_path / "config.json").write_text('{"is_encoder_decoder": true}')
+    pd.DataFrame({"question": TEXTS, "answer": OTHERS}).to_csv(tmp_path / "rows.csv", index=False)
+    found = guess(str(tmp_path / "rows.csv"), str(tmp_path)).config
+    assert found["task"]["name"] == "sequence_to_sequence"
+    assert {"prompt": "question", "completion": "answer"}.items() <= found["data"].items()
+
+
 def test_a_data_set_on_disk(tmp_path):
     import datasets
 
@@ -184,7 +221,7 @@ def test_values_that_yaml_would_read_otherwise_are_quoted(tmp_path):
     assert list(yaml_file.read(tmp_path / "a.yaml").content["data"].values()) == values
 
 
-@pytest.mark.parametrize("kind", ["texts", "pictures"])
+@pytest.mark.parametrize("kind", ["texts", "pictures", "sounds"])
 def test_the_search_of_what_it_wrote_runs_without_an_edit(tmp_path, monkeypatch, kind):
     """From a folder of one's own, with paths relative to the config; nothing is asked."""
     monkeypatch.chdir(tmp_path)
@@ -193,6 +230,10 @@ def test_the_search_of_what_it_wrote_runs_without_an_edit(tmp_path, monkeypatch,
     if kind == "texts":
         bert(tmp_path / "model")
         write_texts(tmp_path / "data.csv", 80)
+    elif kind == "sounds":
+        pytest.importorskip("soundfile", reason="sounds need the extra audio")
+        yamnet(tmp_path / "model")
+        write_sounds(tmp_path / "data", 40)
     else:
         vit(tmp_path / "model")
         for index in range(40):
