@@ -270,6 +270,26 @@ class Store:
         held.tags[key] = value
 
 
+def refusal(fault: Exception) -> str | None:
+    """Returns what to do about a server that refuses the user; None for any other fault."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(fault, MlflowException):
+        return None
+    status = fault.get_http_status_code()
+    if status == 401:
+        return (
+            "it wants a user and a password, and these are missing or wrong: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD"
+        )
+    if status == 403 and "permission" in str(fault).lower():  # a Host header that it refuses has this status, too
+        return (
+            "this user may not write there: ask for the permission, or name an experiment of your own in "
+            "trackers.mlflow.experiment"
+        )
+    return None
+
+
 def artifacts_of(held: Held) -> tuple[str, ...]:
     """Returns the paths of the artifacts that we uploaded to a run."""
     return tuple(json.loads(held.tags.get(ARTIFACTS, "{}")))

@@ -30,6 +30,7 @@ from autopeft.trackers._store import (
     Store,
     artifacts_of,
     import_mlflow,
+    refusal,
     sole_writer,
     tracking_uri,
     without_chatter,
@@ -241,6 +242,8 @@ class MLflow:
         self._warn(self._reason(fault))
 
     def _reason(self, fault: Exception) -> str:
+        if said := refusal(fault):
+            return said
         text = self.redactor.message(str(fault)) if isinstance(fault, AutoPEFTError) else (
             f"{type(fault).__name__}: {self.redactor.message(str(fault))}"
         )  # fmt: skip

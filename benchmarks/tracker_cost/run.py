@@ -1,12 +1,22 @@
-"""What MLflow costs a search: on a SQLite file, on a port where nobody listens, on a server that is silent.
+"""What MLflow costs a search: on a SQLite file, on a server, and on a server that fails in each way that servers do.
 
-    python benchmarks/tracker_cost/run.py [--trials 12] [--epochs 24] [--repeats 3]
+    python benchmarks/tracker_cost/run.py [--trials 12] [--epochs 24] [--repeats 3] [--ways sqlite,nobody,silent]
+    python benchmarks/tracker_cost/run.py --ways server,slow,away_5,away_60,gone,full
 
 The demo's search on digits with the serial executor and random configurations. Measured in the driver itself, as the
 difference of two searches is noisier than what is looked for: the seconds that the search's thread waits in the tracker,
 and the CPU seconds of the tracker's own thread, which the serial executor's training has to do without at worst. Both
 are taken over the search's seconds, from the first ask to the last tell, and over the CPU seconds that the search's
 thread spent meanwhile: other work on the machine lengthens the former, not the latter.
+
+sqlite      a fresh SQLite file
+nobody      a port where nobody listens
+silent      a server that takes connections and never answers
+server      a real server
+slow        the same, each call a second later
+away_5, _60 the same; nobody listens for 5, or 60, seconds from the third trial on
+gone        the same; nobody listens from the third trial on
+full        the same; each call is answered with 507 (no space left) from the third trial on
 
 Prints one JSON line a way, means over `--repeats` with the least and the most in brackets:
 
@@ -16,19 +26,29 @@ thread_cpu_seconds of the tracker's thread up to the last tell
 finish_seconds     `finish`, after the last tell
 share_of_cpu       handle and the thread's CPU over the search's CPU: what a long search pays
 share_with_start   the same with `start`: what this short one pays
+
+and, of a real server:
+
+requests           it got up to the end of the search
+added              runs that `autopeft track` added then
+missing            trials that are not there once after it: 0, or the command fails
 """
 
 import argparse
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+ALONE = ("sqlite", "nobody", "silent")
+OF_A_SERVER = ("server", "slow", "away_5", "away_60", "gone", "full")
 
 
 def main():
@@ -36,27 +56,105 @@ def main():
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", default=",".join(ALONE), help=f"of {', '.join([*ALONE, *OF_A_SERVER])}")
     parser.add_argument("--store", help=argparse.SUPPRESS)  # one search, in this process
     options = parser.parse_args()
     if options.store:
         print(json.dumps(measure(options)))
         return
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as nobody, socket.socket() as silent:
-        nobody.bind(("127.0.0.1", 0))
-        silent.bind(("127.0.0.1", 0))
-        silent.listen(64)
-        stores = {
-            "sqlite": "sqlite:///mlflow.db",
-            "nobody": f"http://127.0.0.1:{nobody.getsockname()[1]}",
-            "silent": f"http://127.0.0.1:{silent.getsockname()[1]}",
-        }
-        for way, store in stores.items():
-            found = [apart(Path(folder) / f"{way}-{number}", store, options) for number in range(options.repeats)]
+    ways = options.ways.split(",")
+    if unknown := set(ways) - {*ALONE, *OF_A_SERVER}:
+        parser.error(f"--ways: there is no {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder, server = Path(name), None
+        if set(ways) & set(OF_A_SERVER):
+            server = running_server(stack, folder)
+        for way in ways:
+            found = []
+            for number in range(options.repeats):
+                own = folder / f"{way}-{number}"
+                found.append(failing(own, way, server, options) if way in OF_A_SERVER else alone(own, way, options))
             out = {"tracker": way, "trials": options.trials, "repeats": options.repeats}
             for name in found[0]:
                 values = [one[name] for one in found]
                 out[name] = [round(sum(values) / len(values), 4), [round(min(values), 4), round(max(values), 4)]]
             print(json.dumps(out), flush=True)
+            assert not out.get("missing", [0])[0]
+
+
+def alone(folder, way, options):
+    """A search without a server."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if way == "silent":
+            listener.listen(64)
+        store = "sqlite:///mlflow.db" if way == "sqlite" else f"http://127.0.0.1:{listener.getsockname()[1]}"
+        return apart(folder, store, options)
+
+
+def running_server(stack, folder):
+    sys.path.insert(0, str(ROOT))
+    from tests.trackers.servers import Server
+
+    server = Server(folder / "server")
+    stack.callback(server.kill)
+    return server
+
+
+def failing(folder, way, server, options):
+    """A search beside a server that something happens to; then `autopeft track`."""
+    from tests.trackers.servers import Proxy
+
+    proxy = Proxy(server.port)
+    proxy.delay = 1.0 if way == "slow" else 0.0
+    done = threading.Event()
+    happening = threading.Thread(target=happen, args=(way, proxy, done))
+    happening.start()
+    try:
+        found = apart(folder, proxy.address, options)
+        requests = proxy.seen.total()
+        done.set()
+        happening.join()
+        proxy.delay, proxy.refusal = 0.0, None
+        if not proxy.is_up:
+            proxy.come_up()
+        return {**found, "requests": requests, **tracked(folder)}
+    finally:
+        done.set()
+        proxy.close()
+
+
+def happen(way, proxy, done):
+    """Waits for the third trial, and does it to the server."""
+    while proxy.seen["POST runs/create"] < 4 and not done.wait(0.1):
+        pass
+    if way == "full":
+        proxy.refusal = 507
+    elif way in ("away_5", "away_60", "gone"):
+        proxy.go_down()
+        if way != "gone":
+            done.wait(float(way.removeprefix("away_")))
+            proxy.come_up()
+
+
+def tracked(folder):
+    """What `track` adds, and whether all is there then."""
+    from mlflow import MlflowClient
+
+    words = [sys.executable, "-m", "autopeft", "track", str(folder / "runs" / "r"), "--json"]
+    printed = subprocess.run(words, stdout=subprocess.PIPE, check=True, env=environment()).stdout
+    told = json.loads((folder / "told.json").read_text())
+    client = MlflowClient(tracking_uri=told["store"])
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    search = f"tags.`autopeft.search_id` = '{told['id']}' and tags.`autopeft.role` = 'trial'"
+    found = sorted(int(run.data.tags["autopeft.trial"]) for run in client.search_runs(experiments, search))
+    asked = sorted(told["numbers"])
+    missing = len(set(asked) - set(found)) + len(found) - len(set(found))
+    return {"added": json.loads(printed)["trackers"]["mlflow"]["runs"], "missing": missing}
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def apart(folder, store, options):
@@ -64,9 +162,8 @@ def apart(folder, store, options):
     folder.mkdir()
     words = ["--store", store, "--trials", str(options.trials), "--epochs", str(options.epochs)]
     done = subprocess.run(
-        [sys.executable, __file__, *words], cwd=folder, stdout=subprocess.PIPE, check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, __file__, *words], cwd=folder, stdout=subprocess.PIPE, check=True, env=environment()
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -111,10 +208,12 @@ def measure(options):
         ],
     )  # fmt: skip
     events = read(run.folder / NAME)
-    asked = next(event["seconds"] for event in events if event["event"] == "ask")
+    asked = [event for event in events if event["event"] == "ask"]
     told = [event["seconds"] for event in events if event["event"] == "tell"][-1]
+    about = {"store": options.store, "id": events[0]["id"], "numbers": [event["number"] for event in asked]}
+    Path("told.json").write_text(json.dumps(about))
     return {
-        "search_seconds": told - asked,
+        "search_seconds": told - asked[0]["seconds"],
         "search_cpu_seconds": spent["search"],
         "start_seconds": spent["start"],
         "handle_ms": 1000 * spent["handle"] / options.trials,

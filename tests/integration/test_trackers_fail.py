@@ -18,6 +18,7 @@ from autopeft.history import History
 from autopeft.trackers import mlflow as trackers
 from autopeft.trackers.mlflow import MLflow
 from tests.reports import histories as h
+from tests.trackers.servers import Proxy
 from tests.trackers.stores import run_folder, runs
 
 # Of the search's own thread, for all events of a search whose trials would take minutes: far below 2 %.
@@ -99,6 +100,41 @@ def test_a_silent_server_costs_seconds_at_the_end_of_a_search(tmp_path, capsys):
         assert time.monotonic() - began < trackers.LOOKUP_SECONDS + 2
         assert shown.startswith(f"{address}/#/experiments")
     assert f"autopeft track {folder}" in complaints(capsys)[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (401, b"You are not authenticated.", "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        (403, b"Permission denied", "name an experiment of your own in trackers.mlflow.experiment"),
+        (403, b"Invalid Host header - possible DNS rebinding attack detected", "Invalid Host header"),
+        (507, b"no space left on device", "no space left on device"),
+    ],
+)
+def test_a_server_that_refuses(tmp_path, capsys, status, body, said):
+    """One message, which says what to do about it where that is known; the search goes on."""
+    folder, events = run_folder(tmp_path), h.search(6)
+    proxy = Proxy(0)
+    proxy.refusal, proxy.refused_with = status, body
+    try:
+        tracker = MLflow(folder, uri=proxy.address.replace("//", "//me:pass-word@"))
+        history = History(events[:1])
+        tracker.start(history)
+        thread = tracker._thread
+        for event in events[1:]:
+            history.apply(event)
+            tracker.handle(event)
+        tracker.finish()
+        thread.join(280)
+        with pytest.raises(EnvironmentFault) as caught:
+            tracker.fill(history)
+    finally:
+        proxy.close()
+    complaint = capsys.readouterr().err
+    assert complaint.count("The search goes on and nothing is lost") == 1
+    for text in (complaint, str(caught.value)):
+        assert said in text
+        assert "pass-word" not in text
 
 
 def test_slow(tmp_path, capsys, monkeypatch):
@@ -223,6 +259,7 @@ from pathlib import Path
 from autopeft.history import History
 from autopeft.trackers.mlflow import MLflow
 from tests.reports import histories as h
+from tests.trackers.servers import Proxy
 from tests.trackers.stores import follow
 number, folder, start = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 import mlflow.tracking

@@ -46,12 +46,12 @@ def follow(tracker: MLflow, events: list[Mapping[str, Any]], start: int = 1) -> 
     return history
 
 
-def runs(uri: str) -> dict[str, dict[str, Any]]:
-    """Run name → all that a store has of it, ids and what depends on them left out."""
+def runs(uri: str, experiment: str | None = None) -> dict[str, dict[str, Any]]:
+    """Run name → all that a store, or one experiment, has of it; ids and what depends on them left out."""
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    experiments = [e.experiment_id for e in client.search_experiments() if experiment in (None, e.name)]
     found = client.search_runs(experiments, max_results=5000)
     names = {run.info.run_id: run.info.run_name for run in found}
     assert len(set(names.values())) == len(names), "each run is there once"

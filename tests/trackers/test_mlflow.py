@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,28 @@ def test_the_front_is_drawn_while_the_search_runs(tmp_path, monkeypatch):
     assert drawn.wait(60)
     following.finish()
     assert not following.is_behind
+
+
+def test_a_trial_costs_three_calls(tmp_path, monkeypatch):
+    """One makes its run, one logs all its metrics, params and tags, one ends it; a server gets as many requests."""
+    from mlflow import MlflowClient
+
+    calls = Counter()
+    for name, call in vars(MlflowClient).items():
+        if callable(call) and not name.startswith("_"):
+
+            def counted(self, *args, _name=name, _call=call, **kwargs):
+                calls[_name] += 1
+                return _call(self, *args, **kwargs)
+
+            monkeypatch.setattr(MlflowClient, name, counted)
+    history = History(h.search(24))
+    tracker(run_folder(tmp_path), artifacts=None).fill(history)
+    trials = len(history.trials)
+    assert calls["create_run"] == 1 + trials
+    assert calls["set_terminated"] == 1 + trials
+    assert calls["log_batch"] <= 2 + trials
+    assert calls.total() - 3 * trials <= 15, calls
 
 
 def test_many_points_and_params_go_in_several_calls(tmp_path):
