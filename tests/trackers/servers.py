@@ -84,7 +84,8 @@ class Postgres:
         return self.home / "data"
 
     def uri(self, name: str) -> str:
-        return f"postgresql+psycopg://mlflow:{DATABASE_PASSWORD}@127.0.0.1:{self.port}/{name}"
+        """Without the password, which the process list would show: it is in PGPASSWORD."""
+        return f"postgresql+psycopg://mlflow@127.0.0.1:{self.port}/{name}"
 
     def start(self) -> None:
         """Starts the server, and waits until it answers. What was killed a moment ago may still be ending."""
@@ -165,14 +166,17 @@ class Server:
         # Without what would point it, or its log-in, elsewhere.
         others = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
         self.environment = {
-            **others, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"
-        }  # fmt: skip
+            **others,
+            "PGPASSWORD": DATABASE_PASSWORD,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
         self.words: list[str] = []
         if users is not None:
             self.words = ["--app-name", "basic-auth"]
             (folder / "auth.ini").write_text(
                 "[mlflow]\ndefault_permission = NO_PERMISSIONS\nadmin_username = admin\n"
-                f"database_uri = {users.replace('%', '%%')}\nauth_cache_ttl_seconds = 60\n"
+                f"database_uri = {users}\nauth_cache_ttl_seconds = 60\n"
                 "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
             )
             self.environment |= {
