@@ -73,7 +73,7 @@ def smollm2() -> str:
 
 @pytest.fixture(scope="module")
 def ray_up() -> Iterator[None]:
-    """One Ray for a module's tests, as starting it takes seconds: 4 CPUs and 2 GPUs, declared and not real."""
+    """One Ray for a module's tests, as starting it takes seconds: 4 CPUs; 2 GPUs and 2 licences, declared and not real."""
     import ray
 
     from autopeft.executors.ray_tune import ENVIRONMENT, OBJECT_STORE_BYTES
@@ -82,6 +82,7 @@ def ray_up() -> Iterator[None]:
     ray.init(
         num_cpus=4,
         num_gpus=2,
+        resources={"licence": 2},
         include_dashboard=False,
         _node_ip_address="127.0.0.1",
         object_store_memory=OBJECT_STORE_BYTES,

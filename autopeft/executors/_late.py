@@ -42,6 +42,7 @@ class Newcomers:
         self._known = {str(node["NodeID"]) for node in nodes}
         self._usable = set(self._known)
         self._plugs: list[Any] = []
+        self._is_empty = False
         self._next_look = time.monotonic() + LOOK_SECONDS
 
     def slots(self) -> int | None:
@@ -58,7 +59,20 @@ class Newcomers:
             if node["NodeID"] not in self._known and self.room(node) > 0:
                 self._known.add(node["NodeID"])
                 threading.Thread(target=self.welcome, args=(node,), daemon=True, name="autopeft-newcomer").start()
-        return sum(self.room(node) for node in alive if node["NodeID"] in self._usable)
+        slots = sum(self.room(node) for node in alive if node["NodeID"] in self._usable)
+        self._say_if_empty(slots)
+        return slots
+
+    def _say_if_empty(self, slots: int) -> None:
+        """Says once that no node is left: otherwise the search would wait without a word."""
+        if slots == 0 and not self._is_empty:
+            print(
+                "no node of the Ray cluster has room for a trial any more: waiting for one that joins. Ctrl-C ends the "
+                "search, and `autopeft resume` goes on with it",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._is_empty = slots == 0
 
     def welcome(self, node: Mapping[str, Any]) -> None:
         """Gives a node the files that it lacks. Afterwards its slots count."""

@@ -224,7 +224,8 @@ class Bridge:
             self.slots = max(1, slots if self.most_slots is None else min(slots, self.most_slots))
         if not self._has_begun and self._first_ask is not None and time.monotonic() - self._first_ask > SILENT_SECONDS:
             self._has_begun = True
-            print("Ray's workers are still starting, or load model and data", file=sys.stderr, flush=True)
+            others = "" if self.newcomers is None else ", or wait for what other jobs of the cluster hold"
+            print(f"Ray's workers are still starting, or load model and data{others}", file=sys.stderr, flush=True)
 
 
 def searcher(bridge: Bridge) -> Any:

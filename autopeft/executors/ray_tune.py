@@ -16,11 +16,13 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.executors import Conversation, MakeEvaluate, Portable
+from autopeft.executors._demand import Demand
 from autopeft.executors._interrupt import interruptible
 from autopeft.executors._local import local_ray
 from autopeft.executors.packed import AUTO, TYPICAL
@@ -58,6 +60,8 @@ class RayTune:
         slots: Most trials at once; None for as many as the resources allow.
         cpus_per_trial, gpus_per_trial: Resources of one trial, in a process of its own. Trials share a GPU by
             fractions: 0.5.
+        resources_per_trial: Other resources that nodes declare (`ray start --resources='{"licence": 2}'`) → how much of
+            each a trial has; `memory` in bytes, too.
         trials_per_worker: Most trials that share one process and one base in its memory, side by side in shared passes
             (see `packed`); "auto" for as many as a GPU's memory holds, by measurement. Each worker has `cpus_per_trial`
             CPUs, and a whole GPU where Ray has some. Excludes `gpus_per_trial`. By default auto where trials compute on
@@ -74,6 +78,7 @@ class RayTune:
         slots: int | None = None,
         cpus_per_trial: float = 1,
         gpus_per_trial: float = 0,
+        resources_per_trial: Mapping[str, float] | None = None,
         trials_per_worker: int | Literal["auto"] | None = None,
         address: str | None = None,
         trial_seconds: float | None = None,
@@ -85,6 +90,9 @@ class RayTune:
             raise UsageError(f"executor.cpus_per_trial is above 0, not {cpus_per_trial:g}")
         if gpus_per_trial < 0:
             raise UsageError(f"executor.gpus_per_trial is 0 or more, not {gpus_per_trial:g}")
+        if gpus_per_trial > 1 and gpus_per_trial % 1:
+            raise UsageError(f"executor.gpus_per_trial is a fraction of one GPU, or whole GPUs, not {gpus_per_trial:g}")
+        demand = Demand(cpus_per_trial, gpus_per_trial, resources_per_trial or {})
         each: int | Literal["auto"] = 1 if trials_per_worker is None else trials_per_worker
         if trials_per_worker is None and n_gpus and not gpus_per_trial:
             each = AUTO
@@ -96,15 +104,23 @@ class RayTune:
             )
         if address not in (None, "auto") and not str(address).rpartition(":")[2].isdecimal():
             raise UsageError(f"executor.address is host:port or auto, not {address!r}")
-        self.slots, self.cpus, self.gpus = slots, cpus_per_trial, gpus_per_trial  # resources of one worker
+        self.slots, self.demand = slots, demand  # of one worker
         self.address, self.trial_seconds, self.each = address, trial_seconds, each
         self.pack = TYPICAL if isinstance(each, str) else each
         # Before Ray runs, we do not know the resources of a cluster, or the GPUs.
-        is_known = address is None and not gpus_per_trial and each == 1
-        self.processes = (slots or _room({"CPU": os.cpu_count() or 1}, cpus_per_trial, 0)) if is_known else None
+        is_known = address is None and not gpus_per_trial and not resources_per_trial and each == 1
+        self.processes = (slots or demand.room({"CPU": os.cpu_count() or 1})) if is_known else None
         self.most_workers = None if slots is None else math.ceil(slots / self.pack)
 
     def check(self) -> None:
+        """Checks that the cluster at the address is there, lets this driver in, and has a node with room for a trial."""
+        if self.address is None:
+            return
+        self._knock()
+        with _handlers_kept(), self._ray([]):
+            pass
+
+    def _knock(self) -> None:
         """Checks that there is a token for a cluster, and that a server listens at its address."""
         if self.address is not None and os.environ.get("RAY_AUTH_MODE") != "token":
             raise EnvironmentFault(
@@ -115,7 +131,6 @@ class RayTune:
             _knock(str(self.address))
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
-        os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
         from autopeft.executors._nodes import shipped
 
         with contextlib.ExitStack() as stack:
@@ -155,7 +170,7 @@ class RayTune:
         try:
             with _quiet(), contextlib.suppress(between.Ended):
                 tune.run(
-                    tune.with_resources(trainable, {"cpu": self.cpus, "gpu": self.gpus}),
+                    tune.with_resources(trainable, self.demand.to_json()),
                     name="search",
                     num_samples=-1,
                     storage_path=storage,
@@ -175,9 +190,9 @@ class RayTune:
     @contextlib.contextmanager
     def _ray(self, interrupts: Sequence[int]) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
         """Starts or joins Ray if it does not run. Yields the number of workers, and the nodes that have room for some."""
-        self.check()
-        if self.address is not None:
-            os.environ.update({name: v for name, v in CLUSTER_ENVIRONMENT.items() if name not in os.environ})
+        self._knock()
+        settings = ENVIRONMENT if self.address is None else {**ENVIRONMENT, **CLUSTER_ENVIRONMENT}
+        os.environ.update({name: value for name, value in settings.items() if name not in os.environ})
         import ray
 
         with contextlib.ExitStack() as stack:
@@ -194,7 +209,7 @@ class RayTune:
         """Returns the options of a local Ray."""
         paths = [str(_package().parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         return {
-            "num_cpus": None if self.most_workers is None else math.ceil(self.most_workers * self.cpus - 1e-9),
+            "num_cpus": None if self.most_workers is None else math.ceil(self.most_workers * self.demand.cpus - 1e-9),
             "include_dashboard": False,
             "_node_ip_address": "127.0.0.1",
             "object_store_memory": OBJECT_STORE_BYTES,
@@ -212,6 +227,11 @@ class RayTune:
                 logging_level=logging.CRITICAL,
             )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as fault:
+            if isinstance(fault, ConnectionError) and _refuses_token(ray, str(self.address)):
+                raise EnvironmentFault(
+                    f"the Ray cluster at {self.address!r} refuses this driver's token: is RAY_AUTH_TOKEN or "
+                    "RAY_AUTH_TOKEN_PATH that of the cluster?"
+                ) from fault
             raise EnvironmentFault(
                 f"the Ray cluster at {self.address!r} does not let this driver in: {str(fault).splitlines()[0]}. Is it "
                 "one, of the same version of Ray, with a node on this machine, and is RAY_AUTH_TOKEN or "
@@ -221,29 +241,16 @@ class RayTune:
     def _workers(self, ray: Any) -> tuple[int, list[Mapping[str, Any]]]:
         alive = [node for node in ray.nodes() if node["Alive"]]
         if self.pack > 1:  # a worker has a whole GPU, where there is one
-            self.gpus = float(any(node["Resources"].get("GPU", 0.0) for node in alive))
+            self.demand = replace(self.demand, gpus=float(any(n["Resources"].get("GPU", 0.0) for n in alive)))
         rooms = [self._room_of(node) for node in alive]
         room = sum(rooms)
         if room < 1:
-            most = {name: max((n["Resources"].get(name, 0.0) for n in alive), default=0.0) for name in ("CPU", "GPU")}
-            raise EnvironmentFault(
-                f"a trial asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs, but no node of Ray "
-                f"has them; the most are {most['CPU']:g} CPUs and {most['GPU']:g} GPUs"
-            )
+            raise EnvironmentFault(self.demand.why_no_room(alive))
         nodes = [node for node, has in zip(alive, rooms, strict=True) if has]
         return room if self.most_workers is None else min(self.most_workers, room), nodes
 
     def _room_of(self, node: Mapping[str, Any]) -> int:
-        return _room(node["Resources"], self.cpus, self.gpus)
-
-
-def _room(resources: Mapping[str, float], cpus: float, gpus: float) -> int:
-    """Returns how many trials fit on a node. A trial with a fraction of a GPU is never split over two GPUs."""
-    room = math.floor(resources.get("CPU", 0.0) / cpus + 1e-9)
-    if gpus:
-        have = resources.get("GPU", 0.0)
-        room = min(room, math.floor(have / gpus + 1e-9) if gpus >= 1 else int(have) * math.floor(1 / gpus + 1e-9))
-    return room
+        return self.demand.room(node["Resources"])
 
 
 def _knock(address: str) -> None:
@@ -253,6 +260,19 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError) as fault:
         raise EnvironmentFault(f"no Ray cluster at {address!r}: {fault}") from fault
+
+
+def _refuses_token(ray: Any, address: str) -> bool:
+    """Whether a cluster refuses this driver's token. Ray itself says only that it cannot connect."""
+    try:
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+
+        GcsClient(address=address)
+    except ray.exceptions.AuthenticationError:
+        return True
+    except Exception:  # anything else: what `ray.init` said stands
+        pass
+    return False
 
 
 def _package() -> Path:

@@ -73,6 +73,18 @@ def test_one_that_cannot_take_trials_is_said_once_and_plugged(monkeypatch, capsy
     assert capsys.readouterr().err == "a node joined that takes no trials: node 10.0.0.9: it lacks a package\n"
 
 
+def test_that_no_node_is_left_is_said_once(capsys):
+    nodes = [node("old", alive=False)]
+    found = newcomers(nodes)
+    assert look(found) == look(found) == 0
+    assert capsys.readouterr().err.count("no node of the Ray cluster has room for a trial any more") == 1
+    nodes.append(node("new"))
+    assert look(found) == 2
+    nodes.clear()
+    assert look(found) == 0
+    assert capsys.readouterr().err.count("no node of the Ray cluster") == 1
+
+
 def test_it_looks_now_and_then(monkeypatch):
     found = newcomers([node("old")])
     assert found.slots() is None

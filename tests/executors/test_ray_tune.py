@@ -11,7 +11,7 @@ import pytest
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault, UsageError
 from autopeft.executors import _actor, _packs, _tune
-from autopeft.executors.ray_tune import RayTune, _room
+from autopeft.executors.ray_tune import RayTune
 from autopeft.history import History
 from autopeft.ledger import NAME
 from autopeft.stoppers.never import NeverStopper
@@ -73,35 +73,36 @@ def test_fractions_of_a_gpu_make_slots(tmp_path, ray_up):
     assert most_at_once(tmp_path) == 4
 
 
+def test_resources_of_ones_own_make_slots(tmp_path, ray_up):
+    """Nodes declare them; a trial holds its share as long as it runs."""
+    run(tmp_path, Toy(tmp_path, meet=2), trials=6, resources_per_trial={"licence": 1}, cpus_per_trial=0.5)
+    assert len({process for _, process in lines(tmp_path, "started")}) == 2
+    assert most_at_once(tmp_path) == 2, "as many as there are licences, of eight that the CPUs would hold"
+
+
 @pytest.mark.parametrize(
-    ("resources", "cpus", "gpus", "expected"),
+    ("options", "message"),
     [
-        ({"CPU": 4.0}, 1, 0, 4),
-        ({"CPU": 4.0}, 1.5, 0, 2),
-        ({"CPU": 0.3}, 0.1, 0, 3),
-        ({"CPU": 4.0}, 1, 1, 0),
-        ({"CPU": 4.0, "GPU": 2.0}, 1, 1, 2),
-        ({"CPU": 16.0, "GPU": 2.0}, 1, 0.5, 4),
-        ({"CPU": 16.0, "GPU": 2.0}, 1, 0.4, 4),  # two on each GPU: none lies on both
-        ({"CPU": 16.0, "GPU": 3.0}, 1, 2, 1),
-        ({"CPU": 3.0, "GPU": 8.0}, 1, 0.1, 3),
-        ({"memory": 1.0}, 1, 0, 0),
+        ({"gpus_per_trial": 3}, r"asks for 1 CPU, 3 GPU, .*: 4 CPU, 2 GPU\)"),
+        (
+            {"resources_per_trial": {"tpu": 1}},
+            r"asks for 1 CPU, 1 tpu, .*: 4 CPU, 0 tpu\). .*executor.resources_per_trial",
+        ),
     ],
 )
-def test_room_of_a_node(resources, cpus, gpus, expected):
-    assert _room(resources, cpus, gpus) == expected
-
-
-def test_a_trial_that_no_node_holds_is_an_error_before_the_first_trial(tmp_path, ray_up):
-    with pytest.raises(EnvironmentFault, match=r"asks for 1 CPUs and 3 GPUs, .* the most are 4 CPUs and 2 GPUs"):
-        run(tmp_path, gpus_per_trial=3)
+def test_a_trial_that_no_node_holds_is_an_error_before_the_first_trial(tmp_path, ray_up, options, message):
+    with pytest.raises(EnvironmentFault, match=message):
+        run(tmp_path, **options)
     assert [event["event"] for event in events(tmp_path)] == ["search"]
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"slots": 0}, {"cpus_per_trial": 0}, {"gpus_per_trial": -1}, {"trials_per_worker": 0}, {"address": "ray://head"}],
-)
+    [
+        {"slots": 0}, {"cpus_per_trial": 0}, {"gpus_per_trial": -1}, {"gpus_per_trial": 1.5}, {"trials_per_worker": 0},
+        {"address": "ray://head"},
+    ],
+)  # fmt: skip
 def test_options_that_make_no_sense(options):
     with pytest.raises(UsageError, match=f"executor.{next(iter(options))}"):
         RayTune(**options)

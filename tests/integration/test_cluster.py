@@ -99,16 +99,26 @@ def test_a_search_on_a_cluster_agrees_with_serial(job, cluster, alone):
     [
         ({"RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": None}, "autopeft talks to one by token only"),
         ({"RAY_AUTH_TOKEN": None, "HOME": "/nowhere"}, "RAY_AUTH_TOKEN_PATH that of the cluster?"),
-        ({"RAY_AUTH_TOKEN": "f" * 32}, "RAY_AUTH_TOKEN_PATH that of the cluster?"),
+        ({"RAY_AUTH_TOKEN": "f" * 32}, "refuses this driver's token: is RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH that of"),
     ],
 )
 def test_without_the_clusters_token_it_says_so(job, cluster, environment, message):
-    done = search(job, cluster, f"token-{time.monotonic_ns()}", **environment)
+    name = f"token-{time.monotonic_ns()}"
+    done = search(job, cluster, name, **environment)
     assert done.returncode == 5, done.stderr
     assert message in done.stderr.splitlines()[-1]
-    not_ours = ("gcs_client.cc", "preparing: ", "searching in")  # the first is Ray's own, which nothing quiets
+    not_ours = ("gcs_client.cc", "preparing: ")  # the first is Ray's own, which nothing quiets
     said = [line for line in done.stderr.splitlines() if not any(part in line for part in not_ours)]
     assert len(said) == 1, "one message"
+    assert not (job / "runs" / name).exists(), "before the model is loaded and the data encoded"
+
+
+def test_what_no_node_has_room_for_is_said_before_anything_is_loaded(job, cluster):
+    wants = f"executor={{name: ray_tune, address: '{cluster.address}', resources_per_trial: {{licence: 1}}}}"
+    done = search(job, cluster, "no-room", wants)
+    assert done.returncode == 5, done.stderr
+    assert "a trial asks for 1 CPU, 1 licence, but no node of Ray has room for it" in done.stderr.splitlines()[-1]
+    assert not (job / "runs" / "no-room").exists()
 
 
 def test_an_address_where_nobody_listens_is_said_at_once(job, cluster):
