@@ -14,7 +14,7 @@ from autopeft import plugins
 from autopeft.errors import ConfigError, UsageError
 from autopeft.guess.columns import GROUPS, Column, by_name, described
 from autopeft.guess.data import Found, find
-from autopeft.guess.models import model_for
+from autopeft.guess.models import is_encoder_decoder, model_for
 from autopeft.guess.tasks import Guess, features, of_columns
 from autopeft.tasks import Task
 from autopeft.tasks._targets import RowFault
@@ -87,7 +87,7 @@ def guess(source: str, model: str | None = None) -> Guessed:
         *of_data,
         *named,
         *_splits(found, columns, used, n_rows),
-        Guess("space", _space(task), "a good first search"),
+        Guess("space", *_space(task, model)),
         *_objectives(task, named, columns),
         *_lengths(task, texts),
     ]
@@ -126,10 +126,13 @@ def _splits(found: Found, columns: Mapping[str, Column], used: Sequence[Column],
     return out
 
 
-def _space(task: Task) -> str:
-    """Returns a search space that fits the task's models: those that write text have no head."""
-    writes = task.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
-    return "language_model" if writes else "small"
+def _space(task: Task, model: str | None) -> tuple[str, str]:
+    """Returns a search space that fits the task's models, and why: those that write text have no head."""
+    if task.auto_class in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
+        return "language_model", "a good first search"
+    if task.auto_class == "AutoModelForSequenceClassification" and not is_encoder_decoder(model):
+        return "small_heads", "a good first search, of heads too: many checkpoints have an untrained one"
+    return "small", "a good first search"
 
 
 def _objectives(task: Task, named: Sequence[Guess], columns: Mapping[str, Column]) -> list[Guess]:
