@@ -60,7 +60,7 @@ class AutoPEFT(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         self,
         model: str = "",
         *,
-        space: str | Mapping[str, Any] = "small",
+        space: str | Mapping[str, Any] = "small_heads",
         trials: int | None = 24,
         hours: float | None = None,
         parameters: int | None = None,

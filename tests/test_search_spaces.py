@@ -77,6 +77,13 @@ def test_a_language_model_is_adapted_in_all_its_linear_layers(kinds: tuple[str, 
     assert {"lora.rslora", "lora.dora", "lora.rank", "lora.layers", "lora_plus.ratio"} <= set(space.dimensions)
 
 
+def test_small_heads_is_small_with_the_head_searched() -> None:
+    small, with_heads = shipped("small"), shipped("small_heads")
+    own = {name: d for name, d in with_heads.dimensions.items() if name not in ("head.pooling", "head.norm")}
+    assert own == dict(small.dimensions) and with_heads.methods == small.methods
+    assert all(params["head.pooling"] == "mean" and params["head.norm"] is True for params in with_heads.defaults())
+
+
 def test_all_methods_has_all_methods() -> None:
     used = {part for method in shipped("all_methods").methods for part in components(method)}
     assert used == set(plugins.names("methods"))

@@ -35,7 +35,7 @@ def model_for(task: Task, model: str | None, texts: Sequence[Column]) -> Guess:
 
 
 def is_encoder_decoder(model: str | None) -> bool:
-    """Whether a model's folder says that it is an encoder-decoder, whose head is its own. A name on the hub is not asked."""
+    """Whether a model's folder says that it is an encoder-decoder, whose head is its own. The hub is not asked."""
     config = Path(model).expanduser() / "config.json" if model is not None else None
     if config is None or not config.is_file():
         return False

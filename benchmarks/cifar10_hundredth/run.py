@@ -1,4 +1,4 @@
-"""A hundredth of MobileNetV2 on CIFAR-10: `python benchmarks/cifar10_hundredth/run.py` searches, confirms, writes REPORT.md."""
+"""CIFAR-10 with a hundredth of MobileNetV2: `python benchmarks/cifar10_hundredth/run.py` searches, confirms, reports."""
 
 import sys
 from pathlib import Path

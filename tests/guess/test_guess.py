@@ -94,6 +94,19 @@ def test_words_lists_of_labels_and_conversations(tmp_path):
         assert keys.items() <= found["data"].items()
 
 
+@pytest.mark.parametrize(("config", "space"), [(None, "small_heads"), ({"is_encoder_decoder": True}, "small")])
+def test_the_head_is_searched_where_there_is_a_choice(tmp_path, config, space):
+    """An encoder-decoder's head is its own."""
+    pd.DataFrame({"text": [f"a fine day {n}" for n in range(40)], "label": ["good", "bad"] * 20}).to_csv(
+        tmp_path / "t.csv"
+    )
+    if config is not None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    found = guess(str(tmp_path / "t.csv"), None if config is None else str(tmp_path / "model"))
+    assert found.config["space"] == space
+
+
 def test_splits_of_a_folder_and_the_names_that_came_with_it(tmp_path):
     for name, rows in (("train.csv", 80), ("dev.csv", 20), ("test.csv", 20)):
         pd.DataFrame({"text": TEXTS[:rows], "label": cells(0, 1)[:rows]}).to_csv(tmp_path / name, index=False)
