@@ -14,8 +14,8 @@ from autopeft import plugins
 from autopeft.errors import ConfigError, UsageError
 from autopeft.guess.columns import GROUPS, Column, by_name, described
 from autopeft.guess.data import Found, find
-from autopeft.guess.models import is_encoder_decoder, model_for
-from autopeft.guess.tasks import Guess, features, of_columns
+from autopeft.guess.models import model_for
+from autopeft.guess.tasks import Guess, features, is_encoder_decoder, of_columns
 from autopeft.tasks import Task
 from autopeft.tasks._targets import RowFault
 

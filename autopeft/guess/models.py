@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,15 +31,3 @@ def model_for(task: Task, model: str | None, texts: Sequence[Column]) -> Guess:
     if sample and sum(not character.isascii() for character in sample) / len(sample) > FOREIGN:
         return Guess("model", MANY_LANGUAGES, "a small model of many languages; --model names another")
     return Guess("model", KNOWN[task.auto_class], "a small model that many know; --model names another")
-
-
-def is_encoder_decoder(model: str | None) -> bool:
-    """Whether a model's folder says that it is an encoder-decoder, whose head is its own. The hub is not asked."""
-    config = Path(model).expanduser() / "config.json" if model is not None else None
-    if config is None or not config.is_file():
-        return False
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError:
-        return False  # `search` says what is wrong with the folder
-    return isinstance(found, dict) and bool(found.get("is_encoder_decoder"))

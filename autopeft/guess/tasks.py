@@ -175,7 +175,7 @@ def _of_texts(found: Found, columns: Mapping[str, Column], model: str | None) ->
 
 
 def _completion(prompt: Column, completion: Column, model: str | None) -> list[Guess]:
-    task = "sequence_to_sequence" if _is_encoder_decoder(model) else "causal_language_modelling"
+    task = "sequence_to_sequence" if is_encoder_decoder(model) else "causal_language_modelling"
     return [
         Guess("task.name", task, f"{completion.name!r} is a text that follows {prompt.name!r}"),
         Guess("data.prompt", prompt.name, "what comes before"),
@@ -183,7 +183,7 @@ def _completion(prompt: Column, completion: Column, model: str | None) -> list[G
     ]
 
 
-def _is_encoder_decoder(model: str | None) -> bool:
+def is_encoder_decoder(model: str | None) -> bool:
     file = Path(model or "") / "config.json"
     if not model or not file.is_file():
         return False
