@@ -37,6 +37,8 @@ STEPS = 4  # measured for a cost
 CHOICE_STEPS, ROUNDS = 3, 2  # measured for a choice: each round runs all candidates; each step counts at its fastest
 PRODUCT = 512  # rows, inner size and columns of the product that shows whether bf16 is fast here
 SAMPLE = 512  # rows of a split that a cost is measured on
+PASS_SECONDS, FEWEST = 0.5, 64  # on a CPU so many rows as pass in this time, but not fewer: a plan is made in minutes
+LONG = 3.0  # seconds of a round after which no other follows: steps that take long vary little
 
 
 @dataclass(frozen=True)
@@ -252,6 +254,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
         setup: Has a cache folder of its own, as the caches written there hold some rows only.
         members: Configurations, in the order in which a search would ask for them.
     """
+    rows = _sample_size(setup, members)
     worker = Worker(setup)
     whole = {name: int(split.lengths.sum()) for name, split in worker.data.splits.items()}
     lengths = worker.data.splits["train"].lengths
@@ -259,7 +262,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
         total_steps(setup, len(lengths)),
         _units(lengths, order(lengths, setup.train.batch_size, setup.seed, 0)),
     )
-    some = {name: some_rows(split, SAMPLE, setup.seed) for name, split in worker.data.splits.items() if name != "test"}
+    some = {name: some_rows(split, rows, setup.seed) for name, split in worker.data.splits.items() if name != "test"}
     worker.data = replace(worker.data, splits=some)
     parts = {name: int(split.lengths.sum()) / whole[name] for name, split in some.items()}
     worker.prefix.parts = parts  # so that the bound holds for the whole splits
@@ -272,7 +275,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
             attaching, building, network = _attach_seconds(worker, params)
             # Each step counts at its fastest of some rounds, as in `choose`.
             seconds, batches = _steps_of(worker, network)
-            scoring = min(_score_seconds(worker, network) for _ in range(ROUNDS)) / parts["validation"]
+            scoring = _score_seconds(worker, network) / parts["validation"]
         except Exception as fault:  # trials of this configuration will fail in the same way; the plan goes on
             if not is_trials_own(fault):
                 raise
@@ -291,10 +294,40 @@ def _steps_of(worker: Worker, network: Network) -> tuple[float, list[np.ndarray]
     static = pace.of_trial(network, ROUNDS, clock_of(worker))
     if static is not None:
         return min(static), [pace.middle_batch(worker)]
-    rounds = [step_seconds(worker, network, STEPS)[1:] for _ in range(ROUNDS)]
+    rounds = _in_rounds(lambda: step_seconds(worker, network, STEPS)[1:], clock_of(worker))
     lengths, setup = worker.data.splits["train"].lengths, worker.setup
     batches = list(islice(endless(lengths, setup.train.batch_size, setup.seed), 1 + STEPS))[1:]
     return statistics.mean(map(min, zip(*rounds, strict=True))), batches
+
+
+def _sample_size(setup: Setup, members: Sequence[Mapping[str, Any]]) -> int:
+    """Returns how many rows pass the first configuration in PASS_SECONDS of a CPU, at most SAMPLE; SAMPLE on a GPU."""
+    if setup.machine.device != "cpu" or not members:
+        return SAMPLE
+    worker = Worker(setup.but(prefix_cache_bytes=0))
+    rows = np.arange(min(FEWEST, len(worker.data.splits["validation"])))
+    clock, seconds = clock_of(worker), []
+    try:
+        network = worker.network(Trial(0, members[0], setup.seed))
+        network.eval()
+        for _ in range(ROUNDS):
+            start = clock()
+            with torch.no_grad():
+                network.logits("validation", rows)
+            seconds.append(clock() - start)
+    except Exception as fault:  # of the configuration: it is said when that is measured
+        if not is_trials_own(fault):
+            raise
+        return SAMPLE
+    return int(np.clip(len(rows) * PASS_SECONDS / max(min(seconds), 1e-9), FEWEST, SAMPLE))
+
+
+def _in_rounds(measured: Callable[[], Any], clock: Callable[[], float]) -> list[Any]:
+    """Measures once in each of ROUNDS, or in one alone if it is LONG."""
+    start, found = clock(), [measured()]
+    while len(found) < ROUNDS and clock() - start < LONG:
+        found.append(measured())
+    return found
 
 
 def _attach_seconds(worker: Worker, params: Mapping[str, Any]) -> tuple[float, float, Network]:
@@ -308,10 +341,15 @@ def _attach_seconds(worker: Worker, params: Mapping[str, Any]) -> tuple[float, f
 
 
 def _score_seconds(worker: Worker, network: Network) -> float:
+    """Measures the scoring of the validation rows, at its fastest of some rounds."""
     clock = clock_of(worker)
-    start = clock()
-    worker.scores(network, "validation")
-    return clock() - start
+
+    def scored() -> float:
+        start = clock()
+        worker.scores(network, "validation")
+        return clock() - start
+
+    return float(min(_in_rounds(scored, clock)))
 
 
 def some_rows(split: Split, most: int, seed: int) -> Split:

@@ -158,6 +158,27 @@ def test_a_cost_counts_no_waiting_and_the_fastest_of_its_rounds(setup, monkeypat
     assert 0 < cost.seconds < 10 * WAIT
 
 
+def test_a_slow_model_is_measured_on_few_rows_and_once(setup, monkeypatch):
+    """So that a plan takes minutes where a trial takes hours."""
+    seen = []
+    scores = Worker.scores
+
+    def noted(worker, network, split):
+        seen.append(len(worker.data.splits[split]))
+        return scores(worker, network, split)
+
+    monkeypatch.setattr(Worker, "scores", noted)
+    monkeypatch.setattr(measure, "FEWEST", 8)
+    measure.costs(setup, [{"method": "bias"}])
+    assert seen == [22] * measure.ROUNDS, "all rows of validation: the model is quick"
+    monkeypatch.setattr(measure, "PASS_SECONDS", 0.0)
+    monkeypatch.setattr(measure, "LONG", 0.0)
+    seen.clear()
+    (cost,) = measure.costs(setup.but(cache=str(setup.cache) + "-own"), [{"method": "bias"}])
+    assert seen == [8]
+    assert cost.seconds > 0
+
+
 def test_a_configuration_that_fails_has_no_cost_and_ends_no_plan(setup, monkeypatch, capsys):
     attach = Worker.network
 
