@@ -20,9 +20,14 @@ README = (PROJECT / "README.md").read_text()
 # Not run here, and what runs it.
 ELSEWHERE = {
     "./dev test": "it is what runs these tests",
+    "./dev cluster-test": "it makes network namespaces, as root",
     "./dev demo": "tests/integration/test_demo.py runs `autopeft demo`, on fewer trials; it takes minutes",
     "autopeft predict my-adapter --follow": "it reads what is typed; tests/integration/test_language_model.py types",
     "autopeft search reviews.yaml": "tests/guess searches by what `autopeft init` wrote",
+    "docker/prepare": "tests/docker does",
+    "cd docker": "of no use without what follows it",
+    "docker compose up -d --wait": "docker/test does, where there is an engine",
+    "docker compose run --rm driver search /files/my.yaml": "docker/test searches so, where there is an engine",
     "autopeft stop RUN": "nothing runs here by then; tests/test_steering.py gives the order",
 }
 # What stands for something of the user's own, and smaller budgets.
