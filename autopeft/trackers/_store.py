@@ -34,6 +34,12 @@ BOUNDS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+# Of the errors that MLflow wraps, in urllib3's and requests' words.
+UNREACHABLE = {
+    "Connection refused": "nobody listens there",
+    "NameResolutionError": "there is no such host",
+    "timed out": "it does not answer in time",
+}
 CHATTER = ("mlflow.store.db.utils", "alembic", "alembic.runtime.migration", "urllib3.connectionpool")
 
 
@@ -270,19 +276,23 @@ class Store:
         held.tags[key] = value
 
 
-def refusal(fault: Exception) -> str | None:
-    """Returns what to do about a server that refuses the user; None for any other fault."""
+def explained(fault: Exception) -> str | None:
+    """Returns what is known about a fault of a server: it is not there, or refuses the user. None for other faults."""
     from mlflow.exceptions import MlflowException
 
     if not isinstance(fault, MlflowException):
         return None
-    status = fault.get_http_status_code()
-    if status == 401:
+    if re.search(r"failed with (timeout )?exception", str(fault)):  # not an answer, which may speak of the server's own
+        for words, meaning in UNREACHABLE.items():
+            if words in str(fault):
+                return meaning
+    if fault.error_code in ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED"):
         return (
             "it wants a user and a password, and these are missing or wrong: set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD"
         )
-    if status == 403 and "permission" in str(fault).lower():  # a Host header that it refuses has this status, too
+    # A Host header that the server refuses has this code, too.
+    if fault.error_code == "PERMISSION_DENIED" and "permission" in str(fault).removeprefix("PERMISSION_DENIED").lower():
         return (
             "this user may not write there: ask for the permission, or name an experiment of your own in "
             "trackers.mlflow.experiment"

@@ -29,8 +29,8 @@ from autopeft.trackers._store import (
     Held,
     Store,
     artifacts_of,
+    explained,
     import_mlflow,
-    refusal,
     sole_writer,
     tracking_uri,
     without_chatter,
@@ -242,7 +242,7 @@ class MLflow:
         self._warn(self._reason(fault))
 
     def _reason(self, fault: Exception) -> str:
-        if said := refusal(fault):
+        if said := explained(fault):
             return said
         text = self.redactor.message(str(fault)) if isinstance(fault, AutoPEFTError) else (
             f"{type(fault).__name__}: {self.redactor.message(str(fault))}"

@@ -65,6 +65,7 @@ def test_down_from_the_start(tmp_path, closed_port, capsys):
     assert tracker.is_behind
     (said,) = complaints(capsys)
     assert f"`autopeft track {folder}`" in said
+    assert f"127.0.0.1:{closed_port}: nobody listens there. The search goes on" in said
     assert "pass-word" not in said
     with pytest.raises(EnvironmentFault, match="cannot be written") as caught:
         tracker.fill(History(events))
