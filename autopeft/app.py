@@ -24,6 +24,7 @@ from autopeft.runs import Run, go, open_run
 if TYPE_CHECKING:
     import pandas as pd
 
+    from autopeft.finding import Finding
     from autopeft.start import Started
 
 
@@ -189,19 +190,8 @@ def demo(*, name: str | None = None, overrides: Sequence[str] = (), quiet: bool 
     return run(load(DEMO, overrides), name=name, quiet=quiet)
 
 
-def doctor() -> dict[str, Any]:
-    """What a question about an installation begins with."""
-    import shutil
+def doctor(config: str | Path | None = None, overrides: Sequence[str] = ()) -> Iterator[Finding]:
+    """Yields what may be wrong with this machine, or with what a config names. See `autopeft.doctor.examine`."""
+    from autopeft.doctor import examine
 
-    from autopeft.provenance import provenance
-    from autopeft.tasks.digits import cache_folder
-    from autopeft.wiring import choose_device
-
-    found = provenance(choose_device("auto"))
-    free = shutil.disk_usage(Path.cwd()).free
-    return {
-        **found["versions"],
-        **{key: found[key] for key in ("commit", "system", "processor", "cores", "device")},
-        "disk_free_gib": round(free / 2**30, 1),
-        "cache": str(cache_folder()),
-    }
+    return examine(None if config is None else check(config, overrides))

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -610,19 +611,34 @@ def list_(
 
 
 @cli.command()
-def doctor(as_json: Json = False) -> None:
-    """Show versions, device, disk, and where things are cached.
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="A config: its tracker, executor and folders.")] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Look for what is wrong with this machine, its Ray and its tracker.
 
-    Example: autopeft doctor
+    Each finding is ok, warn or fail, with what to do. Changes nothing. Exits with 5 where something fails.
+
+    Example: autopeft doctor my.yaml
     """
     from autopeft import app
+    from autopeft.doctor import facts
+    from autopeft.finding import worst
 
-    found = app.doctor()
+    found = []
+    for finding in app.doctor(config, set_ or ()):
+        found.append(finding)
+        if not as_json:
+            print(f"{finding.state:<4}  {finding.name}: {finding.text}", flush=True)
+            if finding.todo:
+                print(f"      → {finding.todo}", flush=True)
+    state = worst(found)
     if as_json:
-        _print_json(found)
-    else:
-        width = max(map(len, found))
-        print("\n".join(f"{name:<{width}}  {_plain(value)}" for name, value in found.items()))
+        checks = [asdict(finding) for finding in found]
+        _print_json({"state": state, "checks": checks, **facts()})
+    if state == "fail":
+        raise typer.Exit(EnvironmentFault.exit_code)
 
 
 # ── helpers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -667,11 +683,6 @@ def _show_search(run: Run, as_json: bool) -> None:
     print(f"\npicture  {_relative(run.folder / 'front.png')}\nreport   {_relative(run.folder / 'report.html')}")
     for name, line in run.open_commands().items():
         print(f"{name:<8} {line}")
-
-
-def _plain(value: Any) -> str:
-    """Writes a mapping as text: `id ec02693, is_dirty False`."""
-    return ", ".join(f"{key} {inner}" for key, inner in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _records(frame: Any) -> Any:

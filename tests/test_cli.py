@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from autopeft import app, cli
 from autopeft.errors import AutoPEFTError, BudgetSpent, EnvironmentFault, NothingCompleted, UsageError
+from autopeft.finding import Finding
 from autopeft.history import History
 from autopeft.naming import describe
 
@@ -553,6 +554,10 @@ def test_list(autopeft: Autopeft) -> None:
 
 
 def test_doctor(autopeft: Autopeft, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "doctor", lambda: {"torch": "2.13.0", "device": "cpu"})
-    assert autopeft("doctor")[1] == "torch   2.13.0\ndevice  cpu\n"
-    assert json.loads(autopeft("doctor", "--json")[1]) == {"schema": 1, "torch": "2.13.0", "device": "cpu"}
+    found = [Finding("memory", "ok", "8.0 GiB free"), Finding("disk", "warn", "2.0 GiB free", "make room")]
+    monkeypatch.setattr(app, "doctor", lambda config, overrides: iter(found))
+    assert autopeft("doctor")[:2] == (0, "ok    memory: 8.0 GiB free\nwarn  disk: 2.0 GiB free\n      → make room\n")
+    said = json.loads(autopeft("doctor", "--json")[1])
+    assert (said["schema"], said["state"], said["checks"][1]["todo"]) == (1, "warn", "make room")
+    found.append(Finding("cluster", "fail", "nobody listens", "start it"))
+    assert autopeft("doctor")[0] == 5

@@ -1,4 +1,4 @@
-"""A local Ray: started, tried again if the start fails, and ended. It has an authentication token of its own.
+"""A local Ray: started, tried again if the start fails, and ended. It has an authentication token of its own, always.
 
 Ray waits 30 s for its own processes, whatever the settings say. On a busy machine this is too short. The second try is
 faster, as the files are in memory then.
@@ -10,8 +10,10 @@ import contextlib
 import os
 import secrets
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from autopeft.errors import EnvironmentFault
@@ -19,6 +21,9 @@ from autopeft.errors import EnvironmentFault
 TRIES = 3
 SILENT_SECONDS = 15.0  # until a message says that the start is slow
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+# Ray's longest socket below its folder, with a process id of seven digits, and what a system takes.
+SOCKET, MOST_CHARACTERS = "session_2026-11-29_13-29-20_123456_4194304/sockets/plasma_store.1", 107
+SHORT = "/tmp/ray"  # Ray's folder where TMPDIR and RAY_TMPDIR name none
 INSTEAD = "`--set executor=serial` runs one trial after another, without Ray"
 
 
@@ -35,6 +40,8 @@ def local_ray(ray: Any, interrupts: Sequence[int] = (), **options: Any) -> Itera
         EnvironmentFault: Ray does not start.
         KeyboardInterrupt: The user interrupted the start.
     """
+    if longest_socket(temporary_folder()):
+        options = {"_temp_dir": SHORT, **options}
     with own_token():
         _start(ray, interrupts, options)
         try:
@@ -83,15 +90,22 @@ def said_when_slow(text: str, after: float | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_token() -> Iterator[None]:
-    """Gives Ray's processes a random token, so that other users of the machine cannot talk to Ray.
+    """Lets nobody talk to Ray's processes without a token: they listen on all addresses, and run any code they get.
 
-    Ray's own default is one token for all its runs, in a file of the home folder that others may be able to read. A
-    token that the user has set is kept. Afterwards the environment is restored.
+    The token is random. Ray's own default is one token for all its runs, in a file of the home folder that others may be
+    able to read. A token that the user has set is kept. A mode without tokens is not. Afterwards the environment is
+    restored.
     """
     before = {name: os.environ.get(name) for name in TOKEN_VARIABLES}
-    if all(value is None for value in before.values()):
+    mode = before["RAY_AUTH_MODE"]
+    if mode not in (None, "token"):
+        print(
+            f"note: RAY_AUTH_MODE={mode} is not heeded: a Ray of autopeft's takes a token", file=sys.stderr, flush=True
+        )
+    os.environ["RAY_AUTH_MODE"] = "token"
+    if before["RAY_AUTH_TOKEN"] is None and before["RAY_AUTH_TOKEN_PATH"] is None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        _forget_token()
+    _read_again()
     try:
         yield
     finally:
@@ -100,12 +114,23 @@ def own_token() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        _forget_token()
+        _read_again()
 
 
-def _forget_token() -> None:
-    """Makes Ray read the token again. By itself Ray keeps the first token that it reads in this process."""
+def _read_again() -> None:
+    """Makes Ray read mode and token again. By itself Ray keeps those that it read first in this process."""
     with contextlib.suppress(ImportError):  # an older Ray has none
-        from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
 
+        Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
+
+
+def temporary_folder() -> Path:
+    """Returns the folder in which a local Ray puts its files."""
+    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()) / "ray"
+
+
+def longest_socket(folder: Path) -> int:
+    """Returns by how many characters the path of a socket is too long if Ray's files are in this folder; 0 if it fits."""
+    return max(0, len(os.fsencode(folder / SOCKET)) - MOST_CHARACTERS)

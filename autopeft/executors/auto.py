@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from autopeft.executors import Conversation, Executor, MakeEvaluate
 from autopeft.executors.packed import Packed
 from autopeft.executors.ray_tune import RayTune
+from autopeft.finding import Diagnosed, Finding
 
 
 class Auto:
@@ -26,6 +29,10 @@ class Auto:
     def check(self) -> None:
         """Checks that the chosen executor can run."""
         self.chosen.check()
+
+    def diagnose(self) -> Iterable[Finding]:
+        """Looks at the chosen executor (`autopeft.finding.Diagnosed`)."""
+        return self.chosen.diagnose() if isinstance(self.chosen, Diagnosed) else ()
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         """Runs the search to its end by the chosen executor."""

@@ -26,6 +26,7 @@ from autopeft.executors._demand import Demand
 from autopeft.executors._interrupt import interruptible
 from autopeft.executors._local import local_ray
 from autopeft.executors.packed import AUTO, TYPICAL
+from autopeft.finding import Finding
 
 # Ray reads these when it is imported, or when a run begins. A value that the user has set is kept.
 ENVIRONMENT = {
@@ -129,6 +130,12 @@ class RayTune:
             )
         if self.address not in (None, "auto"):
             _knock(str(self.address))
+
+    def diagnose(self) -> Iterator[Finding]:
+        """Looks at Ray (`autopeft.finding.Diagnosed`)."""
+        from autopeft.executors._health import findings
+
+        return findings(self.address, OBJECT_STORE_BYTES)
 
     def run(self, search: Conversation, make_evaluate: MakeEvaluate) -> None:
         from autopeft.executors._nodes import shipped

@@ -92,6 +92,8 @@ def importance_notes(found: Importances) -> list[str]:
             "to predict on held-out trials once the parameter is shuffled among them (five folds; held-out "
             f"R² {found.r2:.2f}). What is not listed has under 0.5 %, or fewer than {FEWEST} trials."
         )
+    if found.sampled is not None:
+        notes.append(f"The forest had {found.sampled:,} of the complete trials, drawn by seed.")
     notes.append(
         "Limits: complete trials only, one seed each; the search asks more often where it hopes, and parameters that "
         "changed together cannot be told apart. It says where the score came from in this search, not what causes it."

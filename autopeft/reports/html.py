@@ -64,9 +64,9 @@ def render(history: History, describe: Describe, *, name: str = "", worst: Worst
             "importance_table": content.importance_table(found),
             "importance_notes": content.importance_notes(found),
             "counts": ", ".join(f"{number} {status}" for status, number in facts.counts.items()) or "none yet",
-            "trials": table.trials(facts),
-            "failures": table.failures(facts),
-            "refusals": table.refusals(facts),
+            "trials": table.trials(facts, table.MOST_TRIALS),
+            "failures": table.failures(facts, table.MOST_REASONS),
+            "refusals": table.refusals(facts, table.MOST_REASONS),
             "resumes": table.resumes(facts),
             "provenance": content.provenance_rows(facts),
             "config": content.config_json(facts),
@@ -90,7 +90,7 @@ def _front_values(facts: Facts) -> dict[str, Any]:
         "front_wide": svg.front(facts, plot, with_style=False),
         "front_narrow": svg.front(facts, plot, narrow=True, with_style=False),
         "methods": [{"name": m, "css": svg.method_class(m), "key": svg.key(m)} for m in plot.methods],
-        "caption": figure.caption(facts, plot),
+        "caption": figure.caption(facts, plot) + (f" · {len(plot.crowd):,} trials as dots" if plot.crowd else ""),
         "front": table.front(facts),
     }
 

@@ -25,6 +25,7 @@ from autopeft.reports.facts import Facts
 LEAST_TRIALS = 20
 LEAST_R2 = 0.1
 FEWEST = 8  # trials that a parameter needs to be judged
+MOST_TRIALS = 2000  # of which a forest is grown; from there on it hardly learns more, and takes minutes
 _FOLDS, _TREES, _SHUFFLES = 5, 100, 5
 
 
@@ -71,6 +72,7 @@ class Importances:
         parameters: The most important first; empty if nothing can be claimed.
         r2: R² of the forest on held-out trials; None if there is no forest.
         why_not: Reason why nothing is claimed about parameters; else empty.
+        sampled: Number of trials that were drawn for the forest by seed; None if it had all.
     """
 
     methods: tuple[MethodSpread, ...]
@@ -78,6 +80,7 @@ class Importances:
     parameters: tuple[Importance, ...]
     r2: float | None
     why_not: str
+    sampled: int | None = None
 
 
 def importances(facts: Facts, seed: int = 0) -> Importances:
@@ -89,11 +92,15 @@ def importances(facts: Facts, seed: int = 0) -> Importances:
         return Importances(methods, between, (), None, why)
     if np.ptp(scores) < 1e-12:
         return Importances(methods, between, (), None, "all trials have the same score")
-    parameters, r2 = _by_parameter(facts, scores, seed)
+    records, sampled = facts.complete, None
+    if len(records) > MOST_TRIALS:
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(records))[:MOST_TRIALS])
+        records, scores, sampled = [records[index] for index in drawn], scores[drawn], MOST_TRIALS
+    parameters, r2 = _by_parameter(records, int(facts.header.get("model", {}).get("n_layers", 0)), scores, seed)
     if r2 < LEAST_R2:
         why = f"the score cannot be predicted from the configuration (R² {r2:.2f} on held-out trials)"
-        return Importances(methods, between, (), r2, why)
-    return Importances(methods, between, parameters, r2, "")
+        return Importances(methods, between, (), r2, why, sampled)
+    return Importances(methods, between, parameters, r2, "", sampled)
 
 
 def _by_method(facts: Facts, scores: np.ndarray) -> tuple[tuple[MethodSpread, ...], float | None]:
@@ -114,13 +121,15 @@ def _by_method(facts: Facts, scores: np.ndarray) -> tuple[tuple[MethodSpread, ..
     return tuple(spreads), between / total
 
 
-def _by_parameter(facts: Facts, scores: np.ndarray, seed: int) -> tuple[tuple[Importance, ...], float]:
+def _by_parameter(
+    records: Sequence[Record], n_layers: int, scores: np.ndarray, seed: int
+) -> tuple[tuple[Importance, ...], float]:
     """Returns importances, and R² on held-out trials."""
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold
 
-    columns, owners = encode(facts.complete, int(facts.header.get("model", {}).get("n_layers", 0)))
-    has = {name: np.array([name in record.params for record in facts.complete]) for name in dict.fromkeys(owners)}
+    columns, owners = encode(records, n_layers)
+    has = {name: np.array([name in record.params for record in records]) for name in dict.fromkeys(owners)}
     lost = dict.fromkeys(has, 0.0)
     rng = np.random.default_rng(seed)
     missed = 0.0
@@ -142,7 +151,7 @@ def _by_parameter(facts: Facts, scores: np.ndarray, seed: int) -> tuple[tuple[Im
     for name, total in lost.items():
         own = scores[has[name]]
         variance = float(((own - own.mean()) ** 2).sum())
-        constant = len({repr(record.params[name]) for record in facts.complete if name in record.params}) < 2
+        constant = len({repr(record.params[name]) for record in records if name in record.params}) < 2
         if not constant and variance > 1e-24 and len(own) >= FEWEST:
             found.append(Importance(name, total / variance, len(own)))
     found.sort(key=lambda importance: (-importance.share, importance.name))

@@ -64,8 +64,9 @@ def _lines(facts: Facts, picture: str, worst: Worst) -> Iterator[str]:
     yield from _table(_curves(facts))
     yield from _importance(facts)
     counts = ", ".join(f"{number} {status}" for status, number in facts.counts.items()) or "none yet"
-    yield from _table(table.trials(facts), "None was asked for yet.", before=counts)
-    for part in (table.failures(facts), table.refusals(facts), table.resumes(facts)):
+    yield from _table(table.trials(facts, table.MOST_TRIALS), "None was asked for yet.", before=counts)
+    reasons = (table.failures(facts, table.MOST_REASONS), table.refusals(facts, table.MOST_REASONS))
+    for part in (*reasons, table.resumes(facts)):
         yield from _table(part)
     yield "## Provenance\n"
     yield from (f"- {text.markdown(name)}: {text.code(value)}" for name, value in content.provenance_rows(facts))

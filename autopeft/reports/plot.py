@@ -14,6 +14,7 @@ from autopeft.reports import text
 from autopeft.reports.facts import SIZE, Facts
 
 MOST_LABELS = 8
+MOST_MARKS = 500  # with a tooltip each; the others are dots, as a page of 10,000 opens slowly
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class Plot:
         trivial_title: The trivial baseline's name.
         trivial_is_shown: Whether its line lies within the limits.
         head: The frozen head's score; None if none was trained.
+        crowd: Numbers of the marks that are dots without a tooltip: those farthest below the front.
         labelled: The marks to name, the most important first, at most `MOST_LABELS`.
         methods: All methods drawn, in order of their first trial.
         beyond: How many marks lie off the axis.
@@ -86,6 +88,7 @@ class Plot:
     trivial_title: str
     trivial_is_shown: bool
     head: float | None
+    crowd: frozenset[int]
     labelled: tuple[Mark, ...]
     methods: tuple[str, ...]
     beyond: int
@@ -136,6 +139,7 @@ def front_plot(facts: Facts) -> Plot:
         trivial_title=facts.trivial_title,
         trivial_is_shown=trivial_is_shown,
         head=None if head is None else head.score,
+        crowd=_crowd(marks, facts.is_maximized),
         labelled=tuple(_labelled(marks)),
         methods=tuple(dict.fromkeys(str(record.params["method"]) for record in facts.complete)),
         beyond=sum(mark.is_beyond for mark in marks),
@@ -275,6 +279,17 @@ def _steps(
         end = ordered[index + 1].x if index + 1 < len(ordered) else x_limits[1]
         corners.append((end, mark.y))
     return tuple(corners)
+
+
+def _crowd(marks: Sequence[Mark], is_maximized: bool) -> frozenset[int]:
+    """Chooses the marks beyond `MOST_MARKS` that are farthest below the best score with at most their size."""
+    sign = 1 if is_maximized else -1
+    best, behind = -math.inf, []
+    for mark in sorted(marks, key=lambda mark: (mark.x, -sign * mark.y)):
+        best = max(best, sign * mark.y)
+        is_kept = mark.is_front or bool(mark.baseline) or mark.confirmed is not None
+        behind.append((not is_kept, best - sign * mark.y, mark.number, is_kept))
+    return frozenset(number for _, _, number, is_kept in sorted(behind)[MOST_MARKS:] if not is_kept)
 
 
 def _labelled(marks: Sequence[Mark]) -> list[Mark]:

@@ -40,6 +40,7 @@ _RULES = """
 .ap-pt.ap-other .ap-s{fill-opacity:.45;stroke-width:0}
 .ap-pt:hover .ap-s,.ap-pt:focus .ap-s{fill-opacity:1;stroke:var(--ap-ink);stroke-width:1.6}
 .ap-hit{fill:transparent}
+.ap-crowd{fill:none;stroke:var(--c);stroke-opacity:.45;stroke-width:5;stroke-linecap:round}
 .ap-test{fill:var(--ap-bg);stroke:var(--c);stroke-width:1.5}
 .ap-whisker{stroke:var(--c);stroke-width:1.5}
 .ap-line{fill:none;stroke:var(--c,var(--ap-quiet));stroke-width:2}
@@ -152,7 +153,8 @@ def front(facts: Facts, plot: Plot, *, theme: str = "auto", narrow: bool = False
     parts += _front_baselines(plot, frame, size)
     names, places = _front_names(plot, frame, size, narrow)
     parts += places
-    parts += [_point(facts, plot, frame, mark, narrow) for mark in plot.marks]
+    parts += _crowd(plot, frame)
+    parts += [_point(facts, plot, frame, mark, narrow) for mark in plot.marks if mark.number not in plot.crowd]
     parts += names
     inner = _tag("g", "".join(parts), class_="ap")
     return _tag(
@@ -262,6 +264,19 @@ def _front_names(plot: Plot, frame: _Frame, size: float, narrow: bool) -> tuple[
         if math.dist(near, (x, y)) > 18:
             leads.append(_tag("line", x1=x, y1=y, x2=near[0], y2=near[1], class_="ap-lead"))
     return names, leads
+
+
+def _crowd(plot: Plot, frame: _Frame) -> list[str]:
+    """Draws the dots without a tooltip: one element a method, each place once."""
+    places: dict[str, dict[tuple[int, int], None]] = {}
+    for mark in plot.marks:
+        if mark.number in plot.crowd:
+            place = (round(frame.x(plot.across(mark.x))), round(frame.y(plot.up(mark.y))))
+            places.setdefault(mark.method, {})[place] = None
+    return [
+        _tag("path", d="".join(f"M{x} {y}h0" for x, y in found), class_=f"ap-crowd {method_class(method)}")
+        for method, found in places.items()
+    ]
 
 
 def _point(facts: Facts, plot: Plot, frame: _Frame, mark: Mark, narrow: bool) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -12,8 +12,12 @@ from typing import Any
 from autopeft.history import History, Record
 from autopeft.reports import text
 from autopeft.reports.facts import SIZE, Baseline, Confirmed, Describe, Facts
+from autopeft.trial import Status
 
 Format = Callable[[Any], str]
+MOST_TRIALS = 1000  # rows of a report's table of trials: one of 10,000 opens slowly, and nobody reads it
+MOST_REASONS = 200  # rows of its tables of failures and of refusals
+ALL_OF_THEM = "`autopeft trials RUN` has all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +219,15 @@ def baselines(facts: Facts) -> Table:
     return Table("Baselines", tuple(columns), tuple(row(baseline) for baseline in facts.baselines), note)
 
 
-def trials(facts: Facts) -> Table:
-    """Everything that was asked for. A stopped trial has no score, as its last one was not final."""
+def trials(facts: Facts, most: int | None = None) -> Table:
+    """Everything that was asked for. A stopped trial has no score, as its last one was not final.
+
+    Args:
+        most: Number of rows at most (see `_chosen`); all if None.
+    """
     rows = []
-    for record in facts.history.records:
+    records = _chosen(facts, most)
+    for record in records:
         seconds = record.metrics.get("train_seconds")
         rows.append(
             {
@@ -246,10 +255,37 @@ def trials(facts: Facts) -> Table:
         Column("why", "why", text.shortened),
     ]
     note = f"Scores are of {facts.validation_label}. A stopped trial has none: its last one was not final."
+    if len(records) < len(facts.history.records):
+        many = f"{len(records):,} of {len(facts.history.records):,}"
+        note = f"{many}: the front, the baselines, the best of the others, and some that ended otherwise; {ALL_OF_THEM}. {note}"
     return Table("All trials", tuple(columns), tuple(rows), note)
 
 
-def failures(facts: Facts) -> Table:
+def _chosen(facts: Facts, most: int | None) -> list[Record]:
+    """Returns the records that a table of at most so many rows has, by number.
+
+    Those that reports speak of come first: the front, the baselines, what was confirmed. The rest of the room is shared by
+    what ended in one way or another, in turns: complete ones by score, others the latest first.
+    """
+    records = facts.history.records
+    if most is None or len(records) <= most:
+        return records
+    chosen = set(facts.front_numbers) | {b.record.number for b in facts.baselines if b.record is not None}
+    chosen |= {entry.number for entry in facts.history.confirmations if entry.number is not None}
+    queues: dict[str, list[Record]] = {}
+    for record in records:
+        if record.number not in chosen:
+            queues.setdefault(record.standing, []).append(record)
+    for standing, queue in queues.items():  # the last one is taken first
+        if standing == str(Status.COMPLETE):
+            queue.sort(key=facts.score, reverse=not facts.is_maximized)
+    while len(chosen) < most and any(queues.values()):
+        chosen |= {queue.pop().number for queue in list(queues.values())[: most - len(chosen)] if queue}
+        queues = {standing: queue for standing, queue in queues.items() if queue}
+    return [records[number] for number in sorted(chosen)]
+
+
+def failures(facts: Facts, most: int | None = None) -> Table:
     """Trials that failed or ran out of memory, each with its reason, and retrainings without a score."""
     rows = [
         {
@@ -267,13 +303,20 @@ def failures(facts: Facts) -> Table:
         Column("name", "configuration"),
         Column("why", "why"),
     )
-    return Table("Failures", columns, tuple(rows))
+    return _cut("Failures", columns, rows, most)
 
 
-def refusals(facts: Facts) -> Table:
+def _cut(title: str, columns: tuple[Column, ...], rows: Sequence[Mapping[str, Any]], most: int | None) -> Table:
+    """Makes a table of the first rows, with a note if there are more."""
+    if most is None or len(rows) <= most:
+        return Table(title, columns, tuple(rows))
+    return Table(title, columns, tuple(rows[:most]), f"The first {most:,} of {len(rows):,}; {ALL_OF_THEM}.")
+
+
+def refusals(facts: Facts, most: int | None = None) -> Table:
     """Reasons why configurations were refused before training, and how often."""
     rows = tuple({"count": count, "why": reason} for reason, count in facts.refusals)
-    return Table("Refused", (Column("count", "configurations", text.count, True), Column("why", "why")), rows)
+    return _cut("Refused", (Column("count", "configurations", text.count, True), Column("why", "why")), rows, most)
 
 
 def resumes(facts: Facts) -> Table:

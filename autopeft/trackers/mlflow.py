@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault, command
+from autopeft.finding import Finding
 from autopeft.history import History, Record
 from autopeft.redact import Redactor
 from autopeft.trackers._layout import NUMBERS, WORKFLOW, Address, Describe, Layout, cut
@@ -162,6 +163,12 @@ class MLflow:
             return f"{redactor.text(self.uri).rstrip('/').replace('***@', '')}/{page}"
         store = shlex.quote(redactor.text(self.uri))
         return f"{_program()} ui --backend-store-uri {store} --port 5000  # http://127.0.0.1:5000/{page}"
+
+    def diagnose(self) -> Iterator[Finding]:
+        """Looks at the store (`autopeft.finding.Diagnosed`)."""
+        from autopeft.trackers._health import findings
+
+        return findings(self.uri)
 
     # ── the writing thread ──────────────────────────────────────────────────────────────────────────────────────────
 

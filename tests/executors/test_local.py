@@ -90,19 +90,53 @@ def test_each_local_ray_has_a_token_of_its_own():
     assert not set(TOKEN_VARIABLES) & set(os.environ), "as it was before"
 
 
-@pytest.mark.parametrize(("name", "value"), [("RAY_AUTH_TOKEN", "mine"), ("RAY_AUTH_MODE", "disabled")])
-def test_what_the_user_set_of_tokens_stays(monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
+def test_a_token_that_the_user_has_set_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
     ray = FakeRay(0)
     with local_ray(ray, num_cpus=2):
-        assert os.environ[name] == value
-    assert ray.tokens == ["mine" if name == "RAY_AUTH_TOKEN" else None]
-    assert os.environ[name] == value
+        assert os.environ["RAY_AUTH_TOKEN"] == "mine"
+    assert ray.tokens == ["mine"]
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    with local_ray(ray, num_cpus=2):
+        assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
+    assert ray.tokens == ["mine", None]
+
+
+@pytest.mark.parametrize("mode", [None, "token", "disabled"])
+def test_a_local_ray_takes_a_token_always(monkeypatch, capsys, mode):
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    seen = []
+    ray = FakeRay(0, during=lambda: seen.append(os.environ.get("RAY_AUTH_MODE")))
+    with local_ray(ray, num_cpus=2):
+        pass
+    assert seen == ["token"] and len(ray.tokens[0]) == 64
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+    assert ("RAY_AUTH_MODE=disabled is not heeded" in capsys.readouterr().err) == (mode == "disabled")
+
+
+def test_a_long_temporary_folder_is_not_ray_s(monkeypatch):
+    class Anywhere(FakeRay):
+        def init(self, **options):
+            self.calls.append(options.pop("_temp_dir", "TMPDIR"))
+
+    for name, expected in (("short", "TMPDIR"), ("x" * 120, "/tmp/ray")):
+        monkeypatch.setenv("TMPDIR", f"/tmp/{name}")
+        monkeypatch.delenv("RAY_TMPDIR", raising=False)
+        ray = Anywhere(0)
+        with local_ray(ray, num_cpus=2):
+            pass
+        assert ray.calls == [expected, "shutdown"]
 
 
 @pytest.mark.slow
-def test_nobody_without_the_token_reaches_a_local_ray():
+@pytest.mark.parametrize("users", [None, "disabled"])
+def test_nobody_without_the_token_reaches_a_local_ray(monkeypatch, users):
     import logging
+
+    if users:
+        monkeypatch.setenv("RAY_AUTH_MODE", users)
 
     import ray
 
