@@ -256,8 +256,8 @@ def trials(facts: Facts, most: int | None = None) -> Table:
     ]
     note = f"Scores are of {facts.validation_label}. A stopped trial has none: its last one was not final."
     if len(records) < len(facts.history.records):
-        many = f"{len(records):,} of {len(facts.history.records):,}"
-        note = f"{many}: the front, the baselines, the best of the others, and some that ended otherwise; {ALL_OF_THEM}. {note}"
+        which = "the front, the baselines, the best of the others, and some that ended otherwise"
+        note = f"{len(records):,} of {len(facts.history.records):,}: {which}; {ALL_OF_THEM}. {note}"
     return Table("All trials", tuple(columns), tuple(rows), note)
 
 
