@@ -15,6 +15,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,7 @@ ENVIRONMENT = {
 # if the server at the address is not Ray.
 CLUSTER_ENVIRONMENT = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
 ANSWER_SECONDS = 5.0
+STRANGER_SECONDS = 30.0  # joining a server that is not Ray fails after 40 s; a wrong token after 2 s
 OBJECT_STORE_BYTES = 256 * 2**20  # for a local Ray; enough, as events are small, and models and data are files
 
 
@@ -226,6 +228,7 @@ class RayTune:
         }
 
     def _join(self, ray: Any) -> None:
+        start = time.monotonic()
         try:
             ray.init(
                 address=self.address,
@@ -234,7 +237,8 @@ class RayTune:
                 logging_level=logging.CRITICAL,
             )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.AuthenticationError) as fault:
-            if isinstance(fault, ConnectionError) and _refuses_token(ray, str(self.address)):
+            is_ray = isinstance(fault, ConnectionError) and time.monotonic() - start < STRANGER_SECONDS
+            if is_ray and _refuses_token(ray, str(self.address)):
                 raise EnvironmentFault(
                     f"the Ray cluster at {self.address!r} refuses this driver's token: is RAY_AUTH_TOKEN or "
                     "RAY_AUTH_TOKEN_PATH that of the cluster?"
