@@ -26,7 +26,9 @@ from autopeft.trial import Evaluate
 
 MARK = ".shared"  # file in the driver's folder; a node that reads the same content shares the disk
 EDGE_BYTES = 2**20
-PATIENCE_SECONDS = 120.0  # for a node to start a worker and import packages
+# For a node to start a worker, import packages and write what it is sent. Ray itself notices a node that is gone, so this
+# is long: a node that is starved takes twenty times as long as others.
+PATIENCE_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
