@@ -10,7 +10,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from autopeft.history import Record
 from autopeft.model_folder import adapter_fault
 from autopeft.objectives import Objective
 from autopeft.quantisations import QUANTISATIONS, missing_library
+from autopeft.redact import is_secret
 from autopeft.space import Space
 from autopeft.spaces import SWITCHES
 from autopeft.tasks import ReadsForms
@@ -50,6 +51,7 @@ STOPPER_OPTIONS = ("rungs", "signal")
 SIGNALS = ("auto", "train_loss")
 SIZES = ("trainable_parameters", "adapter_parameters", "head_parameters")
 MEMORY = "peak_memory_bytes"  # of a trial, on a GPU
+SECRETS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD of PostgreSQL, HF_TOKEN of the hub"
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 
 
@@ -401,6 +403,28 @@ def _model_folder(draft: Draft, bases: Sequence[str]) -> None:
         draft.fault(at, f"{_relative(draft, Path(path), at)!r} {adapter_fault(Path(path))}")
     elif not (Path(path) / "config.json").is_file():
         draft.fault(at, f"{_relative(draft, Path(path), at)!r} has no config.json: it holds no transformers model")
+
+
+def secrets_of(draft: Draft) -> bool:
+    """Finds secrets, and returns whether there are any. A run keeps its config in files that people hand on."""
+    before = len(draft.faults)
+    for path, value in _texts({key: value for key, value in draft.content.items() if key != "space"}):
+        is_given = draft.are_files_checked or any(path.startswith(known) for known in draft.lines)
+        if is_given and is_secret(path.rpartition(".")[2], value):
+            draft.fault(
+                path, f"holds a secret, which the run's files would keep: put it into the environment ({SECRETS})"
+            )
+    return len(draft.faults) > before
+
+
+def _texts(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the texts of JSON data, each with its path."""
+    if isinstance(value, str):
+        yield path, value
+        return
+    inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inner:
+        yield from _texts(item, f"{path}.{key}".lstrip("."))
 
 
 def quantisation_of(draft: Draft) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault, command
-from autopeft.redact import Redactor
+from autopeft.redact import Redactor, printable
 
 if TYPE_CHECKING:
     from autopeft.runs import Run
@@ -54,6 +54,7 @@ Version = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, with its schema version.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show nothing while it runs.")]
 Name = Annotated[str | None, typer.Option("--name", help="Name of the run's folder.", show_default=False)]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Let code that comes with the base model run.")]
 Format = Literal["markdown", "html", "csv", "json"]
 FORMATS: dict[str, Format] = {".html": "html", ".csv": "csv", ".json": "json"}  # by the ending of --output
 
@@ -98,7 +99,7 @@ def _wrong_usage(fault: Any) -> int:
 
 def _internal(fault: Exception) -> int:
     if os.environ.get("AUTOPEFT_DEBUG"):
-        traceback.print_exc()
+        _say(traceback.format_exc())
     else:
         _say(f"internal error: {type(fault).__name__}: {fault}\nAUTOPEFT_DEBUG=1 shows where; please report it")
     return 1
@@ -352,7 +353,7 @@ def leaderboard(
     by_ending = FORMATS.get(output.suffix, "markdown") if output is not None else "markdown"
     text = app.leaderboard(runs, "json" if as_json else format or by_ending, by=by)
     if output is None:
-        print(text)
+        print(printable(text))
     else:
         output.write_text(text, encoding="utf-8")
         print(output)
@@ -495,6 +496,7 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="Write the whole model, with the adapter in its weights.")
     ] = False,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Write one trial's adapter to a folder, and check it.
@@ -507,7 +509,7 @@ def export(
     """
     from autopeft import app
 
-    folder = app.open_run(run).export(pick, to, merged=merged)
+    folder = app.open_run(run).export(pick, to, merged=merged, trust_remote_code=trust_remote_code)
     if as_json:
         _print_json({"folder": str(folder), **json.loads((folder / "autopeft.json").read_text(encoding="utf-8"))})
     else:
@@ -539,9 +541,7 @@ def predict(
         str | None,
         typer.Option(help="Folder or hub name of the base model, where it has moved.", show_default=False),
     ] = None,
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Let code that comes with the base model run.")
-    ] = False,
+    trust_remote_code: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Predict with an exported adapter.
@@ -706,7 +706,7 @@ def _print_table(table: Any) -> None:
     columns = [column for column in table.columns if not (is_narrow and column.is_detail)]
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        cells = [column.show(row) for row in table.rows]
+        cells = [printable(column.show(row)) for row in table.rows]
         is_whole = is_narrow and column.key not in ("name", "why")
         width = max(map(len, [*column.title.split(), *cells]), default=1)
         shown.add_column(
@@ -716,7 +716,7 @@ def _print_table(table: Any) -> None:
             justify="right" if column.is_number else "left",
         )
     for row in table.rows:
-        shown.add_row(*(column.show(row) for column in columns))
+        shown.add_row(*(printable(column.show(row)) for column in columns))
     console.print(shown)
     if table.note:
         print(f"\n{table.note}")
@@ -754,4 +754,4 @@ def _print_lines(rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _say(text: str) -> None:
     """Writes to stderr, without passwords that a library may have put into its message."""
-    print(Redactor().secret(text), file=sys.stderr)
+    print(printable(Redactor.of(None).secret(text)), file=sys.stderr)

@@ -398,6 +398,8 @@ def _build(draft: Draft, overrides: Sequence[str]) -> Config:
     """Validates the whole config, and collects all faults."""
     for text in overrides:
         override(draft, text, DEFAULTS)
+    if checks.secrets_of(draft):
+        draft.raise_faults()  # before any fault that shows a value
     content = draft.content
     if "stem" in content:
         draft.fault("stem", f"there is no such key. There are: {', '.join(_section([]))}")

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
+from autopeft.redact import shareable
 from autopeft.trial import Report, Result, Trial, counted, derive_seed
 
 
@@ -147,7 +148,7 @@ class Confirm:
                 "seed": result.trial.seed,
                 "status": str(result.status),
                 "metrics": dict(result.metrics),
-                "error": result.error,
+                "error": shareable(result.error),
                 **{key: value for key, value in optional.items() if value},
             }
         )

@@ -7,8 +7,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from autopeft.errors import UsageError
 
 WORST = "worst.json"  # in a trial's folder: the rows that it gets most wrong
 
@@ -48,6 +50,23 @@ def to_disk(folder: Path) -> None:
 def trial_folder(folder: str | Path, number: int) -> Path:
     """Returns the folder of a trial's trained tensors within its run's folder. It exists only if they were kept."""
     return Path(folder) / "trials" / f"{number:05d}"
+
+
+def refuse_links(folder: Path) -> None:
+    """Raises UsageError if something in a folder is no plain file or folder, such as a link to a place outside.
+
+    What reads, writes or removes a file of the folder would do so elsewhere. The folder may be somebody else's.
+    """
+    waiting = [str(folder)]
+    while waiting:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(waiting.pop()) as entries:  # a search goes on
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(folder):
+                    raise UsageError(f"{entry.path} leads out of the run's folder: put there what it leads to")
+                elif not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
+                    raise UsageError(f"{entry.path} is no plain file: remove it")
 
 
 @contextmanager

@@ -171,7 +171,12 @@ class History:
         Raises:
             UsageError: There is no ledger, the ledger cannot be read, or its search died before the first event.
         """
-        history = History(ledgers.read(path))
+        try:
+            history = History(ledgers.read(path))
+            if history.header:
+                _ = history.front(), int(history.header["model"]["n_layers"])
+        except (KeyError, ValueError, TypeError, AttributeError) as fault:  # a key is lacking, say
+            raise UsageError(f"{path} is damaged: {type(fault).__name__}: {fault}; restore it from a copy") from fault
         if not history.header:
             raise UsageError(f"{path} is empty: its search died before it began; start it again")
         return history

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import socket
 import sys
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from autopeft.errors import EnvironmentFault, UsageError
@@ -25,6 +27,16 @@ from autopeft.errors import EnvironmentFault, UsageError
 SCHEMA = 2  # 1: `by_class` in place of `detail`, and `dataset.label_rows`
 NAME = "ledger.jsonl"
 DRIVER = "driver.json"  # beside it: who has it open
+# Key → the types of its values, in whichever event. A ledger may be somebody else's: what reads it can rely on these.
+TYPES: Mapping[str, tuple[type, ...]] = {
+    "event": (str,), "seconds": (int, float), "schema": (int,), "number": (int, NoneType), "params": (dict,),
+    "seed": (int,), "status": (str,), "metrics": (dict,), "error": (str,), "step": (int,), "reason": (str,),
+    "known": (dict,), "detail": (dict,), "fault": (str,), "ran": (str,), "name": (str,), "seeds": (dict,),
+    "race": (int,), "config": (dict,), "objectives": (list,), "dataset": (dict,), "model": (dict,), "signal": (str,),
+    "baselines": (dict,), "baseline_names": (dict,), "baseline_details": (dict,), "chosen": (dict,),
+    "provenance": (dict, NoneType),
+}  # fmt: skip
+MEASURED = ("report", "tell", "confirm")  # events whose `metrics` are numbers
 
 
 class Ledger:
@@ -189,9 +201,35 @@ def _loads_all(lines: Sequence[bytes]) -> list[Any] | None:
     """Parses many lines as one list, five times as fast, with shared keys, too; None if some line is damaged."""
     try:
         found: list[Any] = json.loads(b"[" + b",".join(lines) + b"]")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if len(found) == len(lines) else None
+
+
+def _checked(event: Any) -> dict[str, Any]:
+    """Returns an event whose values have the types that readers rely on.
+
+    Raises:
+        ValueError: It has not, or is no event.
+    """
+    if not isinstance(event, dict) or "event" not in event or "seconds" not in event:
+        raise ValueError("no event")
+    for key, value in event.items():
+        if key in TYPES and not isinstance(value, TYPES[key]):
+            raise ValueError(f"{key} is {' or '.join(kind.__name__ for kind in TYPES[key])}, got {value!r:.60}")
+    if isinstance(event.get("number"), int) and event["number"] < 0:
+        raise ValueError(f"number is 0 or more, got {event['number']}")
+    if not isinstance(event.get("params", {}).get("method", ""), str):
+        raise ValueError(f"a method is a name, got {event['params']['method']!r:.60}")
+    if event["event"] in MEASURED:
+        wrong = {name: value for name, value in event.get("metrics", {}).items() if not _is_finite(value)}
+        if wrong:
+            raise ValueError(f"metrics are finite numbers, got {wrong!r:.60}")
+    return event
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _parse(path: Path, skip: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -206,10 +244,8 @@ def _parse(path: Path, skip: int = 0) -> tuple[list[dict[str, Any]], int]:
     parsed = _loads_all(lines) or [None] * len(lines)
     for number, (line, event) in enumerate(zip(lines, parsed, strict=True), start=1):
         try:
-            event = _loads(line) if event is None else event
-            if not isinstance(event, dict) or "event" not in event or "seconds" not in event:
-                raise ValueError("no event")
-        except ValueError as fault:
+            event = _checked(_loads(line) if event is None else event)
+        except (ValueError, RecursionError) as fault:
             raise UsageError(f"{path}: line {number} is damaged ({fault}); restore it from a copy") from fault
         events.append(event)
         length += len(line) + 1

@@ -50,14 +50,18 @@ class Orders:
         if time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             with contextlib.suppress(OSError, ValueError):
-                self._stop = "now" if json.loads((self.folder / "stop.json").read_text())["now"] else "soon"
+                order = json.loads((self.folder / "stop.json").read_text())
+                if isinstance(order, dict):
+                    self._stop = "now" if order.get("now") else "soon"
         return self._stop
 
     def next_trial(self) -> tuple[Path, Mapping[str, Any]] | None:
         """Returns the configuration that was ordered first, with its file; None if there is none."""
         for path in sorted(self.folder.glob("add-*.json")):
             with contextlib.suppress(OSError, ValueError):
-                return path, json.loads(path.read_text())
+                order = json.loads(path.read_text())
+                if isinstance(order, dict) and isinstance(order.get("method"), str):
+                    return path, order
         return None
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:

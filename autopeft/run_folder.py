@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autopeft import ledger as ledgers
+from autopeft.errors import UsageError
 from autopeft.files import WORST, trial_folder
 from autopeft.history import History
 from autopeft.ledger import Ledger
@@ -33,7 +34,14 @@ def keep_front(folder: Path, history: History) -> Callable[[Mapping[str, Any]], 
 def worst_rows(folder: Path) -> list[dict[str, Any]]:
     """Reads the rows that a trial gets most wrong from its folder; none if they were not kept."""
     path = folder / WORST
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    if not path.is_file():
+        return []
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        for row in found:
+            _ = int(row["row"]), float(row["loss"]), row["input"], row["expected"], row["predicted"]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise UsageError(f"{path} is damaged ({type(fault).__name__}: {fault}): remove it") from fault
     return found
 
 

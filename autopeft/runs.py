@@ -18,7 +18,7 @@ from autopeft.choosers import Race, Round
 from autopeft.config import Config, changes, from_resolved, resolve
 from autopeft.confirm import Candidate, Chooser, Confirm
 from autopeft.errors import AutoPEFTError, BudgetSpent, EnvironmentFault, NothingCompleted, UsageError, command
-from autopeft.files import build_once, trial_folder
+from autopeft.files import build_once, refuse_links, trial_folder
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.naming import describe
@@ -41,9 +41,10 @@ def open_run(folder: str | Path) -> Run:
     """Opens a run from its folder.
 
     Raises:
-        UsageError: The folder has no ledger.
+        UsageError: The folder has no ledger that can be read, or something in it leads out of it.
     """
     folder = Path(folder).resolve()
+    refuse_links(folder)
     return Run(folder, History.read(folder / ledgers.NAME))
 
 
@@ -325,7 +326,14 @@ class Run:
                     candidates.append(Candidate.of(best))
         return candidates
 
-    def export(self, which: str = "knee", to: str | Path | None = None, *, merged: bool = False) -> Path:
+    def export(
+        self,
+        which: str = "knee",
+        to: str | Path | None = None,
+        *,
+        merged: bool = False,
+        trust_remote_code: bool = False,
+    ) -> Path:
         """Writes the adapter of one trial to a folder, and checks it in a fresh process.
 
         If the trial's tensors were not kept, it is trained again from its number and seed.
@@ -335,9 +343,11 @@ class Run:
             to: The folder; `<run>/export/<which>` by default.
             merged: Whether to write the whole model, with the adapter merged into its weights: a stock transformers
                 folder.
+            trust_remote_code: Whether code that comes with the model may run. The run's own setting is not used.
 
         Raises:
-            UsageError: The folder is not empty, or the trial's configuration cannot be merged.
+            UsageError: The folder is not empty, the trial's configuration cannot be merged, or the model needs code of
+                its own.
         """
         from autopeft.training.export import verify
         from autopeft.training.loop import Worker
@@ -351,7 +361,7 @@ class Run:
         if merged:
             refuse_unmergeable(record.params)  # before it is trained again
         header = self.history.header
-        config = wiring.without_own_code(self.config)
+        config = wiring.without_own_code(self.config, trust_remote_code)
         setup, _ = wiring.as_it_began(wiring.reopen_setup(config, header, self.folder), header)
         folder, again = self.adapter_folder(record), None
         if folder is None:
@@ -367,7 +377,8 @@ class Run:
         tensors = self.adapter_folder(record)
         if tensors is None:
             return None
-        setup = wiring.reopen_setup(wiring.without_own_code(self.config), self.history.header, self.folder)
+        config = wiring.without_own_code(self.config, self.config.model.trust_remote_code)  # trackers obey the config
+        setup = wiring.reopen_setup(config, self.history.header, self.folder)
         folder, pick = self.folder / "adapters" / f"{record.number:05d}", f"trial={record.number}"
         build_once(folder, lambda to: self._write_export(record, setup, tensors, to, pick))
         return folder
@@ -458,7 +469,7 @@ def _say_confirmations(total: int, scores: Collection[str]) -> Callable[[Mapping
     told = itertools.count(1)
 
     def say(event: Mapping[str, Any]) -> None:
-        error = Redactor().message(event["error"])
+        error = Redactor.of(None).message(event["error"])
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in event["metrics"].items() if name in scores)
         print(f"[{next(told)}/{total}] {event['name']}: {event['status']} {metrics or error}", file=sys.stderr)
 

@@ -20,6 +20,7 @@ from autopeft.forecast import Forecast
 from autopeft.history import History, Record
 from autopeft.ledger import Ledger
 from autopeft.orders import Orders
+from autopeft.redact import shareable
 from autopeft.samplers import Sampler, Sizes
 from autopeft.space import Space, canonical
 from autopeft.stoppers import Stopper
@@ -128,7 +129,8 @@ class Search:
             try:
                 known = self._known(params)
             except Refused as refusal:
-                self._write({"event": "refuse", **trial.to_json(), "reason": str(refusal), "known": refusal.known})
+                reason = shareable(str(refusal))
+                self._write({"event": "refuse", **trial.to_json(), "reason": reason, "known": refusal.known})
                 self._done(order)
                 self._end_if_in_vain(refusal)
                 if self.ending:
@@ -228,7 +230,9 @@ class Search:
         metrics = {**known, **result.metrics}
         event = {"event": "tell", "number": number, "status": str(result.status), "metrics": metrics}
         optional = {"detail": dict(result.detail), "fault": result.fault, "ran": result.ran}
-        self._write(event | {"error": result.error} | {key: value for key, value in optional.items() if value})
+        self._write(
+            event | {"error": shareable(result.error)} | {key: value for key, value in optional.items() if value}
+        )
 
     def _running_record(self, number: int) -> Record:
         if number >= len(self.history.records) or not self.history.records[number].is_running:

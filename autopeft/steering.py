@@ -10,6 +10,7 @@ from autopeft import ledger as ledgers
 from autopeft import plugins
 from autopeft.config import build_space
 from autopeft.errors import UsageError, command, did_you_mean
+from autopeft.files import refuse_links
 from autopeft.history import History
 from autopeft.orders import Orders
 from autopeft.reports.table import Column, Table
@@ -22,7 +23,8 @@ from autopeft.yaml_file import value as parsed
 def overview(folder: Path) -> list[dict[str, Any]]:
     """Returns a row for each run in a folder, by name: its state, trials, front, best score, and last change.
 
-    States: `searching`; `confirming`; `ended`, if its budget of trials is spent; else `interrupted`.
+    States: `searching`; `confirming`; `ended`, if its budget of trials is spent; `unreadable`, with the reason, if its
+    ledger is damaged; else `interrupted`.
 
     Raises:
         UsageError: There is no such folder.
@@ -35,7 +37,18 @@ def overview(folder: Path) -> list[dict[str, Any]]:
 
 def _row(folder: Path) -> dict[str, Any]:
     path = folder / ledgers.NAME
-    writer, history = ledgers.writer(path), History.read(path)
+    writer = ledgers.writer(path)
+    try:
+        history = History.read(path)
+    except UsageError as fault:
+        nothing = dict.fromkeys(("host", "process", "told", "budget", "front", "score", "best"))
+        return {
+            "run": folder.name,
+            "state": "unreadable",
+            **nothing,
+            "changed": path.stat().st_mtime,
+            "why": str(fault),
+        }
     budget = history.config.get("budget", {}).get("trials")
     if writer is not None:
         state = "searching" if writer.get("is_search", True) else "confirming"
@@ -62,7 +75,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown = tuple(
         {
             **row,
-            "trials": str(row["told"]) if row["budget"] is None else f"{row['told']}/{row['budget']}",
+            "trials": row["told"] if row["budget"] is None else f"{row['told']}/{row['budget']}",
             "best": None if row["best"] is None else f"{row['score']} {row['best']:.4f}",
             "by": f"process {row['process']} on {row['host']}" if row["process"] else None,
         }
@@ -94,6 +107,7 @@ def _searching(folder: Path) -> dict[str, Any]:
     path = folder / ledgers.NAME
     if not path.is_file():
         raise UsageError(f"{folder} is no run: it has no {ledgers.NAME}")
+    refuse_links(folder.resolve())
     writer = ledgers.writer(path)
     if writer is None:
         raise UsageError(f"no search runs in {folder}: {command('autopeft', 'resume', folder)} goes on with it")

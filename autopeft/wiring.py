@@ -138,6 +138,8 @@ def prepare(config: Config, folder: Path, executor: Executor, *, measure: bool =
     from autopeft.training.model import commit
 
     setup = make_setup(config, folder)
+    if setup.model.trust_remote_code:
+        print(f"note: model.trust_remote_code: code that comes with {setup.model.path} may run here", file=sys.stderr)
     # `main` may change: the search, its resumes and its exports use one commit.
     setup = setup.but(revision=commit(setup.model.path, setup.model.revision))
     data = prepare_data(setup)
@@ -255,8 +257,21 @@ def as_it_began(setup: Setup, header: Mapping[str, Any]) -> tuple[Setup, Data]:
     return setup.but(encoded=str(data.folder)), data
 
 
-def without_own_code(config: Config) -> Config:
-    """Returns the config without metrics of the user's, for what computes no score: no code of the config's runs."""
+def without_own_code(config: Config, trust_remote_code: bool) -> Config:
+    """Returns the config without metrics of the user's, for what computes no score: no code of the config's runs.
+
+    Args:
+        trust_remote_code: Whether code that comes with the model may run. The config's own setting does not suffice, as
+            the run may be somebody else's.
+
+    Raises:
+        UsageError: The model needs code of its own.
+    """
+    if config.model.trust_remote_code and not trust_remote_code:
+        raise UsageError(
+            f"the model {config.model.path} runs code of its own: --trust-remote-code, or trust_remote_code=True, if you "
+            "trust it"
+        )
     return config.model_copy(update={"metrics": {}})
 
 

@@ -99,7 +99,7 @@ class FakeRun:
         self.calls.append(("confirm", seeds, list(which), race, quiet))
         return []
 
-    def export(self, which: str, to: Path | None, *, merged: bool) -> Path:
+    def export(self, which: str, to: Path | None, *, merged: bool, trust_remote_code: bool) -> Path:
         self.calls.append(("export", which, to, merged))
         target = to or self.folder / "export"
         target.mkdir()

@@ -1,4 +1,8 @@
-"""A run that an autopeft of ledger schema 1 wrote (the demo's: eight trials told, two seeds confirmed) goes on."""
+"""Runs that autopeft wrote with each schema of its ledger: read by every command, gone on with, confirmed, exported.
+
+Both are the demo's. Schema 1: a ledger, eight trials told, two seeds confirmed. Schema 2: the folder, five trials told, the
+tensors of three, two seeds confirmed. In both BASE and DIGEST stand for what differs between machines.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,65 @@ from pathlib import Path
 
 import pytest
 
-from autopeft import model_folder, open_run
+from autopeft import ledger, model_folder, open_run
 from autopeft.app import leaderboard
 from autopeft.history import History
 from autopeft.tasks.digits import Digits
+from tests.security.stranger import call
 
-OLD = Path(__file__).parent / "ledgers" / "schema-1" / "ledger.jsonl"
+LEDGERS = Path(__file__).parent / "ledgers"
+OLD = LEDGERS / "schema-1" / "ledger.jsonl"
+DIGESTS = {1: "sha256:", 2: model_folder.PREFIX}  # schema → how its digests of models begin
+READING = [
+    ("runs", ".."), ("runs", "..", "--json"), ("front", "."), ("front", ".", "--json"), ("trials", "."),
+    ("trials", ".", "--json"), ("report", "."), ("leaderboard", "."), ("leaderboard", ".", "--by", "all"),
+    ("leaderboard", ".", "--format", "csv"), ("leaderboard", ".", "--json"), ("watch", "."),
+]  # fmt: skip
+
+
+def opened(schema, tmp_path):
+    """A run in a folder, its base where this machine has it."""
+    base = str(Digits().base("digits"))
+    digest = model_folder.digest_as(base, DIGESTS[schema])
+    folder = tmp_path / "demo-1"
+    shutil.copytree(LEDGERS / f"schema-{schema}", folder)
+    text = (folder / "ledger.jsonl").read_text().replace("BASE", base).replace("DIGEST", str(digest))
+    (folder / "ledger.jsonl").write_text(text)
+    return open_run(folder)
 
 
 @pytest.fixture
 def run(tmp_path):
-    """The run in a folder, its base where this machine has it."""
-    base = str(Digits().base("digits"))
-    digest = model_folder.digest_as(base, "sha256:")
-    folder = tmp_path / "demo-1"
-    folder.mkdir()
-    text = OLD.read_text().replace("BASE", base).replace("DIGEST", str(digest))
-    (folder / "ledger.jsonl").write_text(text)
-    return open_run(folder)
+    return opened(1, tmp_path)
+
+
+def test_there_is_a_run_of_each_schema():
+    """Whoever raises the schema keeps a run of the one before."""
+    assert {path.name for path in LEDGERS.iterdir()} == {f"schema-{number}" for number in range(1, ledger.SCHEMA + 1)}
+
+
+@pytest.mark.parametrize("schema", DIGESTS)
+def test_every_reading_command_reads_it(schema, tmp_path):
+    folder = opened(schema, tmp_path).folder
+    for words in READING:
+        code, said = call(*words, cwd=folder)
+        assert code == 0, (words, said)
+    assert all(
+        (folder / name).is_file() for name in ("front.json", "front.csv", "front.png", "report.html", "report.md")
+    )
+
+
+def test_a_run_of_the_current_schema_goes_on_is_confirmed_and_exported(tmp_path):
+    run = opened(2, tmp_path)
+    assert [record.number for record in run.front] == [4, 3, 0]
+    assert all(run.adapter_folder(record) for record in run.front), "their tensors are there"
+    folder = run.export("best", tmp_path / "adapter")
+    assert not [line for line in (folder / "README.md").read_text().splitlines() if "trained again" in line]
+    more = run.resume(["budget.trials=6"], quiet=True)
+    assert [record.number for record in more.history.records if record.is_complete] == list(range(6))
+    confirmed = len(more.history.confirmations)
+    more.confirm(seeds=1, which=["best"], quiet=True)
+    assert len(History.read(run.folder / "ledger.jsonl").confirmations) > confirmed
 
 
 def test_it_is_read_with_its_counts_by_class(run):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 import sys
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from autopeft.errors import EnvironmentFault
+from autopeft.errors import EnvironmentFault, command
 
 TRIES = 3
 SILENT_SECONDS = 15.0  # until a message says that the start is slow
@@ -115,6 +116,17 @@ def own_token() -> Iterator[None]:
             else:
                 os.environ[name] = value
         _read_again()
+
+
+def say_shared_token() -> None:
+    """Writes a note if the file with Ray's token can be read by others, who could run code as this user.
+
+    It is no error, as in a container such a file may be nobody else's.
+    """
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if path and os.path.isfile(path) and os.stat(path).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        why = f"note: others may read Ray's token in {path}, and run code on the cluster with it"
+        print(f"{why}: {command('chmod', '600', path)}", file=sys.stderr, flush=True)
 
 
 def _read_again() -> None:

@@ -25,7 +25,7 @@ from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.executors import Conversation, MakeEvaluate, Portable
 from autopeft.executors._demand import Demand
 from autopeft.executors._interrupt import interruptible
-from autopeft.executors._local import local_ray
+from autopeft.executors._local import local_ray, say_shared_token
 from autopeft.executors.packed import AUTO, TYPICAL
 from autopeft.finding import Finding
 
@@ -130,6 +130,8 @@ class RayTune:
                 "a Ray cluster runs any code that reaches it, so autopeft talks to one by token only: start it, and "
                 "autopeft, with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
             )
+        if self.address is not None:
+            say_shared_token()
         if self.address not in (None, "auto"):
             _knock(str(self.address))
 

@@ -24,6 +24,7 @@ SPLITS = ("train", "validation", "test")
 # Names of validation splits on the hub.
 VALIDATION_NAMES = ("validation", "dev", "valid", "val")
 MASK = 2**64 - 1
+CODE = "custom code"  # in what transformers says of a model that would run some
 
 
 def read_table(
@@ -171,9 +172,19 @@ def repeated(marks: Mapping[str, np.ndarray]) -> list[str]:
     return notes
 
 
+def runs_code(model_path: str) -> UsageError:
+    """Makes the error for a model that needs code of its own, which its user has not allowed."""
+    return UsageError(
+        f"model: {model_path} comes with code, which does not run unless you say so: read it, then set "
+        "model.trust_remote_code: true"
+    )
+
+
 def lacks(what: str, model_path: str, fault: Exception) -> AutoPEFTError:
     """Makes the error for a missing tokenizer or image processor: the model has none, or the hub is not reached."""
     why = str(fault).splitlines()[0]
+    if isinstance(fault, ValueError) and CODE in why:
+        return runs_code(model_path)
     if Path(model_path).is_dir() or isinstance(fault, ValueError):
         return UsageError(f"model: {model_path} has no {what} that can be loaded: is it a model for this task? ({why})")
     return EnvironmentFault(f"no {what} for {model_path!r}: {why}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autopeft.history import History, Record
-from autopeft.redact import Redactor
+from autopeft.redact import Redactor, printable
 from autopeft.trackers._progress import Progress
 from autopeft.trial import Status
 
@@ -92,9 +92,9 @@ class Console:
 
     def _print(self, line: str) -> None:
         if self.terminal is not None:
-            self.terminal.print(line, soft_wrap=True, markup=False, highlight=False)
+            self.terminal.print(printable(line), soft_wrap=True, markup=False, highlight=False)
         else:
-            print(line, file=sys.stderr, flush=True)
+            print(printable(line), file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class View:
         from rich.text import Text
 
         scene = self.scene
-        head = Text(f"{self.name}  ", style="bold", no_wrap=True, overflow="ellipsis")
+        head = Text(printable(f"{self.name}  "), style="bold", no_wrap=True, overflow="ellipsis")
         for index, (count, word, colour) in enumerate(scene.counts):
             head.append(" · " if index else "", style="dim").append(f"{count} {word}", style=colour)
         yield head if scene.counts else head.append("starting", style="dim")
@@ -177,7 +177,7 @@ class View:
         table.add_column(scene.score, justify="right", no_wrap=True)
         table.add_column("parameters", justify="right", no_wrap=True)
         for number, name, score, size in scene.rows:
-            table.add_row(str(number), Text(name), f"{score:.4f}", "" if size is None else f"{size:,.0f}")
+            table.add_row(str(number), Text(printable(name)), f"{score:.4f}", "" if size is None else f"{size:,.0f}")
         yield table
         more = f" ({scene.more} more)" if scene.more else ""
         foot = f"front of {len(scene.rows) + scene.more}{more} · hypervolume {scene.hypervolume:.4f}"

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from autopeft.errors import ConfigError, Fault
+from autopeft.errors import ConfigError, Fault, UsageError
 from autopeft.files import build_once
 from autopeft.tasks import Columns, Kind, Ragged, Raw, Split, Task, chunks
 from autopeft.training import worst
@@ -71,9 +71,12 @@ def prepare(setup: Setup) -> Data:
     else:
         folder = Path(setup.cache) / "data" / _key(setup)
         build_once(folder, lambda to: _encode(task, setup, to))
-    meta = json.loads((folder / "meta.json").read_text())
-    splits = {name: _load_split(folder / name) for name in meta["splits"]}
-    rows = {name: np.load(folder / name / "rows.npy") for name in splits}
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        splits = {name: _load_split(folder / name) for name in meta["splits"]}
+        rows = {name: np.load(folder / name / "rows.npy") for name in splits}
+    except (ValueError, KeyError, TypeError) as fault:  # numpy refuses pickles so
+        raise UsageError(f"{folder} is damaged ({fault}): remove it, and the data is encoded again") from fault
     return Data(folder, task, splits, rows, meta["about"], meta["origin"])
 
 

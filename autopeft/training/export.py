@@ -45,12 +45,13 @@ from autopeft.training.merge import merge
 from autopeft.training.model import clone_shared, load_model, quiet, view
 from autopeft.training.offline import from_disk_first
 from autopeft.training.quantised import dequantise
-from autopeft.training.recipe import attach, load_trained, resolve
+from autopeft.training.recipe import attach, load_trained, read_tensors, resolve
 from autopeft.training.setup import ModelSpec, Setup
 
 SCHEMA = 3  # 1: classifications only, `label_names` in place of `about`; 2: no form "merged"
 NAME = "autopeft.json"
 TENSORS = "trained.safetensors"
+ADAPTER = "adapter_model.safetensors"  # of a stock peft adapter
 PROCESSOR = ("tokenizer*", "vocab.*", "*.model", "preprocessor_config.json", "processor_config.json")  # of a base's
 TOLERANCE = 1e-5  # as a share of the largest logit; a different batch shape alone may change this much
 MERGED_TOLERANCE = 1e-4  # merged weights round otherwise; many norms in a row amplify it (a convolutional net's)
@@ -92,14 +93,14 @@ def export(
     stored = base.config.quantization_config.to_dict() if quantisation is not None else None
     if merged and setup.model.quantisation is not None:
         dequantise(base, setup.model.quantisation, view(base).quantised)
-    whole = _merged(base, params, seed, load_file(tensors), about) if merged else None
+    whole = _merged(base, params, seed, read_tensors(tensors), about) if merged else None
     to.mkdir(parents=True, exist_ok=True)
     form = "merged" if merged else "peft" if is_peft(base, params) else "autopeft"
     if whole is not None:
         with quiet():
             whole.save_pretrained(to)
     elif form == "peft":
-        _save_peft(base, params, load_file(tensors), setup, to)
+        _save_peft(base, params, read_tensors(tensors), setup, to)
     else:
         shutil.copyfile(tensors, to / TENSORS)
     _save_processor(task, setup, to)
@@ -322,7 +323,7 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
     folder = Path(folder)
     if not (folder / NAME).is_file():
         raise UsageError(f"{folder} is no exported adapter: it has no {NAME}")
-    about = json.loads((folder / NAME).read_text())
+    about = _content(folder / NAME)
     if about["schema"] > SCHEMA:
         raise UsageError(f"{folder} has schema {about['schema']}, this autopeft reads up to {SCHEMA}: upgrade autopeft")
     if about["schema"] == 1:
@@ -330,6 +331,8 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         about = {"options": {}, **about, "about": {"label_names": names, "n_outputs": len(names)}}
     if about["trust_remote_code"] and not trust_remote_code:
         raise UsageError(f"{about['base']} runs code of its own: load(..., trust_remote_code=True) if you trust it")
+    if about["auto_class"] != plugins.make("tasks", about["task"], about["options"]).auto_class:
+        raise UsageError(f"{folder / NAME} is damaged: {about['auto_class']!r} is no class of {about['task']}")
     if base is not None:
         about = {**about, "base": base, "revision": None}
     if about["form"] == "merged":  # the folder is the whole model, wherever its base is
@@ -339,6 +342,17 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
             f"the base model is not at {about['base']}: say where it is, load(..., base=…) or `autopeft predict --base …`"
         )
     return from_disk_first(about["base"], about["revision"], partial(_load, folder, about, trust_remote_code))
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Reads an autopeft.json."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as fault:
+        raise UsageError(f"{file} is damaged: {fault}") from fault
+    if not isinstance(found, dict) or not isinstance(found.get("schema"), int):
+        raise UsageError(f"{file} is damaged: it says no schema")
+    return found
 
 
 def _load(folder: Path, about: Mapping[str, Any], trust_remote_code: bool) -> Exported:
@@ -351,13 +365,16 @@ def _load(folder: Path, about: Mapping[str, Any], trust_remote_code: bool) -> Ex
     if about["form"] == "peft":
         from peft import PeftModel
 
+        if not (folder / ADAPTER).is_file():  # peft would look for a pickle, or on the hub
+            raise UsageError(f"{folder} has no {ADAPTER}: adapters are loaded from safetensors only")
+        read_tensors(folder / ADAPTER)
         with _without_peft_warning():
             return Exported(folder, about, PeftModel.from_pretrained(model, str(folder)).eval())
     if about["form"] == "merged":
         return Exported(folder, about, model)
     attached = attach(model, view(model), about["params"], about["seed"])
     try:
-        load_trained(attached, load_file(folder / TENSORS))
+        load_trained(attached, read_tensors(folder / TENSORS))
     except ValueError as fault:
         raise UsageError(f"{folder}: {fault}") from fault
     return Exported(folder, about, attached.model.eval())

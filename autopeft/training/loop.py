@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -20,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from autopeft.files import WORST, to_disk, trial_folder
 from autopeft.recipe import Head
+from autopeft.redact import shareable
 from autopeft.tasks import Scores, Split, Task, Writer
 from autopeft.training import worst
 from autopeft.training.answers import NOT_FINITE, Answers, calibrated, score_batches, write
@@ -41,7 +43,7 @@ from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, PrefixCache, Reach
 from autopeft.training.program import Program, is_static
 from autopeft.training.programs import Programs
-from autopeft.training.recipe import Attached, attach, counts, load_trained, trained_state
+from autopeft.training.recipe import Attached, attach, counts, load_trained, read_tensors, trained_state
 from autopeft.training.setup import Setup
 from autopeft.training.static import Statics
 from autopeft.trial import Phase, Report, Result, Status, Trial
@@ -138,7 +140,7 @@ class Worker:
                     course.again()
                     continue
                 if os.environ.get("AUTOPEFT_DEBUG"):
-                    traceback.print_exc()
+                    print(shareable(traceback.format_exc()), file=sys.stderr)
                 status = Status.OUT_OF_MEMORY if is_out_of_memory(fault) else Status.FAILED
                 finite = {name: value for name, value in known.items() if math.isfinite(value)}
                 yield Result(trial, status, finite, error=explain(fault), ran=way)
@@ -294,7 +296,7 @@ class Worker:
     def sample(self, trial: Trial, tensors: Path, rows: int = 8) -> tuple[np.ndarray, dict[str, torch.Tensor]]:
         """Returns the logits of a trained trial for some validation rows, and the model's inputs for these rows."""
         network = self.network(trial)
-        load_trained(network.attached, load_file(tensors))
+        load_trained(network.attached, read_tensors(tensors))
         network.eval()
         split = self.data.splits["validation"]
         chosen = np.arange(min(rows, len(split)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import pickle
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.methods import CROSS
 from autopeft.model_folder import ADAPTER, refuse_adapter
 from autopeft.recipe import OWN_HEAD, Head
+from autopeft.tasks._reading import CODE, runs_code
 from autopeft.tasks._text import model_padding
 from autopeft.training import quantised
 from autopeft.training.setup import ModelSpec
@@ -211,6 +213,7 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
     try:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(path, **common)
+            config._attn_implementation = None  # a config may name a kernel of the hub, which is code
             if n_outputs and config.num_labels != n_outputs:
                 config.num_labels = n_outputs  # also replaces the checkpoint's label names
             pad = model_padding(config, path, common)
@@ -221,6 +224,11 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
                 path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True,
                 **common, **options,
             )  # fmt: skip
+    except pickle.UnpicklingError as fault:  # torch reads old formats with a list of what may be in them
+        raise UsageError(
+            f"the weights of {path!r} are a pickle that holds more than tensors, which could run code: refused. Take a "
+            "checkpoint in safetensors"
+        ) from fault
     except OSError as fault:
         raise _not_had(path, fault) from fault
     except ValueError as fault:
@@ -229,6 +237,8 @@ def _from_pretrained(spec: ModelSpec, auto_class: str, n_outputs: int, **options
             raise NoSuchAttention(
                 f"the model {path!r} has no {attention} attention: set training.attention to eager, or to auto"
             ) from fault
+        if CODE in str(fault):
+            raise runs_code(path) from fault
         if "model_type" not in str(fault):
             raise
         why = str(fault).splitlines()[0]

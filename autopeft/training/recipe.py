@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from autopeft import plugins, recipe
-from autopeft.errors import Refused
+from autopeft.errors import Refused, UsageError
 from autopeft.methods import CROSS, During, Method, Scope, Site
 from autopeft.recipe import Head, Part
 from autopeft.space import ALWAYS
@@ -359,6 +362,18 @@ def trained_state(attached: Attached) -> dict[str, torch.Tensor]:
     """Returns all tensors in which this model differs from its base, by name: the trained ones and `own`."""
     tensors = _tensors(attached.model)
     return {name: tensors[name].detach() for name in attached.own}
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Reads saved tensors.
+
+    Raises:
+        UsageError: The file holds something else.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as fault:
+        raise UsageError(f"{path} is no safetensors file, or is damaged ({fault})") from fault
 
 
 def load_trained(attached: Attached, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from autopeft import plugins
+from autopeft.errors import UsageError
 from autopeft.tasks import Source, Task
 from autopeft.tasks._own_metrics import OwnMetric, scored_by
+
+ATTENTIONS = ("eager", "sdpa")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class ModelSpec:
         path: Local folder or hub name.
         revision: Revision on the hub; None for a folder.
         trust_remote_code: Whether code that came with the model may run.
-        attention: "eager" or "sdpa", never "auto" here.
+        attention: One of `ATTENTIONS`, never "auto" here.
         kinds: Module kind → names inside a block, for modules whose names and shapes do not show their kind.
         quantisation: How the frozen base is stored, one of `quantisations.QUANTISATIONS`; None for fp32.
     """
@@ -30,6 +33,11 @@ class ModelSpec:
     attention: str = "eager"
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     quantisation: str | None = None
+
+    def __post_init__(self) -> None:
+        # The name comes from a ledger or an export, and transformers would load any other name from the hub, as code.
+        if self.attention not in ATTENTIONS:
+            raise UsageError(f"expected the attention {' or '.join(ATTENTIONS)}, got {self.attention!r}")
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,8 @@ def happen(suffix):
         os.kill(os.getpid(), signal.SIGKILL)
     if suffix == ".exit":
         os._exit(3)
+    if suffix == ".crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
     if suffix == ".hang":
         time.sleep(600)
     if suffix == ".loop":

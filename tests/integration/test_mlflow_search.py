@@ -1,6 +1,14 @@
 """A search with MLflow, from the command to the adapter that stock peft loads from the tracker."""
 
 import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -67,3 +75,47 @@ def test_a_front_member_s_adapter_is_a_plain_peft_folder(searched):
     assert str(config.peft_type.value) == "LORA"
     tensors = load_file(Path(folder) / "adapter_model.safetensors")
     assert sum(t.numel() for t in tensors.values()) == best.data.metrics["cost/trainable_params"]
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_search(searched, tmp_path):
+    """MLflow's own page of the parent run, as Chromium draws it: the run's name, the note's verdict."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("needs Chromium")
+    cwd, _ = searched
+    store = f"sqlite:///{cwd}/runs/mlflow.db"
+    client = MlflowClient(tracking_uri=store)
+    (experiment,) = [e for e in client.search_experiments() if e.name.startswith("autopeft/")]
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.`autopeft.role` = 'search'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    words = ["-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port), "--workers", "1"]
+    server = subprocess.Popen([sys.executable, *words], env=environment, cwd=tmp_path, start_new_session=True)
+    try:
+        _until_up(f"http://127.0.0.1:{port}/health")
+        page = f"http://127.0.0.1:{port}/#/experiments/{experiment.experiment_id}/runs/{parent.info.run_id}"
+        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/chromium"]
+        shown = ""
+        for seconds in (20, 60, 180):  # of the page's own clock, which stands still while it waits
+            call = [chromium, *options, f"--virtual-time-budget={seconds * 1000}", "--dump-dom", page]
+            shown = subprocess.run(call, capture_output=True, text=True, timeout=1200).stdout
+            if parent.info.run_name in shown:
+                break
+        assert parent.info.run_name in shown
+        assert "accuracy" in shown
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def _until_up(url):
+    for _ in range(600):
+        try:
+            with urllib.request.urlopen(url, timeout=10):
+                return
+        except OSError:
+            time.sleep(1)
+    raise AssertionError(f"{url} does not come up")
