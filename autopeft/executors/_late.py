@@ -10,6 +10,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -44,13 +45,23 @@ class Newcomers:
         self._plugs: list[Any] = []
         self._is_empty = False
         self._next_look = time.monotonic() + LOOK_SECONDS
+        self._looker: threading.Thread | None = None
+        self._looks: deque[int] = deque(maxlen=1)
 
     def slots(self) -> int | None:
-        """Returns how many trials fit on the present nodes; None between two looks."""
-        if time.monotonic() < self._next_look:
-            return None
-        self._next_look = time.monotonic() + LOOK_SECONDS
-        return self.look()
+        """Returns how many trials fit on the present nodes; None between two looks.
+
+        A thread looks, as a call to a head that is gone, or cut off, does not come back.
+        """
+        if time.monotonic() >= self._next_look and (self._looker is None or not self._looker.is_alive()):
+            self._next_look = time.monotonic() + LOOK_SECONDS
+            self._looker = threading.Thread(target=self._look, daemon=True, name="autopeft-nodes")
+            self._looker.start()
+        return self._looks.pop() if self._looks else None
+
+    def _look(self) -> None:
+        with contextlib.suppress(Exception):  # the head does not answer: `_head` says so
+            self._looks.append(self.look())
 
     def look(self) -> int:
         """Starts a thread that prepares new nodes, as this is slow. Returns the present slots."""

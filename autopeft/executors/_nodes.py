@@ -21,6 +21,7 @@ from typing import Any
 
 from autopeft.errors import AutoPEFTError, EnvironmentFault
 from autopeft.executors import Pack, Packing, Portable
+from autopeft.executors._head import HeadGone
 from autopeft.files import build_once
 from autopeft.trial import Evaluate
 
@@ -148,16 +149,21 @@ def shipped(portable: Portable, nodes: Sequence[Mapping[str, Any]]) -> Iterator[
     mark = Path(portable.folder) / MARK
     luggage = Luggage(portable, secrets.token_hex(16), {path: fingerprint(path) for path in portable.reads})
     mark.write_text(luggage.token)
+    can_clean = True
     try:
         lacking = {path for answer in ask(nodes, Luggage.lacks, luggage) for path in answer}
         ids = frozenset(str(node["NodeID"]) for node in nodes)
         luggage = replace(luggage, parcels={path: parcel(path) for path in sorted(lacking)}, nodes=ids)
         ask(nodes, settle, luggage)
         yield luggage
+    except HeadGone:
+        can_clean = False
+        raise
     finally:
         mark.unlink(missing_ok=True)
-        with contextlib.suppress(EnvironmentFault):
-            ask(nodes, Luggage.clean, luggage, patience=10.0)
+        if can_clean:
+            with contextlib.suppress(EnvironmentFault):
+                ask(nodes, Luggage.clean, luggage, patience=10.0)
 
 
 def fingerprint(folder: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from autopeft.errors import EnvironmentFault
 from autopeft.executors import Conversation
 from autopeft.executors._actor import Files, LateNode, unpack
+from autopeft.executors._head import Head, HeadGone
 from autopeft.executors._late import Newcomers
 from autopeft.executors._local import INSTEAD
 from autopeft.executors._nodes import Luggage
@@ -29,6 +30,10 @@ SILENT_SECONDS = 15.0  # until a message says that no worker has begun yet
 
 class Ended(Exception):
     """Ends Tune's run before the search is over. The bridge knows the reason."""
+
+
+class Left(BaseException):
+    """Ends Tune's run where Tune can clean nothing up, as Ray no longer answers. Tune catches Exceptions only."""
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Bridge:
         luggage: Receives files from nodes that do not share the driver's disk; None if all share it.
         newcomers: Knows the slots of nodes that come and go; None on one machine.
         most_slots: Most slots, with new nodes.
+        head: Looks for the head of a cluster; None on one machine.
 
     Attributes:
         fault: Reason why the run ends before the search is over; None if there is none.
@@ -75,7 +81,9 @@ class Bridge:
         luggage: Luggage | None = None,
         newcomers: Newcomers | None = None,
         most_slots: int | None = None,
+        head: Head | None = None,
     ) -> None:
+        self.head = head
         self.luggage, self.newcomers, self.most_slots = luggage, newcomers, most_slots
         self.search, self.slots, self.trial_seconds, self.interrupts = search, slots, trial_seconds, interrupts
         self.running: dict[str, Any] = {}
@@ -192,6 +200,7 @@ class Bridge:
         """Ends workers whose step hangs. Ends the run if it has to end."""
         if self.interrupts and self.fault is None:
             self.fault = KeyboardInterrupt()
+        self._require_head()
         if self.fault is not None or self.search.is_out_of_time():
             for trial in tune_trials:
                 kill(trial)
@@ -200,6 +209,15 @@ class Bridge:
         self._prepare()
         if self.trial_seconds is not None:
             self.end_what_hangs(tune_trials, self.trial_seconds)
+
+    def _require_head(self) -> None:
+        """Leaves the run if the head of the cluster is gone."""
+        if self.head is not None:
+            try:
+                self.head.require()
+            except HeadGone as fault:
+                self.fault = fault
+                raise Left from fault
 
     def _prepare(self) -> None:
         """Lets the search compute proposals ahead while all slots are busy."""

@@ -24,6 +24,7 @@ from typing import Any, Literal
 from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.executors import Conversation, MakeEvaluate, Portable
 from autopeft.executors._demand import Demand
+from autopeft.executors._head import Head, looked_for
 from autopeft.executors._interrupt import interruptible
 from autopeft.executors._local import local_ray, say_shared_token
 from autopeft.executors.packed import AUTO, TYPICAL
@@ -45,6 +46,7 @@ ENVIRONMENT = {
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
     "RAY_worker_register_timeout_seconds": "300",  # by default 60: on a busy machine, importing takes longer
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
+    "TUNE_STATE_REFRESH_PERIOD": "1000000000",  # a call to the head, only for messages; without a head it hangs
 }
 # How often Ray tries to join a cluster. Its default is 20 times. A try takes a second if the token is wrong, and 40 s
 # if the server at the address is not Ray.
@@ -147,10 +149,10 @@ class RayTune:
         with contextlib.ExitStack() as stack:
             interrupts = stack.enter_context(interruptible())
             stack.enter_context(_handlers_kept())
-            workers, nodes = stack.enter_context(self._ray(interrupts))
+            workers, nodes, head = stack.enter_context(self._ray(interrupts))
             if self.address is not None and isinstance(make_evaluate, Portable):
                 make_evaluate = stack.enter_context(shipped(make_evaluate, nodes))
-            self._tune(search, make_evaluate, workers, nodes, interrupts)
+            self._tune(search, make_evaluate, workers, nodes, head, interrupts)
 
     def _tune(
         self,
@@ -158,6 +160,7 @@ class RayTune:
         make_evaluate: MakeEvaluate,
         workers: int,
         nodes: list[Mapping[str, Any]],
+        head: Head | None,
         interrupts: list[int],
     ) -> None:
         import ray
@@ -171,7 +174,7 @@ class RayTune:
 
         luggage = make_evaluate if isinstance(make_evaluate, Luggage) else None
         newcomers = Newcomers(nodes, self._room_of, luggage, ray.nodes) if self.address is not None else None
-        given = (search, workers, self.trial_seconds, interrupts, luggage, newcomers, self.most_workers)
+        given = (search, workers, self.trial_seconds, interrupts, luggage, newcomers, self.most_workers, head)
         bridge, worker_class = between.Bridge(*given), actor_class
         if self.pack > 1:
             require_packing(make_evaluate)
@@ -179,7 +182,7 @@ class RayTune:
         trainable = tune.with_parameters(worker_class(), make_evaluate=make_evaluate)
         storage = tempfile.mkdtemp(prefix="autopeft-tune-")
         try:
-            with _quiet(), contextlib.suppress(between.Ended):
+            with _quiet(), contextlib.suppress(between.Ended, between.Left):
                 tune.run(
                     tune.with_resources(trainable, self.demand.to_json()),
                     name="search",
@@ -199,22 +202,27 @@ class RayTune:
             raise bridge.fault
 
     @contextlib.contextmanager
-    def _ray(self, interrupts: Sequence[int]) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
-        """Starts or joins Ray if it does not run. Yields the number of workers, and the nodes that have room for some."""
+    def _ray(self, interrupts: Sequence[int]) -> Iterator[tuple[int, list[Mapping[str, Any]], Head | None]]:
+        """Starts or joins Ray if it does not run.
+
+        Yields the number of workers, the nodes that have room for some, and who looks for the head of a cluster.
+        """
         self._knock()
         settings = ENVIRONMENT if self.address is None else {**ENVIRONMENT, **CLUSTER_ENVIRONMENT}
         os.environ.update({name: value for name, value in settings.items() if name not in os.environ})
         import ray
 
+        head = None
         with contextlib.ExitStack() as stack:
             if not ray.is_initialized():
                 with _handlers_kept():  # Ray would replace our SIGTERM handler
                     if self.address is not None:
                         self._join(ray)
-                        stack.callback(ray.shutdown)
+                        head = stack.enter_context(looked_for(ray.get_runtime_context().gcs_address))
+                        stack.callback(lambda: None if head.is_gone() else ray.shutdown())  # it would hang
                     else:
                         stack.enter_context(local_ray(ray, interrupts, **self._options()))
-            yield self._workers(ray)
+            yield *self._workers(ray), head
 
     def _options(self) -> dict[str, Any]:
         """Returns the options of a local Ray."""

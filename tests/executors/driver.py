@@ -100,13 +100,7 @@ class Driver:
 
     def _processes(self) -> list[Path]:
         """The folders in /proc of all that are alive."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-                if self.mark.encode() in (folder / "environ").read_bytes().split(b"\0") and state != "Z":
-                    found.append(folder)
-        return found
+        return processes(self.mark)
 
     def gone_within(self, seconds: float) -> bool:
         """Whether no process is left after so many seconds at most."""
@@ -117,6 +111,17 @@ class Driver:
                 return False
             time.sleep(0.1)
         return True
+
+
+def processes(mark: str) -> list[Path]:
+    """The folders in /proc of all processes that are alive and have a variable, `NAME=value`, in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            if mark.encode() in (folder / "environ").read_bytes().split(b"\0") and state != "Z":
+                found.append(folder)
+    return found
 
 
 if __name__ == "__main__":

@@ -85,12 +85,34 @@ def test_that_no_node_is_left_is_said_once(capsys):
     assert capsys.readouterr().err.count("no node of the Ray cluster") == 1
 
 
-def test_it_looks_now_and_then(monkeypatch):
+def test_it_looks_now_and_then():
     found = newcomers([node("old")])
     assert found.slots() is None
-    monkeypatch.setattr(_late, "LOOK_SECONDS", 0.0)
+    assert found._looker is None, "it is not time yet"
     found._next_look = 0.0
-    assert found.slots() == 2
+    first = found.slots()
+    found._looker.join(10)
+    assert {first, found.slots()} == {None, 2}
+    assert found.slots() is None, "said once"
+
+
+def test_a_head_that_does_not_answer_holds_nothing_up():
+    """`ray.nodes()` hangs there, or raises in the end. There is one look at a time."""
+    asked, answers = [], threading.Event()
+
+    def hang():
+        asked.append(1)
+        answers.wait(60)
+        raise RuntimeError("no connection to the head")
+
+    found = Newcomers([node("old")], lambda one: 1, None, hang)
+    for _ in range(3):
+        found._next_look = 0.0
+        assert found.slots() is None
+    assert len(asked) == 1
+    answers.set()
+    found._looker.join(10)
+    assert found.slots() is None
 
 
 def test_a_worker_on_a_late_node_waits_for_what_is_laid_down_there(tmp_path, monkeypatch):
