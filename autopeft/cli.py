@@ -32,6 +32,7 @@ MOST_SCORES = 24  # rows of a table of scores over rows there: four models, six 
 NARROW = 110  # columns of a terminal; in fewer, a table shows no details
 # Faults of the machine that arrive as a plain OSError.
 MACHINE_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE})
+MAKE_ROOM = ". Make room where it writes: the run's folder, or temporary files. Of a run, nothing told so far is lost"
 
 cli = typer.Typer(
     name="autopeft",
@@ -77,11 +78,11 @@ def _run() -> int:
         if fault.errno not in MACHINE_FAULTS:
             return _internal(fault)
         where = f" ({fault.filename})" if fault.filename else ""
-        _say(f"error: {fault.strerror}{where}")
+        _say(f"error: {fault.strerror}{where}{MAKE_ROOM if fault.errno in (errno.ENOSPC, errno.EDQUOT) else ''}")
         return EnvironmentFault.exit_code
     except Exception as fault:
         if os.strerror(errno.ENOSPC) in str(fault):  # safetensors has an error of its own
-            _say(f"error: {fault}. Make room")
+            _say(f"error: {fault}{MAKE_ROOM}")
             return EnvironmentFault.exit_code
         return _wrong_usage(fault) if hasattr(fault, "format_message") else _internal(fault)
     return code if isinstance(code, int) else 0

@@ -13,14 +13,16 @@ fault     an exception that the trial did not cause: `fault`, pickled. It ends t
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import pickle
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopeft.errors import AutoPEFTError
+from autopeft.errors import AutoPEFTError, EnvironmentFault
 from autopeft.executors import MakeEvaluate
 from autopeft.executors._nodes import Luggage
 from autopeft.trial import Phase, Report, Result, Trial
@@ -47,7 +49,8 @@ def actor_class() -> Any:
                 if self.luggage is not None and self.luggage.is_late():
                     self.late = f"{type(fault).__name__}: {fault}".splitlines()[0]
                 else:
-                    self.fault = pack(fault)  # this node lacks something: the first step reports it, and the run ends
+                    # This node lacks something: the first step reports it, and the run ends.
+                    self.fault = pack(placed(fault, self.luggage))
             self.begin(config)
 
         def reset_config(self, config: Mapping[str, Any]) -> bool:
@@ -82,7 +85,7 @@ def actor_class() -> Any:
                 self.close()
                 return event_of("result", result=event.to_json()) | files_of([event.trial.number], self.luggage)
             except Exception as fault:
-                return event_of("fault", fault=pack(fault))
+                return event_of("fault", fault=pack(placed(fault, self.luggage)))
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Does nothing: trained tensors go to the run's folder."""
@@ -104,6 +107,24 @@ def files_of(numbers: Sequence[int], luggage: Luggage | None) -> dict[str, Files
     """Returns the entry of an event with the files that this node kept of ended trials; empty if there are none."""
     contents = {number: files for number in numbers if luggage is not None and (files := luggage.send(number))}
     return {"files": Files(contents)} if contents else {}
+
+
+def placed(fault: Exception, luggage: Luggage | None) -> Exception:
+    """Names the node in a fault of the machine, such as a full disk, if this is a node of a cluster."""
+    if luggage is None:
+        return fault
+    if isinstance(fault, OSError):
+        text = f"{fault.strerror or fault}{f' ({fault.filename})' if fault.filename else ''}"
+    elif isinstance(fault, EnvironmentFault) or os.strerror(errno.ENOSPC) in str(fault):  # safetensors has its own type
+        text = str(fault)
+    else:
+        return fault
+    import ray
+
+    context = ray.get_runtime_context()
+    named = EnvironmentFault(f"node {ray.util.get_node_ip_address()} ({context.get_node_id()[:8]}): {text}")
+    named.__cause__ = fault
+    return named
 
 
 def pack(fault: Exception) -> str:

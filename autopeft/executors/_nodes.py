@@ -22,6 +22,7 @@ from typing import Any
 from autopeft.errors import AutoPEFTError, EnvironmentFault
 from autopeft.executors import Pack, Packing, Portable
 from autopeft.executors._head import HeadGone
+from autopeft.executors._local import said_when_slow
 from autopeft.files import build_once
 from autopeft.trial import Evaluate
 
@@ -234,7 +235,8 @@ def ask(
         return task.remote(question, luggage)
 
     asked = {ask(node): node for node in nodes}
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=patience)
+    with said_when_slow("nodes of the Ray cluster are slow to answer: still waiting"):
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=patience)
     answers, faults = [], []
     for answer, node in asked.items():
         try:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from autopeft.errors import AutoPEFTError, UsageError
 from autopeft.executors import MakeEvaluate, Packing
-from autopeft.executors._actor import Files, LateNode, event_of, files_of, pack, unpack
+from autopeft.executors._actor import Files, LateNode, event_of, files_of, pack, placed, unpack
 from autopeft.executors._nodes import Luggage
 from autopeft.executors._tune import GRACE_SECONDS, MOST_TRIES, Bridge, kill, why_died
 from autopeft.trial import MACHINE, Report, Result, Status, Trial
@@ -51,7 +51,7 @@ def pack_actor_class() -> Any:
                 if self.luggage is not None and self.luggage.is_late():
                     self.late = f"{type(fault).__name__}: {fault}".splitlines()[0]
                 else:
-                    self.fault = pack(fault)
+                    self.fault = pack(placed(fault, self.luggage))
             self.begin(config)
 
         def reset_config(self, config: Mapping[str, Any]) -> bool:
@@ -77,7 +77,7 @@ def pack_actor_class() -> Any:
                 for text in join:
                     self.pack.join(Trial.from_json(json.loads(text)))
             except Exception as fault:
-                self.fault = pack(fault)
+                self.fault = pack(placed(fault, self.luggage))
 
         def has_room(self) -> bool:
             """Whether memory holds one more trial, and the driver may have one."""
@@ -105,7 +105,7 @@ def pack_actor_class() -> Any:
                     ended, self.luggage
                 )
             except Exception as fault:
-                return event_of("fault", fault=pack(fault))
+                return event_of("fault", fault=pack(placed(fault, self.luggage)))
 
         def save_checkpoint(self, checkpoint_dir: str) -> None:
             """Does nothing: trained tensors go to the run's folder."""

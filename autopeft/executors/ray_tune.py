@@ -44,7 +44,10 @@ ENVIRONMENT = {
     # By default Tune asks for one trial at a time and starts workers one by one. A trial that waits for its own worker
     # may then take another trial's worker, and its own is ended while it loads. With short trials a slot stays unused.
     "TUNE_MAX_PENDING_TRIALS_PG": "1000000",
-    "RAY_worker_register_timeout_seconds": "300",  # by default 60: on a busy machine, importing takes longer
+    # Bounds of Ray that a busy machine passes: importing takes longer there than 60 s, and answers than 50 s.
+    "RAY_worker_register_timeout_seconds": "1800",
+    "RAY_health_check_failure_threshold": "1000",  # a local Ray has one node, which is this machine
+    "RAY_agent_register_timeout_ms": "1800000",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
     "TUNE_STATE_REFRESH_PERIOD": "1000000000",  # a call to the head, only for messages; without a head it hangs
 }

@@ -85,7 +85,8 @@ class Rung3:
 
 
 class Toy:
-    """make_evaluate. What happens in trial 4 is said by files `<folder>/4.<what>`: fail, die, hang, fault, loop, short.
+    """make_evaluate. What happens in trial 4 is said by files `<folder>/4.<what>`: fail, die, hang, fault, loop, short, eat
+    (memory, in the cgroup whose folder the file names).
 
     Args:
         folder: Of those files; `started` there gets a line a trial: number and process.
@@ -101,12 +102,12 @@ class Toy:
         with open(self.folder / "made", "a") as file:
             file.write(f"{os.getpid()}\n")
         for fault in self.folder.glob("make.*"):
-            happen(fault.suffix)
+            happen(fault)
         self.should_end = should_end
         return self.evaluate
 
     def evaluate(self, trial):
-        what = {path.suffix for path in self.folder.glob(f"{trial.number}.*")}
+        what = {path.suffix: path for path in self.folder.glob(f"{trial.number}.*")}
         with open(self.folder / "started", "a") as file:
             file.write(f"{trial.number} {os.getpid()}\n")
         end = time.monotonic() + 60
@@ -119,8 +120,8 @@ class Toy:
                 if self.should_end():
                     return
                 if step == 4:
-                    for suffix in what:
-                        happen(suffix)
+                    for path in what.values():
+                        happen(path)
                 if ".fail" in what:
                     yield Result(trial, Status.FAILED, error="ValueError: as asked")
                     return
@@ -165,14 +166,19 @@ class Turns(Toy):
         return found
 
 
-def happen(suffix):
+def happen(path):
     """What goes wrong in a worker."""
+    suffix = path.suffix
     if suffix == ".die":
         os.kill(os.getpid(), signal.SIGKILL)
     if suffix == ".exit":
         os._exit(3)
     if suffix == ".crash":
         os.kill(os.getpid(), signal.SIGSEGV)
+    if suffix == ".eat":
+        Path(path.read_text(), "cgroup.procs").write_text(str(os.getpid()))
+        eaten = [b"x" * 2**20 for _ in range(2**12)]
+        raise MemoryError(f"{len(eaten)} MiB are not too much here")
     if suffix == ".hang":
         time.sleep(600)
     if suffix == ".loop":

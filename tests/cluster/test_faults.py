@@ -1,0 +1,292 @@
+"""Faults on a cluster: what was told is neither lost nor told twice, slots are freed, and `serial` has the same metrics.
+
+Each prints its figures; benchmarks/LOG.md has them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from autopeft import ledger
+from autopeft.tasks.digits import cache_folder
+from tests import commands
+from tests.cluster.namespaces import Cluster, Machine, until
+from tests.cluster.toy import SEES_TESTS, Toys
+from tests.executors.conversations import lines, outcome
+
+KILLS = 10
+
+
+@pytest.fixture(scope="module")
+def cluster(make_cluster):
+    """A head, and two workers of one slot each."""
+    return make_cluster(workers=[Machine(f"worker{number}", environment=SEES_TESTS) for number in (1, 2)])
+
+
+@pytest.fixture(autouse=True)
+def whole(request):
+    """Each test finds two workers."""
+    yield
+    if "cluster" in request.fixturenames:
+        cluster = request.getfixturevalue("cluster")
+        for machine in cluster.machines.values():
+            if machine.node.poll() is not None:
+                cluster.start(machine)
+        cluster.wait_for(len(cluster.machines))
+
+
+def workers(cluster: Cluster) -> list[Machine]:
+    return [cluster.machines["worker1"], cluster.machines["worker2"]]
+
+
+@pytest.fixture
+def say(capsys):
+    """Prints figures past pytest."""
+
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(f"\n{text}")
+
+    return say
+
+
+def spread(seconds: list[float]) -> str:
+    ordered = sorted(seconds)
+    return f"{ordered[len(ordered) // 2]:.1f} s ({ordered[0]:.1f} to {ordered[-1]:.1f})"
+
+
+def test_a_raylet_killed_at_ten_moments(cluster, say):
+    """A supervisor starts its node again at once. Each kill costs the trial that ran there, and no other."""
+    toys = Toys(cluster, "raylets", trials=10_000).start()
+    waits, detected, back, ran = random.Random(0), [], [], []
+    for kill in range(KILLS):
+        worker = workers(cluster)[kill % 2]
+        toys.until(lambda worker=worker: toys.on(worker))
+        time.sleep(waits.uniform(0.0, 3.0))
+        before, running = toys.tells(), toys.on(worker)
+        ran += running
+        start = time.monotonic()
+        cluster.kill_raylet(worker)
+        assert worker.node.wait(120) != 0, "a supervisor sees it"
+        cluster.kill(worker)  # what it left, as a container's end would
+        cluster.start(worker)
+        gone = [number for number in running if number not in {event["number"] for event in before}]
+        toys.until(lambda gone=gone: set(gone) <= {event["number"] for event in toys.tells()})
+        detected.append(time.monotonic() - start)
+        toys.until(lambda worker=worker: toys.on(worker))
+        back.append(time.monotonic() - start)
+        assert toys.tells()[: len(before)] == before, "what was told is there"
+    toys.stop()
+    lost = toys.lost()
+    assert set(lost) <= set(ran), "other trials went on"
+    assert len(lost) == len(set(lost)) <= KILLS
+    toys.start().end()
+    toys.assert_whole()
+    say(
+        f"a raylet killed {KILLS} times: {toys.trials} trials, {len(lost)} lost, told after {spread(detected)}; the node, "
+        f"started again at once, had its next trial after {spread(back)}"
+    )
+
+
+def test_a_node_gone_for_good(cluster, say):
+    """The other one goes on alone, with all that is left."""
+    toys = Toys(cluster, "gone", trials=16).start()
+    kept, worker = workers(cluster)
+    toys.until(lambda: toys.on(worker) and toys.on(kept))
+    before, running = toys.tells(), toys.on(worker)
+    start = time.monotonic()
+    cluster.kill(worker)
+    toys.until(lambda: set(running) <= {event["number"] for event in toys.tells()})
+    detected = time.monotonic() - start
+    toys.end()
+    assert toys.tells()[: len(before)] == before
+    assert set(toys.lost()) <= set(running), "other trials went on"
+    assert len(toys.tells()) == 16
+    toys.start().end()
+    toys.assert_whole()
+    say(f"a node gone for good: {len(running)} trial lost, told after {detected:.1f} s; the other ran the rest")
+
+
+@pytest.mark.parametrize("seconds", [10, 30])
+def test_a_link_that_is_down_for_a_while(cluster, say, seconds):
+    """Ray's threshold is set so that the node lives: nothing is lost, and the trial there is late."""
+    toys = Toys(cluster, f"link-{seconds}", trials=10_000).start()
+    worker, other = workers(cluster)
+    toys.until(lambda: toys.on(worker) and toys.on(other))
+    raylet, (cut, *_) = worker.raylet(), toys.on(worker)
+    before = len(toys.tells())
+    with cluster.cut_off(worker):
+        time.sleep(seconds)
+        meanwhile = len(toys.tells()) - before
+    start = time.monotonic()
+    toys.until(lambda: cut in {event["number"] for event in toys.tells()})
+    answered = time.monotonic() - start
+    toys.until(lambda: toys.on(worker))
+    again = time.monotonic() - start
+    toys.stop()
+    assert worker.raylet() == raylet, "the node lived"
+    assert toys.lost() == []
+    toys.assert_whole()
+    say(
+        f"a link down for {seconds} s: nothing lost, {meanwhile} trials told meanwhile; its own trial {answered:.1f} s "
+        f"after the link was back, the node's next one began after {again:.1f} s"
+    )
+
+
+def test_a_worker_out_of_memory(cluster, say):
+    """Ray's monitor ends the worker of a node whose memory is full: here by what the node reads of its memory."""
+    toys = Toys(cluster, "memory", trials=8)
+    (toys.folder / "3.hang").touch()
+    toys.start()
+    toys.until(lambda: any(3 in toys.on(worker) for worker in workers(cluster)))
+    (worker,) = (worker for worker in workers(cluster) if 3 in toys.on(worker))
+    full = cluster.folder / "meminfo"
+    full.write_text("MemTotal: 8000000 kB\nMemFree: 10000 kB\nMemAvailable: 20000 kB\nBuffers: 0 kB\nCached: 0 kB\n")
+    start = time.monotonic()
+    within = ["nsenter", f"--target={worker.raylet()}", "--mount"]
+    subprocess.run([*within, "mount", "--bind", str(full), "/proc/meminfo"], check=True)
+    try:
+        toys.until(lambda: 3 in toys.lost())
+        detected = time.monotonic() - start
+    finally:
+        subprocess.run([*within, "umount", "/proc/meminfo"], check=True)
+    (toys.folder / "3.hang").unlink()
+    toys.until(lambda: toys.on(worker) or len(toys.tells()) == 8)
+    toys.end()
+    (event,) = (event for event in toys.tells() if event["number"] == 3)
+    assert event["status"] == "FAILED"
+    assert event["error"] == "its worker died: Ray ended it, as its node ran low on memory"
+    assert toys.lost() == [3]
+    toys.start().end()
+    toys.assert_whole()
+    say(f"a worker out of memory: its trial lost, told after {detected:.1f} s with the reason, seven others complete")
+
+
+def test_a_step_that_hangs(cluster, say):
+    """It is the trial's own fault: told once, and not run again."""
+    toys = Toys(cluster, "hangs", trials=8, trial_seconds=30.0)
+    (toys.folder / "3.hang").touch()
+    toys.start()
+    toys.until(lambda: any(3 in toys.on(worker) for worker in workers(cluster)))
+    start = time.monotonic()
+    toys.until(lambda: 3 in {event["number"] for event in toys.tells()})
+    ended = time.monotonic() - start
+    toys.end()
+    failed = {event["number"]: event["error"] for event in toys.tells() if event["status"] != "COMPLETE"}
+    assert failed.keys() == {3}
+    assert failed[3].startswith("over its time limit of 30 s: a step went on")
+    assert len(toys.tells()) == 8
+    assert not toys.lost()
+    toys.start().end()
+    assert len(toys.tells()) == 8, "nothing runs again"
+    say(f"a step that hangs, trial_seconds 30: ended after {ended:.1f} s, seven others complete")
+
+
+def test_the_head_killed_then_resumed_on_a_new_cluster(cluster, say):
+    toys = Toys(cluster, "head", trials=12).start()
+    toys.until(lambda: len(toys.tells()) >= 3 and all(toys.on(worker) for worker in workers(cluster)))
+    start = time.monotonic()
+    cluster.kill(cluster.head)
+    toys.end(code=5)
+    noticed, before = time.monotonic() - start, toys.events()
+    assert "the head of the Ray cluster at" in toys.printed.read_text()
+    assert not toys.lost()
+    cluster.restart()
+    toys.start().end()
+    assert toys.events()[: len(before)] == before
+    reruns = [event["number"] for event in toys.events() if event["event"] == "rerun"]
+    assert len(reruns) <= 2, "what ran, and no more"
+    toys.assert_whole()
+    say(f"the head killed: exit code 5 after {noticed:.1f} s; on a new cluster {len(reruns)} trials ran again")
+
+
+def test_the_driver_killed_while_nodes_work_then_resumed(cluster, say):
+    toys = Toys(cluster, "driver", trials=12).start()
+    toys.until(lambda: len(toys.tells()) >= 3 and all(toys.on(worker) for worker in workers(cluster)))
+    start = time.monotonic()
+    toys.driver.kill()
+    toys.driver.wait()
+    before, begun = toys.events(), {pid for _, pid in lines(toys.folder, "started")}
+    until(lambda: not any(begun & set(worker.pids()) for worker in workers(cluster)))
+    freed = time.monotonic() - start
+    toys.start().end()
+    assert toys.events()[: len(before)] == before
+    assert not toys.lost()
+    reruns = [event["number"] for event in toys.events() if event["event"] == "rerun"]
+    assert len(reruns) <= 2, "what ran, and no more"
+    toys.assert_whole()
+    say(f"the driver killed: its workers were gone after {freed:.1f} s; {len(reruns)} trials ran again")
+
+
+# ── the product itself: its trainer on digits, on a node that has nothing of the driver's ───────────────────────────
+
+CONFIG = {
+    "model": "digits",
+    "task": "digits",
+    "data": {},
+    "space": "digits",
+    "training": {"epochs": 10, "precision": "fp32", "attention": "eager"},
+    "sampler": "random",
+    "stopper": "never",
+    "budget": {"trials": 8},
+    "trackers": [],
+    "keep": "all",
+}
+
+
+def test_a_full_disk_on_a_node(make_cluster, tmp_path, say):
+    """It is said with the node's name, before the first trial and after some; with room again a resume ends the search."""
+    (tmp_path / "job.yaml").write_text(json.dumps(CONFIG))
+    commands.autopeft("search", "job.yaml", "--name", "alone", "--set", "executor=serial", cwd=tmp_path)
+    cluster = make_cluster(workers=[Machine("worker1", disk_bytes=64 * 2**20)], hidden=[cache_folder()])
+    executor = f"executor={{name: ray_tune, address: '{cluster.address}'}}"
+    worker, run = cluster.machines["worker1"], tmp_path / "runs" / "far"
+
+    def search(*words: str) -> tuple[int, str]:
+        return cluster.autopeft(*words, "--set", executor, cwd=tmp_path)
+
+    with Full(worker):
+        code, printed = search("search", "job.yaml", "--name", "far")
+    assert code == 5, printed
+    assert f"node {worker.address}" in printed.splitlines()[-1], printed
+    assert told(run) == []
+    say(f"a full disk on a node: {printed.splitlines()[-1]}")
+    driver = cluster.driver("resume", "runs/far", "--set", executor, cwd=tmp_path, output=tmp_path / "printed")
+    until(lambda: len(told(run)) >= 2 or driver.poll() is not None)
+    with Full(worker):
+        code = driver.wait(600)
+    printed = (tmp_path / "printed").read_text()
+    before = told(run)
+    assert code == 5, printed
+    assert 2 <= len(before) < 8
+    assert f"node {worker.address}" in printed.splitlines()[-1], printed
+    say(f"a full disk on a node, after {len(before)} trials: {printed.splitlines()[-1]}")
+    code, printed = search("resume", "runs/far")
+    assert code == 0, printed
+    assert told(run)[: len(before)] == before
+    assert len(told(run)) == 8
+    assert outcome(run) == outcome(tmp_path / "runs" / "alone")
+
+
+def told(run: Path) -> list[int]:
+    path = run / ledger.NAME
+    return [e["number"] for e in ledger.read(path) if e["event"] == "tell"] if path.exists() else []
+
+
+class Full:
+    """Fills a machine's own /tmp as long as the context lasts."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.within = ["nsenter", f"--target={machine.raylet()}", "--mount", "sh", "-c"]
+
+    def __enter__(self) -> None:
+        subprocess.run([*self.within, "dd if=/dev/zero of=/tmp/ballast bs=4k 2>/dev/null || true"], check=True)
+
+    def __exit__(self, *fault: object) -> None:
+        subprocess.run([*self.within, "rm /tmp/ballast"], check=True)
