@@ -105,6 +105,7 @@ class Machine:
             folders are empty for it.
         disk_bytes: Size of that /tmp.
         environment: Of its node, beside the cluster's.
+        should_run: Whether its node was started, and not ended by a test.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Machine:
     address: str = ""
     port: str = ""
     node: subprocess.Popen[bytes] | None = None
+    should_run: bool = False
 
     def pids(self) -> list[int]:
         """Lists the processes on this machine, drivers among them."""
@@ -213,6 +215,7 @@ class Cluster:
             "--object-store-memory=100000000",
         ]  # fmt: skip
         environment = {k: v for k, v in self.environment.items() if k != "PYTHONPATH"}  # nodes lack autopeft
+        machine.should_run = True
         machine.node = self.spawn(
             words, machine, env={**environment, **machine.environment}, output=self.log(machine), hides=True
         )
@@ -278,22 +281,38 @@ class Cluster:
         return json.loads(self._ask_ray("print(json.dumps(alive()))"))  # type: ignore[no-any-return]
 
     def wait_for(self, count: int, patience: float = PATIENCE_SECONDS) -> None:
-        """Waits until so many nodes are alive.
+        """Waits until so many nodes are alive. Starts those again that ended meanwhile, as a supervisor would.
+
+        On a busy machine that happens: `ray start` waits 30 s for its own processes, whatever its settings.
 
         Raises:
             RuntimeError: They are not in time; with what each `ray start` printed.
         """
         code = (
-            f"end = time.monotonic() + {patience}\n"
+            "end = time.monotonic() + 20\n"
             f"while len(alive()) != {count}:\n"
             "    assert time.monotonic() < end, alive()\n"
             "    time.sleep(0.2)\n"
         )
-        try:
-            self._ask_ray(code, patience + 60)
-        except subprocess.CalledProcessError as fault:
-            logs = "\n".join(f"{m.name}: {self.log(m).read_text()[-2000:]}" for m in self.machines.values())
-            raise RuntimeError(f"no {count} nodes after {patience:g} s: {fault.stderr[-500:]}\n{logs}") from fault
+        end = time.monotonic() + patience
+        while True:
+            try:
+                self._ask_ray(code, patience)
+                return
+            except subprocess.CalledProcessError as fault:
+                if time.monotonic() > end:
+                    logs = "\n".join(f"{m.name}: {self.log(m).read_text()[-2000:]}" for m in self.machines.values())
+                    raise RuntimeError(
+                        f"no {count} nodes after {patience:g} s: {fault.stderr[-500:]}\n{logs}"
+                    ) from fault
+            self.supervise()
+
+    def supervise(self) -> None:
+        """Starts those nodes again that ended by themselves."""
+        for machine in self.machines.values():
+            if machine.should_run and machine.node is not None and machine.node.poll() is not None:
+                self.kill(machine)
+                self.start(machine)
 
     def _ask_ray(self, code: str, timeout: float = PATIENCE_SECONDS) -> str:
         code = (
@@ -332,6 +351,7 @@ class Cluster:
 
     def kill(self, machine: Machine) -> None:
         """Ends all of a machine's node at once, and no driver. `start` starts it again."""
+        machine.should_run = False
         drivers = {driver.pid for driver in self.drivers}
         end_all(lambda: [pid for pid in machine.pids() if _session(pid) not in drivers])
         if machine.node is not None:

@@ -36,7 +36,7 @@ def whole(request):
     if "cluster" in request.fixturenames:
         cluster = request.getfixturevalue("cluster")
         for machine in cluster.machines.values():
-            if machine.node.poll() is not None:
+            if not machine.should_run:
                 cluster.start(machine)
         cluster.wait_for(len(cluster.machines))
 
@@ -74,12 +74,11 @@ def test_a_raylet_killed_at_ten_moments(cluster, say):
         start = time.monotonic()
         cluster.kill_raylet(worker)
         assert worker.node.wait(120) != 0, "a supervisor sees it"
-        cluster.kill(worker)  # what it left, as a container's end would
-        cluster.start(worker)
+        cluster.supervise()
         gone = [number for number in running if number not in {event["number"] for event in before}]
         toys.until(lambda gone=gone: set(gone) <= {event["number"] for event in toys.tells()})
         detected.append(time.monotonic() - start)
-        toys.until(lambda worker=worker: toys.on(worker))
+        toys.until(lambda worker=worker: cluster.supervise() or toys.on(worker))
         back.append(time.monotonic() - start)
         assert toys.tells()[: len(before)] == before, "what was told is there"
     toys.stop()
