@@ -60,12 +60,14 @@ def main() -> None:
 class Toys:
     """Such a search, from outside.
 
+    It ends by order, as the last trials of a budget are put in an order that depends on how long others took.
+
     Args:
         cluster: Where it runs; its folder is on the disk that all see.
     """
 
-    def __init__(self, cluster: Cluster, name: str, trials: int, seconds: float = 0.3, **options: Any) -> None:
-        self.cluster, self.trials = cluster, trials
+    def __init__(self, cluster: Cluster, name: str, seconds: float = 0.3, **options: Any) -> None:
+        self.cluster, self.trials = cluster, 10_000
         self.folder = cluster.folder / name
         self.folder.mkdir()
         self.printed = cluster.folder / f"{name}.printed"
@@ -98,8 +100,9 @@ class Toys:
         until(lambda: self.driver.poll() is not None)
         assert self.driver.poll() == code, self.printed.read_text()
 
-    def stop(self) -> None:
-        """Orders an end after the running trials; what was asked for is its budget from then on."""
+    def stop(self, told: int = 0) -> None:
+        """Orders an end, once so many were told, after the running trials. What was asked for is its budget then."""
+        self.until(lambda: len(self.tells()) >= told)
         Orders(self.folder).give_stop(now=False)
         self.end()
         self.trials = sum(event["event"] == "ask" for event in self.events())

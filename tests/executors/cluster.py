@@ -77,12 +77,12 @@ class Cluster:
         log.close()
 
     def wait_for_nodes(self, count: int) -> None:
-        """Until so many nodes are up, a minute at most."""
+        """Until so many nodes are up, five minutes at most."""
         code = (
             "import ray, sys, time\n"
             "from ray._private.services import canonicalize_bootstrap_address as at\n"
             "from ray._raylet import GcsClient\n"
-            "end = time.monotonic() + 60\n"
+            "end = time.monotonic() + 300\n"
             "while time.monotonic() < end:\n"
             "    try:\n"
             f"        nodes = GcsClient(address=at({self.address!r})).get_all_node_info().values()\n"
@@ -91,7 +91,7 @@ class Cluster:
             "    time.sleep(0.2)\n"
             "sys.exit(1)\n"
         )
-        subprocess.run([sys.executable, "-c", code], env=self.environment, check=True, capture_output=True, timeout=90)
+        subprocess.run([sys.executable, "-c", code], env=self.environment, check=True, capture_output=True, timeout=400)
 
     def kill_worker(self) -> None:
         """The worker's node is gone, with all that ran on it."""
