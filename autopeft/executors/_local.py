@@ -19,7 +19,7 @@ from typing import Any
 
 from autopeft.errors import EnvironmentFault, command
 
-TRIES = 3
+TRIES = 5  # on a starved machine Ray's node ends a start by itself, as its agent takes longer than 15 s
 SILENT_SECONDS = 15.0  # until a message says that the start is slow
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 # Ray's longest socket below its folder, with a process id of seven digits, and what a system takes.

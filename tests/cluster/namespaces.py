@@ -31,6 +31,7 @@ PORT = 6379
 PATIENCE_SECONDS = 300.0  # for what takes seconds on a machine that has time
 # On all nodes. By default a node that is silent for five looks of three seconds is dead, and never comes back.
 HEALTH = {"RAY_health_check_failure_threshold": "20"}
+PATIENT = {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300"}  # busy machines
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 _counter = itertools.count()
 
@@ -165,7 +166,8 @@ class Cluster:
         self.write_token(self.token)
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            **QUIET, **HEALTH, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token), **(environment or {}),
+            **QUIET, **HEALTH, **PATIENT, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token),
+            **(environment or {}),
         }  # fmt: skip
         if isinstance(workers, int):
             workers = [Machine(f"worker{number}") for number in range(1, workers + 1)]
@@ -282,8 +284,6 @@ class Cluster:
 
     def wait_for(self, count: int, patience: float = PATIENCE_SECONDS) -> None:
         """Waits until so many nodes are alive. Starts those again that ended meanwhile, as a supervisor would.
-
-        On a busy machine that happens: `ray start` waits 30 s for its own processes, whatever its settings.
 
         Raises:
             RuntimeError: They are not in time; with what each `ray start` printed.
