@@ -31,7 +31,7 @@ PORT = 6379
 PATIENCE_SECONDS = 300.0  # for what takes seconds on a machine that has time
 # On all nodes. By default a node that is silent for five looks of three seconds is dead, and never comes back.
 HEALTH = {"RAY_health_check_failure_threshold": "20"}
-PATIENT = {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_register_timeout_seconds": "300"}  # busy machines
+PATIENT = {"RAY_worker_register_timeout_seconds": "300"}  # busy machines
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 _counter = itertools.count()
 
@@ -282,8 +282,10 @@ class Cluster:
         """Returns the addresses of the nodes that Ray takes for alive."""
         return json.loads(self._ask_ray("print(json.dumps(alive()))"))  # type: ignore[no-any-return]
 
-    def wait_for(self, count: int, patience: float = PATIENCE_SECONDS) -> None:
+    def wait_for(self, count: int, patience: float = 3 * PATIENCE_SECONDS) -> None:
         """Waits until so many nodes are alive. Starts those again that ended meanwhile, as a supervisor would.
+
+        On a busy machine that happens: a raylet waits 15 s for its own agents, `ray start` 30 s for the raylet.
 
         Raises:
             RuntimeError: They are not in time; with what each `ray start` printed.

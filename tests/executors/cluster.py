@@ -46,7 +46,6 @@ class Cluster:
         self.packages = [] if packages is None else [str(packages)]
         path = os.pathsep.join([*self.packages, str(PROJECT)])
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "PYTHONPATH": path}
-        self.environment["RAY_raylet_start_wait_time_s"] = "300"  # busy machines
         self.nodes: list[subprocess.Popen[bytes]] = []
         try:
             self._node(

@@ -51,7 +51,7 @@ def test_it_is_tried_again(fails, capsys):
 
 def test_after_the_last_try_it_is_the_machine_s_fault():
     ray = FakeRay(TRIES)
-    with pytest.raises(EnvironmentFault, match=r"3 tries: The current node timed out\. .*--set executor=serial"):
+    with pytest.raises(EnvironmentFault, match=r"5 tries: The current node timed out\. .*--set executor=serial"):
         local_ray(ray, num_cpus=2).__enter__()
     assert ray.calls == ["init", "shutdown"] * TRIES
 
