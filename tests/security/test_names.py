@@ -12,8 +12,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from autopeft import app, config
+from autopeft import app, config, yaml_file
 from autopeft.errors import AutoPEFTError, ConfigError
+from autopeft.guess.tasks import Guess
+from autopeft.guess.text import written
 from tests.security.stranger import call, snapshot, write_rows, write_search
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
@@ -85,6 +87,20 @@ def test_a_class_folder_is_a_label_and_no_path(tmp_path):
             Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / f"$(touch mark) {index}.png")
     found = ImageClassification().read({"train": str(tmp_path / "pictures"), "validation_share": 0.3}, 0)
     assert set(found.about["label_names"]) == {"e..vil", "<b>", "=1"}
+
+
+@pytest.mark.parametrize(
+    "name", ["!!python/object/apply:os.system [x]", "a\nmetrics: {b: c}", "x # y", "\u2028seed: 9", EVIL, "'\"\\"]
+)
+def test_a_guessed_config_has_names_of_data_as_texts(tmp_path, name):
+    """`autopeft init` writes columns and labels into YAML, and its reasons into comments."""
+    guesses = (
+        Guess("data.text", name, f"a column\nseed: 9\u2028seed: 9 {name}"),
+        Guess("data.label_names", [name, "b"], ""),
+    )
+    path = tmp_path / "my.yaml"
+    path.write_text(written(guesses, tmp_path), encoding="utf-8")
+    assert yaml_file.read(path, "my.yaml").content == {"data": {"text": name, "label_names": [name, "b"]}}
 
 
 class Page(HTMLParser):
