@@ -17,11 +17,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from autopeft.errors import UsageError
 from autopeft.files import locked
 from autopeft.trackers._layout import Layout, Page, Point, key_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 DIGEST, ARTIFACTS = "autopeft.points", "autopeft.artifacts"
 POINTS_A_CALL, PARAMS_A_CALL = 800, 100  # MLflow takes 1,000 things a call, 100 of them params, 100 tags
@@ -148,7 +152,8 @@ class Store:
         name = experiment or layout.experiment_name()
         root = None if uri.startswith(("http://", "https://")) else _artifact_root(uri, folder) / name.replace("/", "_")
         self.experiment = self._experiment(name, layout.experiment_tags(), root)
-        self.held = dict(self._load(layout.search_id))
+        self.search_id = layout.search_id
+        self.held = self._load()
 
     def _experiment(self, name: str, tags: Mapping[str, str], root: Path | None) -> str:
         from mlflow.exceptions import MlflowException
@@ -172,29 +177,63 @@ class Store:
                 self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
-    def _load(self, search_id: str) -> Iterator[tuple[str, Held]]:
-        filter_string, token = f"tags.`autopeft.search_id` = '{search_id}'", None
+    def _own(self) -> Iterator[tuple[str, Run]]:
+        """Yields the runs of this search, each with its page's key."""
+        filter_string, token = f"tags.`autopeft.search_id` = '{self.search_id}'", None
         while True:
             page = self.client.search_runs([self.experiment], filter_string, max_results=1000, page_token=token)
             for run in page:
-                key = key_of(run.data.tags)
-                if key:
-                    metrics = tuple(run.data.metrics)
-                    yield (
-                        key,
-                        Held(
-                            run.info.run_id,
-                            run.info.status,
-                            run.info.end_time,
-                            dict(run.data.params),
-                            dict(run.data.tags),
-                            metrics,
-                            None if metrics else set(),
-                        ),
-                    )
+                if key := key_of(run.data.tags):
+                    yield key, run
             token = page.token
             if not token:
                 return
+
+    def _load(self) -> dict[str, Held]:
+        found: dict[str, list[Run]] = {}
+        for key, run in self._own():
+            found.setdefault(key, []).append(run)
+        children = Counter(run.data.tags.get("mlflow.parentRunId") for runs in found.values() for run in runs)
+
+        def emptiness(run: Run) -> tuple[int, bool, int, str]:
+            data = run.data
+            return -children[run.info.run_id], DIGEST not in data.tags, -len(data.metrics), run.info.run_id
+
+        held = {}
+        for key, runs in found.items():
+            run, *twins = sorted(runs, key=emptiness)
+            metrics = tuple(run.data.metrics)
+            held[key] = Held(
+                run.info.run_id,
+                run.info.status,
+                run.info.end_time,
+                dict(run.data.params),
+                dict(run.data.tags),
+                metrics,
+                None if metrics else set(),
+            )
+            for twin in twins:
+                self._drop(twin)
+        return held
+
+    def drop_twins(self) -> None:
+        """Deletes runs that are there twice.
+
+        If the answer to a request is lost, MLflow's client asks once more. The server makes one run for each time.
+        """
+        for key, run in self._own():
+            if key in self.held and self.held[key].run != run.info.run_id:
+                self._drop(run)
+
+    def _drop(self, run: Run) -> None:
+        from mlflow.exceptions import MlflowException
+
+        self.client.set_tag(run.info.run_id, "autopeft.role", "twin")
+        try:
+            self.client.delete_run(run.info.run_id)
+        except MlflowException as fault:
+            if fault.error_code != "PERMISSION_DENIED":  # who may edit may not always delete
+                raise
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

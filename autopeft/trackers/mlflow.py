@@ -313,6 +313,8 @@ class Sync:
             self.store.write(self.layout.replicate(confirmation), parent.run)
         verdict = self._artifacts()
         self._adapters()
+        if self.store.counts["runs"]:
+            self.store.drop_twins()
         self._note(verdict)
         self.store.write(self.layout.search(is_over=is_over))
 

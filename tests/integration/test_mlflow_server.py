@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOTHING = {"runs": 0, "params": 0, "metrics": 0, "tags": 0, "artifacts": 0}
+WITH_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE)}  # a loaded machine is no fault of the server
 USER, PASSWORD = "searcher", "canary-Zq7Xw2-password"
 DEMO = [
     "demo", "--name", "d", "--set", "space=lora", "--set", "budget.trials=2", "--set", "training={steps: 3}",
@@ -199,6 +200,19 @@ def test_a_second_a_call(shared, tmp_path, capsys, monkeypatch):
     following.assert_whole(tmp_path)
 
 
+@pytest.mark.parametrize("lost", [1, 7])
+def test_answers_that_are_lost_make_no_twins(shared, tmp_path, lost):
+    """MLflow's client repeats such a request, up to twice with our bounds, and the server makes a run each time."""
+    shared.proxy.losing = lost
+    following = Following(run_folder(tmp_path), h.search(8), shared.proxy.address)
+    following.show()
+    wait_for("the answers to be lost", lambda: not shared.proxy.losing)
+    following.wait_until_caught_up()
+    following.finish()
+    following.track()
+    following.assert_whole(tmp_path)
+
+
 @pytest.mark.parametrize("status", [500, 507])
 def test_a_server_whose_disk_is_full(shared, tmp_path, capsys, status):
     following = Following(run_folder(tmp_path), h.search(14), shared.proxy.address)
@@ -319,7 +333,7 @@ def test_eight_searches_on_one_server(shared, tmp_path):
         words = [sys.executable, "-c", DRIVER, str(number), str(folder), shared.proxy.address]
         drivers.append(
             subprocess.Popen(
-                words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}, text=True,
+                words, cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT), **WITH_PATIENCE}, text=True,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
         )  # fmt: skip

@@ -232,6 +232,7 @@ class Proxy(ThreadingHTTPServer):
         delay: Seconds that each request waits before it is passed on.
         refusal: Status that each request gets instead of an answer; None: it is passed on.
         refused_with: The text of such an answer.
+        losing: Number of answers about new runs that are lost from now on: the server has made the run by then.
     """
 
     daemon_threads = True
@@ -243,6 +244,7 @@ class Proxy(ThreadingHTTPServer):
         self.delay: float = 0.0
         self.refusal: int | None = None
         self.refused_with = b"no space left on device"
+        self.losing = 0
         self._counting = threading.Lock()
         self._serve()
 
@@ -304,6 +306,10 @@ class _Passing(BaseHTTPRequestHandler):
             return
         finally:
             connection.close()
+        if self.path.endswith("/runs/create") and self.server.losing:
+            self.server.losing -= 1
+            self.close_connection = True
+            return
         self._answer(answer.status, dict(answer.getheaders()), content)
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:

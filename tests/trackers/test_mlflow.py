@@ -1,5 +1,6 @@
 """A search in a real MLflow store: written live, filled from the ledger, gone on with; each way the same."""
 
+import contextlib
 import json
 import shutil
 import sqlite3
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.errors import UsageError
+from autopeft.errors import EnvironmentFault, UsageError
 from autopeft.history import History
 from autopeft.trackers import _store
 from autopeft.trackers.mlflow import MLflow
@@ -214,6 +215,34 @@ def test_a_trial_costs_three_calls(tmp_path, monkeypatch):
     assert calls["set_terminated"] == 1 + trials
     assert calls["log_batch"] <= 2 + trials
     assert calls.total() - 3 * trials <= 15, calls
+
+
+@pytest.mark.parametrize("is_last_answered", [True, False])
+def test_a_lost_answer_makes_no_twin(tmp_path, monkeypatch, is_last_answered):
+    """MLflow's client repeats a request whose answer is lost, and the server makes a run each time."""
+    from mlflow import MlflowClient
+
+    create, made = MlflowClient.create_run, []
+
+    def repeated(self, *args, **kwargs):
+        made.append(create(self, *args, **kwargs))
+        if len(made) in (1, 5):  # the search's own run, and a trial's
+            made.append(create(self, *args, **kwargs))
+            if not is_last_answered:
+                raise ConnectionError("no answer")
+        return made[-1]
+
+    folder, history = run_folder(tmp_path), History(h.search(8))
+    monkeypatch.setattr(MlflowClient, "create_run", repeated)
+    for _ in range(1 if is_last_answered else 2):
+        with contextlib.nullcontext() if is_last_answered else pytest.raises(EnvironmentFault, match="no answer"):
+            tracker(folder).fill(history)
+    if not is_last_answered:
+        tracker(folder).fill(history)
+    found = runs(uri(folder))
+    assert len(made) == len(found) + 2
+    assert {run["tags"].get("mlflow.parentRunId") for run in found.values()} == {None, "search-tpe-01234567"}
+    assert tracker(folder).fill(history) == NOTHING
 
 
 def test_many_points_and_params_go_in_several_calls(tmp_path):
