@@ -174,9 +174,9 @@ class Cluster:
         try:
             self.start(head or Machine("head", cpus=0, shares_disk=True))
             self.wait_for(1)
-            for worker in workers:
+            for count, worker in enumerate(workers, 2):  # one by one: several at once pass Ray's limit sooner
                 self.start(worker)
-            self.wait_for(1 + len(workers))
+                self.wait_for(count)
         except BaseException:
             self.close()
             raise
