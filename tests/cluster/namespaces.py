@@ -31,7 +31,8 @@ PORT = 6379
 PATIENCE_SECONDS = 300.0  # for what takes seconds on a machine that has time
 # On all nodes. By default a node that is silent for five looks of three seconds is dead, and never comes back.
 HEALTH = {"RAY_health_check_failure_threshold": "20"}
-PATIENT = {"RAY_worker_register_timeout_seconds": "300"}  # busy machines
+# For busy machines: by default Ray's workers step back behind all else (niceness 15), and would hardly get on.
+PATIENT = {"RAY_worker_register_timeout_seconds": "1800", "RAY_worker_niceness": "0"}
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 _counter = itertools.count()
 
