@@ -116,7 +116,7 @@ def writable(path: str | Path) -> Path:
     Raises:
         UsageError: The folder does not exist.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir() or not path.parent.is_dir():
         raise UsageError(
             f"cannot write to {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}")
@@ -144,11 +144,10 @@ def predict(
 
     from autopeft.training.export import load as load_export
 
-    if output is not None:
-        writable(output)
+    output = None if output is None else writable(output)
     frame = load_export(folder, base=base, trust_remote_code=trust_remote_code).predict_file(file)
     assert isinstance(frame, pd.DataFrame)
-    if output is not None and Path(output).suffix == ".jsonl":
+    if output is not None and output.suffix == ".jsonl":
         frame.to_json(output, orient="records", lines=True, force_ascii=False)
     elif output is not None:
         frame.to_csv(output, index=False)

@@ -6,8 +6,11 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import json
+import locale
 import os
 import sys
 import textwrap
@@ -62,7 +65,26 @@ FORMATS: dict[str, Format] = {".html": "html", ".csv": "csv", ".json": "json"}  
 
 def main() -> NoReturn:
     """The entry point: turns errors into messages and exit codes."""
+    _speak_unicode()
     sys.exit(_run())
+
+
+def _speak_unicode() -> None:
+    """Starts Python again in its UTF-8 mode if the locale has no Unicode (`LC_ALL=C`): our files are UTF-8, names too.
+
+    What the terminal or pipe cannot show is escaped there, as `\\u2192`.
+    """
+    if not sys.flags.utf8_mode and not _is_unicode(locale.getencoding()) and sys.orig_argv:
+        os.environ["PYTHONUTF8"] = "1"  # also of the processes that a search starts
+        os.environ.setdefault("PYTHONIOENCODING", f"{sys.stdout.encoding}:backslashreplace")
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not _is_unicode(stream.encoding):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_unicode(encoding: str) -> bool:
+    return codecs.lookup(encoding).name.startswith("utf")
 
 
 def _run() -> int:
@@ -744,7 +766,7 @@ def _print_lines(rows: Iterable[Mapping[str, Any]]) -> None:
     """Prints a JSON object a line, each at once. Ends quietly if nobody reads them any more."""
     try:
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False, default=str), flush=True)
+            print(json.dumps(row, ensure_ascii=not _is_unicode(sys.stdout.encoding), default=str), flush=True)
             if isinstance(row.get("alert"), Mapping):
                 said = row["alert"]
                 share = f"{said['share']:.0%} of the last {said['window']:,} answers"

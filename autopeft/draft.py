@@ -124,7 +124,9 @@ def _put(at: Any, key: str, value: Any) -> bool:
 
 def place_paths(draft: Draft) -> None:
     """Makes paths absolute. A text that is not a path on this disk is taken as a name on the hub."""
-    data, model = draft.content.get("data"), draft.content.get("model")
+    data, model, runs = (draft.content.get(key) for key in ("data", "model", "runs"))
+    if isinstance(runs, str):
+        draft.content["runs"] = str(Path(runs).expanduser())
     if isinstance(data, dict):
         for key in FILES:
             if isinstance(data.get(key), str):

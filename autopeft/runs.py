@@ -43,7 +43,7 @@ def open_run(folder: str | Path) -> Run:
     Raises:
         UsageError: The folder has no ledger that can be read, or something in it leads out of it.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder).expanduser().resolve()
     refuse_links(folder)
     return Run(folder, History.read(folder / ledgers.NAME))
 
@@ -355,7 +355,7 @@ class Run:
 
         record = self.pick(which)
         name = f"trial-{record.number}{'-merged' if merged else ''}"
-        to = Path(to) if to is not None else self.folder / "export" / name
+        to = Path(to).expanduser() if to is not None else self.folder / "export" / name
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UsageError(f"{to} is no empty folder: name another one with --to")
         if merged:

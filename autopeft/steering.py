@@ -24,7 +24,7 @@ def overview(folder: Path) -> list[dict[str, Any]]:
     """Returns a row for each run in a folder, by name: its state, trials, front, best score, and last change.
 
     States: `searching`; `confirming`; `ended`, if its budget of trials is spent; `unreadable`, with the reason, if its
-    ledger is damaged; else `interrupted`.
+    ledger is damaged; `stopped`, by an order that no resume has dropped; else `interrupted`.
 
     Raises:
         UsageError: There is no such folder.
@@ -52,8 +52,10 @@ def _row(folder: Path) -> dict[str, Any]:
     budget = history.config.get("budget", {}).get("trials")
     if writer is not None:
         state = "searching" if writer.get("is_search", True) else "confirming"
+    elif budget is not None and len(history.told) >= budget:
+        state = "ended"
     else:
-        state = "ended" if budget is not None and len(history.told) >= budget else "interrupted"
+        state = "stopped" if Orders(folder).stop() else "interrupted"
     score = history.objectives[0].metric
     front = history.front()
     return {

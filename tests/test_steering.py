@@ -164,6 +164,13 @@ def test_runs_lists_all_with_their_states(folder):
         book.close()
 
 
+def test_a_run_is_stopped_by_order_until_it_goes_on_and_interrupted_without_one(tmp_path):
+    run(tmp_path / "a", Acting(tmp_path, 3, lambda: Orders(tmp_path / "a").give_stop(now=False)))
+    assert [row["state"] for row in steering.overview(tmp_path)] == ["stopped"]
+    Orders(tmp_path / "a").clear_stop()  # as a resume does
+    assert [row["state"] for row in steering.overview(tmp_path)] == ["interrupted"]
+
+
 def test_a_trial_is_added_with_the_stock_values_of_its_method(folder):
     done = call("add", folder, "--params", "method=lora", "--params", "lora.rank=2", "--json")
     params = json.loads(done.stdout)["params"]

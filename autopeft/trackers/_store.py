@@ -58,7 +58,7 @@ def tracking_uri(uri: str | None, folder: Path) -> str:
         return sqlite_uri(Path(folder).resolve().parent / "mlflow.db")
     if uri.startswith(SQLITE):
         _, mark, options = uri.partition("?")
-        return sqlite_uri(sqlite_path(uri).resolve()) + mark + options
+        return sqlite_uri(sqlite_path(uri).expanduser().resolve()) + mark + options
     return uri
 
 

@@ -291,9 +291,10 @@ class Exported:
 
     def predict_file(self, file: str | Path) -> Any:
         """Predicts the rows of a file, or the files of a folder; then the first column has the files' names."""
-        rows = self.task.read_rows(Path(file), self.about["data"])
+        file = Path(file).expanduser()
+        rows = self.task.read_rows(file, self.about["data"])
         frame = self.predict(rows)
-        if Path(file).is_dir():
+        if file.is_dir():
             frame.insert(0, "file", [Path(name).name for name in next(iter(rows.values()))])
         return frame
 
@@ -320,7 +321,7 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
         UsageError: The folder is no export, a newer autopeft wrote it, its base has moved, or the base needs code of
             its own.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not (folder / NAME).is_file():
         raise UsageError(f"{folder} is no exported adapter: it has no {NAME}")
     about = _content(folder / NAME)
