@@ -62,6 +62,7 @@ def test_home_is_expanded_everywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "..")
     (tmp_path / "x.csv").write_text("text,label\ngood,1\nbad,0\n")
     (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "scores.py").write_text("def mine(predicted, true):\n    return 1.0\n")
     content = {
         "model": "~/m",
