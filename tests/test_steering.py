@@ -164,8 +164,13 @@ def test_runs_lists_all_with_their_states(folder):
         book.close()
 
 
-def test_a_run_is_stopped_by_order_until_it_goes_on_and_interrupted_without_one(tmp_path):
-    run(tmp_path / "a", Acting(tmp_path, 3, lambda: Orders(tmp_path / "a").give_stop(now=False)))
+def test_a_run_is_stopped_by_order_until_it_goes_on_and_interrupted_without_one(folder, tmp_path):
+    header, *events = (folder / NAME).read_text().splitlines(keepends=True)
+    header = json.loads(header)
+    header["config"]["budget"]["trials"] = 9
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / NAME).write_text(json.dumps(header) + "\n" + "".join(events))
+    Orders(tmp_path / "a").give_stop(now=False)
     assert [row["state"] for row in steering.overview(tmp_path)] == ["stopped"]
     Orders(tmp_path / "a").clear_stop()  # as a resume does
     assert [row["state"] for row in steering.overview(tmp_path)] == ["interrupted"]
