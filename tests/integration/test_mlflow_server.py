@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOTHING = {"runs": 0, "params": 0, "metrics": 0, "tags": 0, "artifacts": 0}
-WITH_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE)}  # a loaded machine is no fault of the server
+WITH_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": f"{PATIENCE:.0f}"}  # a loaded machine is no fault of the server
 USER, PASSWORD = "searcher", "canary-Zq7Xw2-password"
 DEMO = [
     "demo", "--name", "d", "--set", "space=lora", "--set", "budget.trials=2", "--set", "training={steps: 3}",
