@@ -1,5 +1,6 @@
 """docker/: what the Dockerfile and compose.yaml promise, read from the files; docker/test runs them."""
 
+import os
 import re
 import shutil
 import stat
@@ -13,7 +14,8 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[2]
 DOCKER = PROJECT / "docker"
 DOCKERFILE = (DOCKER / "Dockerfile").read_text()
-COMPOSE = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+TEXT = (DOCKER / "compose.yaml").read_text()
+COMPOSE = yaml.safe_load(TEXT)
 SERVICES = COMPOSE["services"]
 SECRETS = {"ray_token", "postgres_password", "mlflow_admin_password", "mlflow_secret_key"}
 
@@ -27,7 +29,9 @@ def tool(name):
 
 
 def run(*command):
-    return subprocess.run(command, cwd=DOCKER, capture_output=True, text=True, timeout=120)
+    # Without what a developer may have set for compose.yaml.
+    environment = {name: value for name, value in os.environ.items() if f"${{{name}:-" not in TEXT}
+    return subprocess.run(command, cwd=DOCKER, env=environment, capture_output=True, text=True, timeout=120)
 
 
 # ── the tools' own opinion ──────────────────────────────────────────────────────────────────────────────────────────
