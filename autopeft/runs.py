@@ -155,19 +155,15 @@ class Run:
         config = from_resolved(self.history.config, overrides)
         different = changes(self.history.config, resolve(config))
         prepared = wiring.reopen(config, self.history.header, self.folder, wiring.ready_executor(config))
-        with opened(self.folder) as ledger:
-            from autopeft.provenance import provenance
+        from autopeft.provenance import provenance
 
-            ledger.append(
-                {
-                    "event": "resume",
-                    "config": resolve(config),
-                    "changes": different,
-                    "provenance": json.loads(json.dumps(provenance(prepared.setup.machine.device), default=str)),
-                }
-            )
-        write_config(self.folder, resolve(config))
-        go(prepared, self.folder, quiet)
+        begins = {
+            "event": "resume",
+            "config": resolve(config),
+            "changes": different,
+            "provenance": json.loads(json.dumps(provenance(prepared.setup.machine.device), default=str)),
+        }
+        go(prepared, self.folder, quiet, begins)
         return open_run(self.folder)
 
     def write_front(self, folder: Path | None = None) -> list[Path]:
@@ -489,12 +485,19 @@ def parse_count(text: str) -> float:
 # ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def go(prepared: wiring.Prepared, folder: Path, quiet: bool) -> None:
-    """Runs the search from the ledger's state to the end of the budget."""
+def go(prepared: wiring.Prepared, folder: Path, quiet: bool, resume: Mapping[str, Any] | None = None) -> None:
+    """Runs the search from the ledger's state to the end of the budget.
+
+    Args:
+        resume: The event with which a resume begins; None for a new search.
+    """
     from autopeft.training.evaluator import Evaluator
 
     config = prepared.config
     with opened(folder) as ledger:
+        if resume is not None:
+            ledger.events.append(ledger.append(resume))
+            write_config(folder, resume["config"])
         Orders(folder).clear_stop()
         listeners: list[Callable[[Mapping[str, Any]], None]] = []
 

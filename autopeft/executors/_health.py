@@ -48,7 +48,9 @@ def findings(address: str | None, store_bytes: int) -> Iterator[Finding]:
     named = current_cluster() if address == "auto" else address
     if named is None:
         text = "executor.address is auto, and neither RAY_ADDRESS nor a `ray start` on this machine names a cluster"
-        yield Finding(CLUSTER, "fail", text, "start one, or write executor.address: HOST:PORT")
+        yield Finding(
+            CLUSTER, "warn", text, "start one, or write executor.address: HOST:PORT; Ray looks among processes, too"
+        )
         return
     found = knock(named)
     yield found if found.state != "ok" else _join(named)

@@ -137,8 +137,11 @@ class RayTune:
             )
         if self.address is not None:
             say_shared_token()
-        if self.address not in (None, "auto"):
-            _knock(str(self.address))
+        from autopeft.executors._health import current_cluster
+
+        named = current_cluster() if self.address == "auto" else self.address
+        if named is not None:
+            _knock(named)
 
     def diagnose(self) -> Iterator[Finding]:
         """Looks at Ray (`autopeft.finding.Diagnosed`)."""

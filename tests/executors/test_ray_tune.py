@@ -116,6 +116,10 @@ def test_a_cluster_is_looked_for_before_anything_is_loaded(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(EnvironmentFault, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
         cluster.check()
+    for named in ("127.0.0.1:1", "http://127.0.0.1:1"):
+        monkeypatch.setenv("RAY_ADDRESS", named)
+        with pytest.raises(EnvironmentFault, match=f"no Ray cluster at '{named}'"):
+            RayTune(address="auto").check()
     RayTune().check()
 
 
