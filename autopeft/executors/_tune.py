@@ -281,6 +281,13 @@ def scheduler(bridge: Bridge) -> Any:
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class _Scheduler(FIFOScheduler):  # type: ignore[misc]
+        def choose_trial_to_run(self, tune_controller: Any) -> None:
+            """Chooses none: Tune then gives a free worker to a trial that has none.
+
+            By default a trial whose own worker still loads would take it, and its own would be ended. With trials that
+            are shorter than loading, a node that joins would never get to its first trial.
+            """
+
         def on_trial_result(self, tune_controller: Any, trial: Any, result: Any) -> Any:
             stop = bridge.guarded(lambda: bridge.hear(trial, result), True)
             return TrialScheduler.STOP if stop else TrialScheduler.CONTINUE

@@ -202,6 +202,13 @@ class RayTune:
                     raise_on_failed_trial=False,
                     verbose=0,
                 )
+        except RuntimeError as fault:  # Tune gives up if a worker is ended for want of memory while it starts
+            if "low on memory" not in str(fault):
+                raise
+            raise EnvironmentFault(
+                "a node of Ray ran low on memory, and Ray ended workers that were starting. Nothing told is lost: end "
+                "what else runs there, or let fewer trials run at once (executor.slots), and `autopeft resume`"
+            ) from fault
         finally:
             shutil.rmtree(storage, ignore_errors=True)
         if bridge.fault is not None:

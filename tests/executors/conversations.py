@@ -32,7 +32,10 @@ SPACE = Space(
         "head.lr": Dimension(Float(1e-4, 1e-1, log=True), 1e-3),
     }
 )
-HEADER = {"event": "search", "schema": 1, "objectives": [o.to_json() for o in OBJECTIVES], "config": {}}
+HEADER = {
+    "event": "search", "schema": 1, "objectives": [o.to_json() for o in OBJECTIVES], "config": {},
+    "model": {"n_layers": 2},
+}  # fmt: skip
 
 
 def check(params):
