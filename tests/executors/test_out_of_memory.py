@@ -45,7 +45,7 @@ def group() -> Iterator[Path | None]:
 
 
 @pytest.mark.slow
-def test_a_worker_that_the_kernel_kills_for_its_memory(tmp_path, ray_up):
+def test_a_worker_that_the_kernel_kills_for_its_memory(tmp_path):
     with group() as folder:
         if folder is None:
             pytest.skip("no cgroup with a memory limit can be made here: needs root")
