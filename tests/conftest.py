@@ -76,18 +76,20 @@ def ray_up() -> Iterator[None]:
     """One Ray for a module's tests, as starting it takes seconds: 4 CPUs; 2 GPUs and 2 licences, declared and not real."""
     import ray
 
+    from autopeft.executors._local import own_token
     from autopeft.executors.ray_tune import ENVIRONMENT, OBJECT_STORE_BYTES
 
     os.environ.update(ENVIRONMENT)
-    ray.init(
-        num_cpus=4,
-        num_gpus=2,
-        resources={"licence": 2},
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        object_store_memory=OBJECT_STORE_BYTES,
-        runtime_env={"env_vars": {"PYTHONPATH": str(PROJECT)}},
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    with own_token():
+        ray.init(
+            num_cpus=4,
+            num_gpus=2,
+            resources={"licence": 2},
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            runtime_env={"env_vars": {"PYTHONPATH": str(PROJECT)}},
+            log_to_driver=False,
+        )
+        yield
+        ray.shutdown()

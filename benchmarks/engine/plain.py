@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import secrets
 import sys
 import time
 from typing import Any
@@ -154,6 +155,9 @@ def cpu_seconds() -> float:
 
 def main() -> None:
     """Reads a job as JSON from the command line, prints one JSON line: a row a trial, in order, and the wall time."""
+    os.environ.update(
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    )  # it listens on all addresses
     import ray
     from ray import tune
     from ray.tune.search import ConcurrencyLimiter
