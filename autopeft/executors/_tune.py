@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -312,6 +313,29 @@ def watch(bridge: Bridge) -> Any:
                 bridge.guarded(lambda: bridge.receive(files), None)
 
     return _Watch()
+
+
+@contextlib.contextmanager
+def faults_as_deaths() -> Iterator[None]:
+    """Makes Tune take any fault of Ray in a worker's step for the worker's death, which costs one trial.
+
+    By itself Tune ends the whole run where Ray's memory monitor ended a worker: that fault is no RayActorError.
+    """
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+
+    failed = RayActorManager._actor_task_failed
+
+    def as_death(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, (RayActorError, RayTaskError)):
+            exception = RayActorError(error_msg=str(exception))
+        failed(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = as_death
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = failed
 
 
 def kill(tune_trial: Any) -> None:

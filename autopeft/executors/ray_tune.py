@@ -188,7 +188,7 @@ class RayTune:
         trainable = tune.with_parameters(worker_class(), make_evaluate=make_evaluate)
         storage = tempfile.mkdtemp(prefix="autopeft-tune-")
         try:
-            with _quiet(), contextlib.suppress(between.Ended, between.Left):
+            with _quiet(), between.faults_as_deaths(), contextlib.suppress(between.Ended, between.Left):
                 tune.run(
                     tune.with_resources(trainable, self.demand.to_json()),
                     name="search",

@@ -7,10 +7,11 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from autopeft.executors._tune import why_died
+from autopeft.executors._tune import faults_as_deaths, why_died
 from autopeft.trial import Status
 from tests.executors.conversations import Toy, lines
 from tests.executors.test_ray_tune import run
@@ -57,6 +58,25 @@ def test_a_worker_that_the_kernel_kills_for_its_memory(tmp_path):
     assert failed == {1: ("its worker died: killed, crashed, or its node is gone", "machine")}
     assert sorted(history.told) == list(range(8)), "each is told once, and the slot was free again"
     assert len(lines(tmp_path, "started")) == 8
+
+
+def test_a_worker_that_rays_monitor_ends_has_died_and_the_run_goes_on():
+    """Its fault is no RayActorError, so that Tune by itself would end the run (Ray 2.60)."""
+    from ray.air.execution._internal.actor_manager import RayActorManager
+    from ray.exceptions import OutOfMemoryError
+
+    heard = []
+    actor = SimpleNamespace(actor_id=1, _on_error=lambda who, fault: heard.append(fault))
+    manager = SimpleNamespace(_failed_actor_ids=set(), _cleanup_actor=lambda tracked_actor: None)
+    task = SimpleNamespace(_tracked_actor=actor, _on_error=None)
+    fault = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory. Memory on the node …")
+    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
+        RayActorManager._actor_task_failed(manager, task, fault)
+    with faults_as_deaths():
+        RayActorManager._actor_task_failed(manager, tracked_actor_task=task, exception=fault)
+    assert [why_died(one) for one in heard] == ["Ray ended it, as its node ran low on memory"]
+    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
+        RayActorManager._actor_task_failed(manager, task, fault)
 
 
 def test_rays_own_monitor_is_named():
