@@ -403,6 +403,9 @@ def runs(
         _say(f"no run in {folder}")
     else:
         _print_table(steering.runs_table(rows))
+    for row in rows:
+        if "why" in row:
+            _say(row["why"])
 
 
 @cli.command()

@@ -176,8 +176,6 @@ def happen(path):
         os.kill(os.getpid(), signal.SIGKILL)
     if suffix == ".exit":
         os._exit(3)
-    if suffix == ".crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
     if suffix == ".eat":
         Path(path.read_text(), "cgroup.procs").write_text(str(os.getpid()))
         eaten = [b"x" * 2**20 for _ in range(2**12)]
