@@ -45,7 +45,7 @@ class Row:
 ROWS: Mapping[str, Row] = {
     "sst2": Row("sentiment of a sentence", ("space=small_heads", "budget.trials=24", "data.train_rows=1500"), False),
     "financial_phrasebank": Row("sentiment of financial news", ("data.train_rows=1000", "training.epochs=2")),
-    "cola": Row("is a sentence acceptable"),
+    "cola": Row("is a sentence acceptable", ("data.train_rows=2000",)),
     "rte": Row("does one text follow from another", ("data.train_rows=600",)),
     "mrpc": Row("do two texts say the same", ("data.train_rows=800",)),
     "restaurant_ratings": Row("rating of a pair, as a number", ("training.epochs=2",)),
