@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -110,8 +111,13 @@ def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] 
     text = report.read_text()
     for path, name in ((str(shared()), "$AUTOPEFT_SHARED"), (str(ROOT), "."), (sys.prefix, ".venv")):
         text = text.replace(path, name)  # a report speaks of no machine's folders
-    (config.parent / "REPORT.md").write_text(text)
+    (config.parent / "REPORT.md").write_text(without_rows(text))
     print(f"{config.parent / 'REPORT.md'}")
+
+
+def without_rows(report: str) -> str:
+    """Leaves out the rows that a trial gets most wrong: a report that lies beside the code quotes no data."""
+    return re.sub(r"^## Most wrong:.*?(?=^## |\Z)", "", report, flags=re.MULTILINE | re.DOTALL)
 
 
 SMALL_SHARE = 0.01
