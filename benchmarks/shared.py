@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] 
         run = app.open_run(folder).resume()
     else:
         run = app.search(app.check(config, [*overrides, *options.set]), folder)
-    if not run.history.confirmations:
+    if not is_confirmed(run):
         seeds, which = (
             options.seeds or (2 if options.quick else 5),
             list(points(run).values()) if options.points else [],
@@ -113,6 +114,13 @@ def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] 
         text = text.replace(path, name)  # a report speaks of no machine's folders
     (config.parent / "REPORT.md").write_text(without_rows(text))
     print(f"{config.parent / 'REPORT.md'}")
+
+
+def is_confirmed(run: Any) -> bool:
+    """Whether a confirmation was begun and has all its retrainings: an interruption, or a dead worker, may leave some."""
+    done = Counter(record.name for record in run.history.confirmations)
+    rounds = run.history.rounds
+    return bool(rounds) and all(done[name] >= target for name, target in rounds[-1].items())
 
 
 def without_rows(report: str) -> str:
