@@ -642,7 +642,7 @@ def doctor(
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Look for what is wrong with this machine, its Ray and its tracker.
+    """Look for faults of this machine, its Ray and its tracker.
 
     Each finding is ok, warn or fail, with what to do. Changes nothing. Exits with 5 where something fails.
 

@@ -38,6 +38,7 @@ INSTEAD = {
     "budget.trials=60": "budget.trials=7",
     "resume RUN": "resume runs/my-1",
     "watch RUN": "watch runs/my-1",
+    "track RUN": "track runs/my-1",
     "add RUN": "add runs/my-1",
 }
 
