@@ -21,8 +21,8 @@ from tests.reports import histories as h
 from tests.trackers.servers import Proxy
 from tests.trackers.stores import run_folder, runs
 
-# Of the search's own thread, for all events of a search: waiting for the server would take minutes, a slow machine seconds.
-AT_ONCE = 20.0
+# Of the search's own thread, for all events of a search whose trials would take minutes: far below 2 %.
+AT_ONCE = 0.5
 NOTHING = {"runs": 0, "params": 0, "metrics": 0, "tags": 0, "artifacts": 0}
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +61,7 @@ def test_down_from_the_start(tmp_path, closed_port, capsys):
     tracker = MLflow(folder, uri=f"http://me:pass-word@127.0.0.1:{closed_port}")
     handling, finishing = timed(tracker, events)
     assert handling < AT_ONCE
-    assert finishing < 60
+    assert finishing < 15
     assert tracker.is_behind
     (said,) = complaints(capsys)
     assert f"`autopeft track {folder}`" in said
@@ -83,7 +83,7 @@ def test_silent(tmp_path, capsys):
         tracker = MLflow(run_folder(tmp_path), uri=f"http://127.0.0.1:{server.getsockname()[1]}", finish_seconds=1.0)
         handling, finishing = timed(tracker, h.search(40))
         assert handling < AT_ONCE
-        assert finishing < 30
+        assert finishing < 3
     assert len(complaints(capsys)) == 1
 
 
@@ -97,8 +97,8 @@ def test_a_silent_server_costs_seconds_at_the_end_of_a_search(tmp_path, capsys):
         _, finishing = timed(MLflow(folder, uri=address), events)
         began = time.monotonic()
         shown = MLflow(folder, uri=address).open_command(History(events))
-        assert finishing < trackers.BEHIND_SECONDS + 30
-        assert time.monotonic() - began < trackers.LOOKUP_SECONDS + 30
+        assert finishing < trackers.BEHIND_SECONDS + 2
+        assert time.monotonic() - began < trackers.LOOKUP_SECONDS + 2
         assert shown.startswith(f"{address}/#/experiments")
     assert f"autopeft track {folder}" in complaints(capsys)[0]
 
@@ -161,7 +161,7 @@ def test_slow(tmp_path, capsys, monkeypatch):
         assert time.monotonic() - began < AT_ONCE
         began = time.monotonic()
         tracker.finish()
-        assert time.monotonic() - began < 30
+        assert time.monotonic() - began < 3
         thread.join(60)
         assert not thread.is_alive()
         assert len(made) <= 2
@@ -188,7 +188,7 @@ def test_dying_midway(tmp_path, capsys, monkeypatch):
         tracker = MLflow(folder)
         handling, finishing = timed(tracker, events)
     assert handling < AT_ONCE
-    assert finishing < 60
+    assert finishing < 15
     assert tracker.is_behind
     (said,) = complaints(capsys)
     assert "the store died" in said
@@ -260,7 +260,6 @@ from pathlib import Path
 from autopeft.history import History
 from autopeft.trackers.mlflow import MLflow
 from tests.reports import histories as h
-from tests.trackers.servers import Proxy
 from tests.trackers.stores import follow
 number, folder, start = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
 import mlflow.tracking
