@@ -17,29 +17,12 @@ from autopeft import ledger
 from autopeft.history import History
 from tests import commands
 from tests.executors.conversations import outcome
+from tests.integration.test_kill import SMALL
 
 CONFIG = {
-    "model": "digits",
-    "task": "digits",
-    "data": {},
-    "space": {
-        "method": ["head", "norm", "lora"],
-        "head": {"lr": {"float": [3e-3, 3e-1], "log": True, "default": 3e-2}},
-        "norm": {"lr": {"float": [1e-2, 1.0], "log": True, "default": 1e-1}},
-        "lora": {
-            "rank": {"int": [1, 16], "log": True, "default": 8},
-            "modules": {"subset": ["query", "value", "up"], "default": ["query", "value"]},
-            "lr": {"float": [1e-3, 5e-2], "log": True, "default": 1e-2},
-        },
-    },
-    "training": {"steps": 8, "precision": "fp32", "attention": "eager"},
-    "sampler": "random",
-    "stopper": "never",
-    "trackers": [],
-    "budget": {"trials": 6},
-    "keep": "all",
-    "name": "r",
-}
+    **SMALL, "training": {**SMALL["training"], "epochs": None, "steps": 8}, "sampler": "random", "stopper": "never",
+    "budget": {"trials": 6}, "name": "r",
+}  # fmt: skip
 STEPS = 8  # so many times the disk grows until it would hold all
 
 
