@@ -7,7 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,3 +59,23 @@ def test_a_line_is_of_the_retrainings_of_three_points(
     assert cells[-1] == "–"
     assert cells[:2] == ["digits", "[demo](../demo/REPORT.md)"] and cells[3] == "accuracy"
     assert len(cells) == benchmark.HEAD[0].count("|") - 1
+
+
+def test_a_confirmation_that_lost_a_worker_is_finished(benchmark: ModuleType) -> None:
+    """The benchmarks' run.py goes on with what is left, and confirms nothing twice."""
+    import shared
+
+    run = open_run(LEDGER.parent)
+    assert shared.is_confirmed(run)
+    lost = SimpleNamespace(confirmations=run.history.confirmations[:-1], rounds=run.history.rounds)
+    assert not shared.is_confirmed(SimpleNamespace(history=lost))
+    assert not shared.is_confirmed(SimpleNamespace(history=SimpleNamespace(confirmations=[], rounds=[])))
+
+
+def test_a_report_beside_the_code_quotes_no_rows(benchmark: ModuleType) -> None:
+    import shared
+
+    report = (
+        "# r\n\n## Most wrong: best, trial 5\n\n| 1 | a text | x |\n\n## Curves\n\n## Most wrong: knee\n\n| 2 | b |\n"
+    )
+    assert shared.without_rows(report) == "# r\n\n## Curves\n\n"
