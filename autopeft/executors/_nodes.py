@@ -247,10 +247,18 @@ def ask(
                 raise EnvironmentFault(fault)
             answers.append(value)
         except (AutoPEFTError, ray.exceptions.RayError) as fault:
-            faults.append(f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]}): {str(fault).splitlines()[0]}")
+            faults.append(f"node {node['NodeManagerAddress']} ({node['NodeID'][:8]}): {_why(fault)}")
     if faults:
         raise EnvironmentFault("; ".join(faults))
     return answers
+
+
+def _why(fault: Exception) -> str:
+    """Returns the line that says why. Where Ray could not set a node up, its last line does, below a traceback."""
+    from ray.exceptions import RuntimeEnvSetupError
+
+    first, *others = [line.strip() for line in str(fault).splitlines() if line.strip()]
+    return f"{first.rstrip('.')}: {others[-1]}" if others and isinstance(fault, RuntimeEnvSetupError) else first
 
 
 def _answer(question: Callable[..., Any], luggage: Luggage) -> tuple[str, Any]:

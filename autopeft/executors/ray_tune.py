@@ -10,6 +10,7 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -54,6 +55,9 @@ ENVIRONMENT = {
 # How often Ray tries to join a cluster. Its default is 20 times. A try takes a second if the token is wrong, and 40 s
 # if the server at the address is not Ray.
 CLUSTER_ENVIRONMENT = {"RAY_NUM_REDIS_GET_RETRIES": "2"}
+# A variable of a cluster's workers that is different for each driver. If a node could not be set up, for want of room for
+# example, it keeps that for ten minutes, and refuses all that ask for the same set-up.
+DRIVER_VARIABLE = "AUTOPEFT_DRIVER"
 ANSWER_SECONDS = 5.0
 STRANGER_SECONDS = 30.0  # joining a server that is not Ray fails after 40 s; a wrong token after 2 s
 OBJECT_STORE_BYTES = 256 * 2**20  # for a local Ray; enough, as events are small, and models and data are files
@@ -255,7 +259,7 @@ class RayTune:
         try:
             ray.init(
                 address=self.address,
-                runtime_env={"py_modules": [str(_package())]},
+                runtime_env={"py_modules": [str(_package())], "env_vars": {DRIVER_VARIABLE: secrets.token_hex(8)}},
                 log_to_driver=False,
                 logging_level=logging.CRITICAL,
             )

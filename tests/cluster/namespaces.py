@@ -29,8 +29,10 @@ AUTOPEFT = [sys.executable, "-m", "autopeft"]
 NAMESPACES = Path("/run/netns")
 PORT = 6379
 PATIENCE_SECONDS = 300.0  # for what takes seconds on a machine that has time
-# On all nodes. By default a node that is silent for five looks of three seconds is dead, and never comes back.
-HEALTH = {"RAY_health_check_failure_threshold": "20"}
+NODE_PATIENCE_SECONDS = 3 * PATIENCE_SECONDS  # a node that starts again, and again, as Ray's own limits ended it
+# On all nodes. By default a node that is silent for five looks of three seconds is dead, and never comes back; and a
+# connection that is silent for 20 seconds is closed, which ends the step that its worker is in.
+HEALTH = {"RAY_health_check_failure_threshold": "20", "RAY_grpc_keepalive_timeout_ms": "120000"}
 # For busy machines: by default Ray's workers step back behind all else (niceness 15), and would hardly get on.
 PATIENT = {"RAY_worker_register_timeout_seconds": "1800", "RAY_worker_niceness": "0"}
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -108,6 +110,7 @@ class Machine:
         disk_bytes: Size of that /tmp.
         environment: Of its node, beside the cluster's.
         should_run: Whether its node was started, and not ended by a test.
+        keeper: A process that sleeps, and so keeps the machine's own files while its node is down. None if it has none.
     """
 
     name: str
@@ -122,6 +125,17 @@ class Machine:
     port: str = ""
     node: subprocess.Popen[bytes] | None = None
     should_run: bool = False
+    keeper: subprocess.Popen[bytes] | None = None
+
+    @property
+    def files(self) -> Path:
+        """Its root folder, seen from this machine."""
+        return Path("/") if self.keeper is None else Path(f"/proc/{self.keeper.pid}/root")
+
+    def within(self) -> list[str]:
+        """Returns the words before a command that make it run on this machine, with its network and its files."""
+        files = [] if self.keeper is None else [f"--mount=/proc/{self.keeper.pid}/ns/mnt"]
+        return ["nsenter", f"--net={NAMESPACES / self.namespace}", *files]
 
     def pids(self) -> list[int]:
         """Lists the processes on this machine, drivers among them."""
@@ -207,6 +221,8 @@ class Cluster:
         if not machine.namespace:
             machine.namespace, machine.address, machine.port = self.network.join(machine.name)
             self.machines[machine.name] = machine
+            if not machine.shares_disk:
+                self._give_files(machine)
         where = (
             ["--head", f"--port={PORT}", f"--temp-dir={self.temporary}", "--include-dashboard=false"]
             if machine.name == "head"
@@ -219,9 +235,7 @@ class Cluster:
         ]  # fmt: skip
         environment = {k: v for k, v in self.environment.items() if k != "PYTHONPATH"}  # nodes lack autopeft
         machine.should_run = True
-        machine.node = self.spawn(
-            words, machine, env={**environment, **machine.environment}, output=self.log(machine), hides=True
-        )
+        machine.node = self.spawn(words, machine, env={**environment, **machine.environment}, output=self.log(machine))
 
     def log(self, machine: Machine) -> Path:
         """Returns the file with what the machine's `ray start` printed."""
@@ -235,23 +249,25 @@ class Cluster:
         env: Mapping[str, str],
         output: Path,
         cwd: Path | str = "/",
-        hides: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Starts a command on a machine, in a session of its own; the process id is the command's."""
-        within = ["nsenter", f"--net={NAMESPACES / machine.namespace}"]
-        if hides and not machine.shares_disk:
-            within += ["unshare", "--mount", "sh", "-c", self._hide(machine), "sh"]
         with open(output, "ab") as to:
             return subprocess.Popen(
-                [*within, *words], env=dict(env), cwd=cwd, stdout=to, stderr=to, start_new_session=True
+                [*machine.within(), *words], env=dict(env), cwd=cwd, stdout=to, stderr=to, start_new_session=True
             )
 
-    def _hide(self, machine: Machine) -> str:
-        """Returns a shell command that gives a machine its own empty folders, and becomes its arguments."""
+    def _give_files(self, machine: Machine) -> None:
+        """Gives a machine empty folders of its own, which are there until the cluster is closed."""
         mounts = [f"mount -t tmpfs -o size={machine.disk_bytes} none /tmp"]
         folders = [path for path in self.hidden if not path.is_relative_to("/tmp")]
         mounts += [f"mount -t tmpfs -o size=1m none {shlex.quote(str(path))}" for path in folders]
-        return " && ".join([*mounts, 'exec "$@"'])
+        script = " && ".join([*mounts, "echo ready", "exec sleep infinity"])
+        words = [*machine.within(), "unshare", "--mount", "sh", "-c", script]
+        machine.keeper = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+        assert machine.keeper.stdout is not None
+        with machine.keeper.stdout as said:
+            if said.readline() != b"ready\n":
+                raise RuntimeError(f"{machine.name} has no files of its own: `{script}` failed")
 
     # ── Drivers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -283,7 +299,7 @@ class Cluster:
         """Returns the addresses of the nodes that Ray takes for alive."""
         return json.loads(self._ask_ray("print(json.dumps(alive()))"))  # type: ignore[no-any-return]
 
-    def wait_for(self, count: int, patience: float = 3 * PATIENCE_SECONDS) -> None:
+    def wait_for(self, count: int, patience: float = NODE_PATIENCE_SECONDS) -> None:
         """Waits until so many nodes are alive. Starts those again that ended meanwhile, as a supervisor would.
 
         On a busy machine that happens: a raylet waits 15 s for its own agents, `ray start` 30 s for the raylet.
@@ -355,8 +371,8 @@ class Cluster:
     def kill(self, machine: Machine) -> None:
         """Ends all of a machine's node at once, and no driver. `start` starts it again."""
         machine.should_run = False
-        drivers = {driver.pid for driver in self.drivers}
-        end_all(lambda: [pid for pid in machine.pids() if _session(pid) not in drivers])
+        kept = {process.pid for process in (*self.drivers, machine.keeper) if process is not None}
+        end_all(lambda: [pid for pid in machine.pids() if _session(pid) not in kept])
         if machine.node is not None:
             machine.node.wait(60)
 
@@ -375,15 +391,16 @@ class Cluster:
         """Ends and removes everything."""
         self.network.close()
         for machine in self.machines.values():
-            if machine.node is not None:
-                machine.node.wait(60)
+            for process in (machine.node, machine.keeper):
+                if process is not None:
+                    process.wait(60)
         for driver in self.drivers:
             driver.wait(60)
         shutil.rmtree(self.folder, ignore_errors=True)
         shutil.rmtree(self.temporary, ignore_errors=True)
 
 
-def until(happens: Callable[[], object], patience: float = PATIENCE_SECONDS) -> float:
+def until(happens: Callable[[], object], patience: float = NODE_PATIENCE_SECONDS) -> float:
     """Waits until something happens. Returns the seconds that it took.
 
     Raises:

@@ -263,24 +263,15 @@ def test_a_budget_of_time_ends_running_trials_untold(tmp_path, ray_up):
 
 
 def test_the_runs_own_ending_waits_for_no_long_step(tmp_path, ray_up):
-    """One trial breaks the run; the other one is in the middle of a step that takes ten minutes."""
+    """One trial breaks the run; the other one is in a step of ten minutes, longer than this test may take."""
     (tmp_path / "0.hang").touch()
     (tmp_path / "1.fault").touch()
-    start = time.monotonic()
     with pytest.raises(OSError, match="as asked") as caught:
         run(tmp_path, Toy(tmp_path, seconds=0.1), slots=2)
-    assert time.monotonic() - start < 60
     assert "conversations.py" in caught.value.__notes__[0], "the worker's traceback came along"
     assert History.read(tmp_path / NAME).told == []
-    processes = {process for _, process in lines(tmp_path, "started")}
-    assert not any(os.path.exists(f"/proc/{process}") for process in processes if gone(process, 5.0))
-
-
-def gone(process, seconds):
-    end = time.monotonic() + seconds
-    while os.path.exists(f"/proc/{process}") and time.monotonic() < end:
-        time.sleep(0.05)
-    return True
+    while any(os.path.exists(f"/proc/{process}") for _, process in lines(tmp_path, "started")):
+        time.sleep(0.05)  # a worker that Ray kills is there for a moment
 
 
 def test_it_leaves_no_files_and_no_handlers(tmp_path, ray_up, monkeypatch):
@@ -326,21 +317,23 @@ def test_a_cluster_is_talked_to_by_token_only(tmp_path, monkeypatch):
 # ── Ctrl-C, in a process of its own that starts a Ray of its own ────────────────────────────────────────────────────
 
 
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_ends_the_run_tells_nothing_and_leaves_no_process(tmp_path, times):
+    """The trials that run are in steps of ten minutes, longer than this test may take: nothing waits for them."""
+    for number in (1, 2):
+        (tmp_path / f"{number}.hang").touch()
     driver = Driver(tmp_path, "ray_tune", trials=40, seconds=0.3, steps=10, slots=2)
     driver.until(lambda: len(lines(tmp_path, "ended")) >= 1 and len(lines(tmp_path, "started")) >= 3)
-    start = time.monotonic()
     for _ in range(times):
         driver.ctrl_c()
         time.sleep(0.05)
     assert driver.wait() == 130, driver.output
-    assert time.monotonic() - start < 15
-    assert driver.gone_within(5.0)
+    assert driver.is_gone()
     said = [line for line in driver.output.splitlines() if not line.startswith(SLOW)]
     assert said == [], "Ray is silent, and ours are the lines of a slow machine"
     history = History.read(tmp_path / NAME)
-    assert history.counts()["RUNNING"] in (1, 2), "what ran is not told, and will run again"
+    assert history.told == [0] and history.counts()["RUNNING"] == 2, "what ran is not told, and will run again"
     assert not any(record.error for record in history.records)
 
 
@@ -351,7 +344,7 @@ def test_a_scheduler_that_ends_the_job_loses_nothing(tmp_path, workers):
     driver.until(lambda: len(lines(tmp_path, "ended")) >= 1 and len(lines(tmp_path, "started")) >= 3)
     driver.terminate(workers=workers)
     assert driver.wait() == 130, driver.output
-    assert driver.gone_within(20.0)
+    assert driver.is_gone()
     assert workers or driver.output == "", "Ray is silent, but of workers that ended"
     history = History.read(tmp_path / NAME)
     assert history.counts()["RUNNING"] in (1, 2)

@@ -124,13 +124,12 @@ def test_what_no_node_has_room_for_is_said_before_anything_is_loaded(job, cluste
 def test_an_address_where_nobody_listens_is_said_at_once(job, cluster):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        start = time.monotonic()
         address = f"127.0.0.1:{free.getsockname()[1]}"
         done = search(job, cluster, "nobody", address=address)
     assert done.returncode == 5, done.stderr
-    assert f"no Ray cluster at '{address}'" in done.stderr.splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert f"no Ray cluster at '{address}': [Errno 111] Connection refused" in last, "before Ray tries for minutes"
     assert not (job / "runs" / "nobody").exists(), "before the model is loaded and the data encoded"
-    assert time.monotonic() - start < 60
 
 
 @pytest.mark.slow  # Ray takes a minute to call a node dead
