@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +125,7 @@ class Toys:
 
     def assert_whole(self) -> None:
         """All trials are complete, each told once each time that it began, and as `serial` has them."""
-        state: dict[int, str] = {}
-        for event in self.events():
-            kind, number = event["event"], event.get("number", -1)
-            if kind == "ask":
-                assert number not in state
-                state[number] = "running"
-            elif kind == "rerun":
-                assert state[number] in ("running", "lost"), "what was told well runs no second time"
-                state[number] = "running"
-            elif kind == "tell":
-                assert state[number] == "running", "told twice"
-                state[number] = "lost" if event.get("fault") == "machine" else event["status"]
-        assert state == dict.fromkeys(range(self.trials), "COMPLETE")
+        assert ends(self.events()) == dict.fromkeys(range(self.trials), "COMPLETE")
         found, expected = outcome(self.folder), outcome(self._serial())
         differing = {number: (found[number], expected[number]) for number in found if found[number] != expected[number]}
         assert not differing, differing
@@ -150,6 +138,23 @@ class Toys:
         Serial().run(conversation, Toy(folder))
         conversation.ledger.close()
         return folder
+
+
+def ends(events: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Returns how each trial ended at last: its status, running or lost. Each was told once each time that it began."""
+    state: dict[int, str] = {}
+    for event in events:
+        kind, number = event["event"], event.get("number", -1)
+        if kind == "ask":
+            assert number not in state
+            state[number] = "running"
+        elif kind == "rerun":
+            assert state[number] in ("running", "lost"), "what was told well runs no second time"
+            state[number] = "running"
+        elif kind == "tell":
+            assert state[number] == "running", "told twice"
+            state[number] = "lost" if event.get("fault") == "machine" else event["status"]
+    return state
 
 
 if __name__ == "__main__":
