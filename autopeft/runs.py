@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autopeft import crash, plugins, wiring
 from autopeft import ledger as ledgers
-from autopeft import plugins, wiring
 from autopeft.choosers import Race, Round
 from autopeft.config import Config, changes, from_resolved, resolve
 from autopeft.confirm import Candidate, Chooser, Confirm
@@ -497,6 +497,7 @@ def go(prepared: wiring.Prepared, folder: Path, quiet: bool, resume: Mapping[str
     with opened(folder) as ledger:
         if resume is not None:
             ledger.events.append(ledger.append(resume))
+            ledger.events.extend(ledger.append(event) for event in crash.lost(folder, ledger.events))
             write_config(folder, resume["config"])
         Orders(folder).clear_stop()
         listeners: list[Callable[[Mapping[str, Any]], None]] = []
@@ -518,7 +519,9 @@ def go(prepared: wiring.Prepared, folder: Path, quiet: bool, resume: Mapping[str
                 shutil.rmtree(path, ignore_errors=True)
             if config.keep == "front":
                 listeners.append(keep_front(folder, history))
-            prepared.executor.run(conversation, Evaluator.of(prepared.setup))
+            evaluator = Evaluator.of(prepared.setup)
+            with crash.noted(folder):
+                prepared.executor.run(conversation, evaluator)
             if not quiet:
                 print(f"ended: {conversation.why_ended}", file=sys.stderr)
             shutil.rmtree(folder / "cache" / "prefix", ignore_errors=True)

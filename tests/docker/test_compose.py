@@ -177,16 +177,21 @@ def test_the_base_is_an_argument_and_pinned():
 
 
 def test_the_images_of_cpu_and_gpu_differ_in_their_torch_only():
-    assert stages()["cpu"].split("# ──")[0].strip() == stages()["gpu"].split("# ──")[0].strip()
-    assert "--index-url" in stages()["cpu-torch"] and "--index-url" not in stages()["gpu-torch"]
+    lines = {name: stages()[name].split("# ──")[0].strip().splitlines() for name in ("cpu", "gpu")}
+    *torch, one, two, three = lines["cpu"]
+    assert [one, two, three] == lines["gpu"][-3:] == ["COPY --from=files /files /", "ARG UID", "USER ${UID}"]
+    assert "--index-url" in "".join(torch) and "--index-url" not in "".join(lines["gpu"])
+    assert re.findall(r"^FROM packages AS (\S+)$", DOCKERFILE, re.MULTILINE) == ["files", "cpu", "gpu"]
 
 
-def test_everything_is_installed_as_it_was_tested():
+def test_everything_is_installed_as_it_was_tested_and_once():
     lines = re.findall(r"pip install .*", DOCKERFILE)
-    assert len(lines) == 6
+    assert len([line for line in lines if "requirements.txt" in line]) == 1
+    assert len([line for line in lines if "/src" in line]) == 1
     for line in lines:
-        others = ("--requirement /wanted/requirements.txt", "--no-build-isolation /src")  # torch, autopeft
-        assert "--constraint /wanted/constraints.txt" in line or ("--no-deps" in line and line.endswith(others))
+        others = ("--requirement /wanted/torch.txt", "--prefix /files/opt/venv /src")  # the pinned torch, autopeft
+        assert "--constraint /wanted/constraints.txt" in line or "--no-deps" in line
+        assert "--constraint" in line or line.removesuffix(" \\").endswith(others)
 
 
 def test_what_is_installed_first_is_what_pyproject_asks_for():

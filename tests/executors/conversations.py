@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
@@ -88,8 +89,8 @@ class Rung3:
 
 
 class Toy:
-    """make_evaluate. What happens in trial 4 is said by files `<folder>/4.<what>`: fail, die, hang, fault, loop, short, eat
-    (memory, in the cgroup whose folder the file names).
+    """make_evaluate. What happens in trial 4 is said by files `<folder>/4.<what>`: fail, die, crash, hang, fault, loop,
+    short, eat (memory, in the cgroup whose folder the file names).
 
     Args:
         folder: Of those files; `started` there gets a line a trial: number and process.
@@ -174,6 +175,8 @@ def happen(path):
     suffix = path.suffix
     if suffix == ".die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if suffix == ".crash":
+        ctypes.string_at(0)  # a segmentation fault
     if suffix == ".exit":
         os._exit(3)
     if suffix == ".eat":

@@ -1,23 +1,30 @@
 """A full disk at the driver: a clear error with exit code 5, all that was told is readable, and a resume goes on.
 
 The run's folder is a file system of its own, too small for the search. With each resume it is a little larger, so that
-room runs out in many places: while data is encoded, in the ledger, in caches, in trained tensors, in reports.
+room runs out in many places: while data is encoded, in the ledger, in caches, in trained tensors, in reports. That
+takes root and minutes; what runs everywhere fails while one trial's adapter is written.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from autopeft import ledger
+from autopeft.files import trial_folder
 from autopeft.history import History
+from autopeft.training import loop
 from tests import commands
 from tests.executors.conversations import outcome
 from tests.integration.test_kill import SMALL
+from tests.security.stranger import call, write_rows, write_search
 
 CONFIG = {
     **SMALL, "training": {**SMALL["training"], "epochs": None, "steps": 8}, "sampler": "random", "stopper": "never",
@@ -95,3 +102,46 @@ def test_a_full_disk_at_the_driver(tmp_path, whole, executor, capsys):
         assert History.read(run / ledger.NAME).counts() == {"COMPLETE": 6}
         assert outcome(run) == outcome(reference)
         assert {path.name for path in run.iterdir()} == {path.name for path in reference.iterdir()}
+
+
+# ── while an adapter is written ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def tensors_full(path: Path) -> None:
+    """Half of a file of tensors is written, and safetensors raises what it does on a full disk: no OSError."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def rows_full(path: Path) -> None:
+    """The tensors are whole; what belongs beside them is not."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path.with_name("recipe.json")))
+
+
+@pytest.mark.parametrize("full", [tensors_full, rows_full])
+def test_a_full_disk_while_an_adapter_is_written(tmp_path, monkeypatch, full):
+    write_rows(tmp_path / "rows.csv")
+    write_search(tmp_path, keep="all")
+    run, written = tmp_path / "runs" / "r", []
+
+    def save(tensors, path):
+        save_file(tensors, path)
+        written.append(path)
+        if len(written) == 2:
+            full(path)
+
+    monkeypatch.setattr(loop, "save_file", save)
+    code, said = call("search", "my.yaml", "--name", "r", cwd=tmp_path)
+    assert code == 5
+    assert [line for line in said.splitlines() if line.startswith("error: ")] == [said.splitlines()[-1]]
+    assert "No space left on device" in said and "Traceback" not in said
+    assert told(run) == [0], "the trial without an adapter is not told"
+    assert not trial_folder(run, 1).exists()
+    code, said = call("resume", "runs/r", cwd=tmp_path)
+    assert code == 0, said
+    assert told(run) == [0, 1]
+    assert sorted(path.name for path in (run / "trials").iterdir()) == ["00000", "00001"], (
+        "nothing half written is left"
+    )
+    for number in (0, 1):
+        assert load_file(trial_folder(run, number) / "trained.safetensors")
