@@ -141,6 +141,11 @@ def _hears(model: Any) -> bool:
     return getattr(model, "main_input_name", None) in SOUND_INPUTS
 
 
+def has_vocabulary(model: Any) -> bool:
+    """Whether a model has an output for each word of its vocabulary, so that its logits are most of a pass's memory."""
+    return getattr(model, "get_output_embeddings", lambda: None)() is not None
+
+
 def bounded_rows(model: Any, wanted: int) -> int:
     """Returns how many rows a pass for scoring may hold."""
     return min(wanted, SOUND_BATCH) if _hears(model) else wanted
@@ -150,7 +155,7 @@ def most_places(model: Any) -> int | None:
     """Returns how many tokens, or samples, a pass for scoring may hold, padding included; None for no bound."""
     if _hears(model):
         return SOUND_SAMPLES
-    if getattr(model, "get_output_embeddings", lambda: None)() is None:
+    if not has_vocabulary(model):
         return None
     values, device = SCORE_VALUES, next(model.parameters()).device
     if device.type == "cuda":  # small passes would leave a large GPU idle

@@ -23,6 +23,7 @@ from autopeft.training.precision import Precision
 from autopeft.training.prefix_cache import Cached, Cut, Reach
 from autopeft.training.recipe import Attached
 from autopeft.training.resident import Column
+from autopeft.training.scorer import Scorer
 from autopeft.training.sizes import Size, Widths
 from autopeft.training.static import Picked, StaticSplit, filled, inhabited, no_cache
 
@@ -54,6 +55,7 @@ class Network:
         is_checkpointed: Whether the blocks compute their activations a second time for the gradients.
         is_static: Whether batches have static shapes.
         is_joined: Whether the tokens of all members of a pass lie in one buffer.
+        scorer: Computes the logits of passes without gradient, if they are captured.
     """
 
     def __init__(self, worker: Worker, attached: Attached) -> None:
@@ -71,6 +73,7 @@ class Network:
         self.is_static = is_flat and worker.statics.form(worker.data) is not None
         self.flattening: Flattening | None = None
         self.is_joined = False
+        self.scorer: Scorer | None = None
         if self.is_static and worker.statics.form(worker.data) == "flat":
             output = self.view.output if isinstance(worker.task, TokenWise) else ()
             self.flattening = Flattening(self.model, self.view.blocks, next(iter(output), None))
@@ -163,7 +166,7 @@ class Network:
         worker, data = self.worker, self.worker.data.splits[split]
         if self.takes_static(split):
             size = self.score_size(split, [rows])
-            return of_rows(self.static_logits(self.send([rows], size, split), size, split), data, rows)
+            return of_rows(self._pass(self.send([rows], size, split), size, split), data, rows)
         if self.flattening is not None:
             self.flattening.read(None)
         with worker.precision.context():
@@ -228,6 +231,15 @@ class Network:
             rows: What `send` returned.
         """
         return self._static(rows, size, split, picks=False)[0]
+
+    def _pass(self, rows: torch.Tensor, size: Size, split: str) -> torch.Tensor:
+        """Computes the logits of a pass, by the program's scorer if there is one and no gradient is wanted."""
+        if self.scorer is None or torch.is_grad_enabled():
+            return self.static_logits(rows, size, split)
+        logits = self.scorer(rows, size, split)
+        if self.flattening is not None:  # a replay runs no code of ours, and a task may call the model
+            self.flattening.read(None)
+        return logits
 
     def static_loss(
         self, rows: torch.Tensor, size: Size, split: str = "train", weight: torch.Tensor | None = None

@@ -21,6 +21,7 @@ from autopeft.training.launch import READ, Pause, launcher_of
 from autopeft.training.network import Network
 from autopeft.training.optimizer import learning_rate_factor, make_optimizer
 from autopeft.training.recipe import Attached, load_trained, trained_state
+from autopeft.training.scorer import scorer_of
 from autopeft.training.sizes import Size
 from autopeft.training.static import filled
 
@@ -66,6 +67,7 @@ class Program:
         self.sizes: Sequence[Size] = ()
         self.done = 0
         self.launcher = launcher_of(self.step, device)
+        network.scorer = scorer_of(network.static_logits, network.model, device)
 
     def begin(self, attached: Attached, seed: int, batches: Sequence[np.ndarray] | None = None) -> None:
         """Takes a trial: its tensors, rows and learning rates. The optimiser's state becomes zero.

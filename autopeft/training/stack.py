@@ -33,6 +33,7 @@ from autopeft.training.model import ModelView, clone_shared, replace_module
 from autopeft.training.network import Network, of_rows
 from autopeft.training.optimizer import MOMENTUM, learning_rate_factor
 from autopeft.training.recipe import Attached
+from autopeft.training.scorer import Scorer
 from autopeft.training.sizes import Size
 from autopeft.trial import Trial, derive_seed
 
@@ -158,6 +159,7 @@ class Stack:
 
     Attributes:
         vacant: Indices of members that have left. They still take part in each pass, and nothing comes of it.
+        scorer: Computes the logits of passes of all members without gradient, if they are captured.
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class Stack:
     ) -> None:
         self.worker, self.members, self.most_members = worker, list(members), most_members
         self.vacant: set[int] = set()
+        self.scorer: Scorer | None = None
         self.shapes = _shapes(self.members, wide)
         adapters = [name for name in self.shapes if name not in members[0].attached.head]
         heads = [name for name in self.shapes if name in members[0].attached.head]
@@ -359,16 +362,24 @@ class Stack:
         Args:
             most_rows: Most rows of a member's part in static shapes.
         """
-        self._choose(chosen)
         network, data = self.network, self.worker.data.splits[split]
         if network.takes_static(split):
             size = network.score_size(split, parts, most_rows)
             longest = size.rows
-            logits = network.static_logits(network.send(parts, size, split), size, split)
+            of_pass: Callable[..., torch.Tensor] = self.static_logits
+            if self.scorer is not None and len(chosen) == len(self.members):  # others rarely meet again
+                of_pass = self.scorer
+            logits = of_pass(network.send(parts, size, split), size, split, tuple(chosen))
         else:
+            self._choose(chosen)
             longest = max(len(part) for part in parts)
             logits = network.logits(split, np.concatenate([np.resize(part, longest) for part in parts]))
         return [of_rows(own, data, part) for own, part in zip(logits.split(longest), parts, strict=True)]
+
+    def static_logits(self, rows: torch.Tensor, size: Size, split: str, chosen: Sequence[int]) -> torch.Tensor:
+        """Computes the logits of a pass of the chosen members, as `Network.static_logits` does."""
+        self._choose(chosen)
+        return self.network.static_logits(rows, size, split)
 
     def static_loss(
         self, chosen: Sequence[int], rows: torch.Tensor, size: Size, weight: torch.Tensor | None = None

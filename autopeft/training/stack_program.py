@@ -14,6 +14,7 @@ import torch
 
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.launch import READ, launcher_of
+from autopeft.training.scorer import scorer_of
 from autopeft.training.sizes import Size
 from autopeft.training.stack import Member, Stack
 from autopeft.training.static import filled
@@ -41,6 +42,7 @@ class StackProgram:
         self.losses = torch.zeros((READ, n_members), device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)  # steps done of those that were launched
         self.launcher = launcher_of(self.step, device, [member.randomness for member in stack.members])
+        stack.scorer = scorer_of(stack.static_logits, stack.network.model, device)
         self._launched = 0
 
     @property

@@ -3,12 +3,14 @@
 On a CPU both go unnoticed, so the operations themselves are watched.
 """
 
+import numpy as np
 import pytest
 import torch
 from models import text_setup
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopeft import plugins
+from autopeft.training.batches import collate
 from autopeft.training.loop import Worker
 from autopeft.training.program import Program, is_static
 from autopeft.training.stack import Member, Stack
@@ -96,3 +98,53 @@ def test_a_step_of_a_stack_can_be_captured(setup):
     program.at.zero_()
     size = program.stack.network.size_of([next(member.batches) for member in members])
     assert watched(program.step, size) == []
+
+
+def take(given):
+    """A pass without gradient, of the whole of what a scorer kept."""
+    with torch.no_grad():
+        given.launcher.step(next(iter(given._rows)))
+
+
+@pytest.mark.parametrize(("method", "options"), [("lora", {}), ("bias", {}), ("head", {}), ("lora", HALF)])
+def test_a_pass_without_gradient_can_be_captured(setup, method, options):
+    worker = Worker(setup.but(**options))
+    network = worker.network(Trial(0, {"method": method}, 1))
+    Program(network, 4).begin(network.attached, 1)
+    worker.scores(network, "validation")
+    scorer = network.scorer
+    assert scorer is not None and len(scorer._rows) >= 1, "scored by it"
+    network.eval()
+    before = torch.random.get_rng_state()
+    assert watched(lambda _: take(scorer), None) == []
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_pass_of_a_whole_stack_can_be_captured_and_parts_of_it_are_not(setup):
+    worker = Worker(setup)
+    given = {"method": "lora", "lora.rank": 2}
+    stack = Stack(worker, [Member.of(worker, Trial(n, given, n)) for n in (0, 1)], 2)
+    StackProgram(stack)
+    stack.answers("validation", [1])
+    assert not stack.scorer._rows
+    stack.answers("validation", [0, 1])
+    assert watched(lambda _: take(stack.scorer), None) == []
+
+
+def test_what_follows_a_replay_finds_the_model_as_it_is(setup):
+    """A replay runs no code of ours: where tokens lie is forgotten all the same, as a task may call the model."""
+    worker = Worker(setup)
+    network = worker.network(Trial(0, {"method": "lora"}, 1))
+    program = Program(network, 4)
+    program.begin(network.attached, 1)
+    rows = np.arange(2)
+    inputs = collate(worker.data.splits["validation"], rows, worker.device)
+    split, size = network.worker.statics.split(worker.data, "train"), program.sizes[0]
+    layout = split.layout(network.send([program.batches[0]], size), size)
+    network.eval()
+    with torch.no_grad():
+        expected = network.logits("validation", rows)
+        network.scorer.launcher.step = lambda key: None  # replayed
+        network.flattening.read(layout)
+        assert torch.equal(network.logits("validation", rows), expected)
+        assert torch.allclose(network.model(**inputs).logits, expected, atol=1e-5)

@@ -146,7 +146,13 @@ def test_a_loss_that_is_not_finite_is_found_at_its_own_step(setup):
 
 def test_losses_are_read_at_rungs_and_every_few_steps(setup, monkeypatch):
     counts, launch = [], Eager.launch
-    monkeypatch.setattr(Eager, "launch", lambda self, sizes, *given: counts.append(len(sizes)) or launch(self, sizes))
+
+    def noted(launcher, sizes, *given):
+        if launcher.step.__func__ is Program.step:  # the others are passes that score
+            counts.append(len(sizes))
+        launch(launcher, sizes, *given)
+
+    monkeypatch.setattr(Eager, "launch", noted)
     events = list(Worker(setup.but(layout="flat", epochs=None, steps=70, rungs=(0.1, 0.5))).evaluate(trial()))
     assert counts == [7, READ, 3, READ, 10]
     assert [event.step for event in events[:-1]] == [7, 35]
