@@ -253,7 +253,8 @@ def test_a_full_disk_on_a_node(make_cluster, tmp_path, say):
     Ray's own processes end, which costs the trial that runs there, and the search waits for a node.
     """
     (tmp_path / "job.yaml").write_text(json.dumps(CONFIG))
-    commands.autopeft("search", "job.yaml", "--name", "alone", "--set", "executor=serial", cwd=tmp_path)
+    alone = ("search", "job.yaml", "--name", "alone", "--set", "executor=serial")
+    commands.autopeft(*alone, cwd=tmp_path, timeout=NODE_PATIENCE_SECONDS)
     cluster = make_cluster(workers=[Machine("worker1", disk_bytes=64 * 2**20)], hidden=[cache_folder()])
     executor = f"executor={{name: ray_tune, address: '{cluster.address}'}}"
     worker, run = cluster.machines["worker1"], tmp_path / "runs" / "far"

@@ -44,7 +44,7 @@ def job(tmp_path_factory, site) -> Path:
     """A folder with a config. The base is made beforehand, on this machine."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "job.yaml").write_text(CONFIG)
-    commands.autopeft("plan", "job.yaml", "--set", "task=digits", "--set", "budget.trials=1", cwd=folder)
+    commands.autopeft("plan", "job.yaml", "--set", "task=digits", "--set", "budget.trials=1", cwd=folder, timeout=1200)
     return folder
 
 

@@ -40,7 +40,7 @@ def job(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(job):
     """The run folder of the search, by the serial executor. It also makes the base."""
-    commands.autopeft("search", "job.yaml", "--set", "name=alone", "--set", "executor=serial", cwd=job)
+    commands.autopeft("search", "job.yaml", "--set", "name=alone", "--set", "executor=serial", cwd=job, timeout=1200)
     return job / "runs" / "alone"
 
 
