@@ -17,6 +17,7 @@ from autopeft import ledger as ledgers
 from autopeft import wiring
 from autopeft.config import Config, load
 from autopeft.errors import UsageError, command
+from autopeft.files import remove_empty
 from autopeft.plan import Plan, plan
 from autopeft.run_folder import opened, write_config
 from autopeft.runs import Run, go, open_run
@@ -50,6 +51,17 @@ def run(config: Config | Mapping[str, Any] | str | Path, *, name: str | None = N
 def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -> Run:
     """Runs a new search in a folder."""
     folder = (folder or new_folder(config)).resolve()
+    try:
+        prepared = _begin(config, folder, quiet)
+    except BaseException:
+        remove_empty(folder)  # of a search that never began, for want of its model, say
+        raise
+    go(prepared, folder, quiet)
+    return open_run(folder)
+
+
+def _begin(config: Config, folder: Path, quiet: bool) -> wiring.Prepared:
+    """Prepares a search, and writes the first line of its ledger."""
     taken = UsageError(f"{folder} holds a run already: {command('autopeft', 'resume', folder)} goes on with it")
     if (folder / ledgers.NAME).exists() and ledgers.read(folder / ledgers.NAME):
         raise taken
@@ -63,8 +75,7 @@ def search(config: Config, folder: Path | None = None, *, quiet: bool = False) -
             raise taken
         ledger.append(prepared.header)
     write_config(folder, prepared.header["config"])
-    go(prepared, folder, quiet)
-    return open_run(folder)
+    return prepared
 
 
 def new_folder(config: Config, name: str | None = None) -> Path:

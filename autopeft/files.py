@@ -47,6 +47,13 @@ def to_disk(folder: Path) -> None:
             os.close(handle)
 
 
+def remove_empty(folder: Path) -> None:
+    """Removes a folder that holds no file, whatever folders are in it. Leaves any other as it is."""
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):
+        with suppress(OSError):  # a file, a folder with files, or a folder that is gone
+            path.rmdir()
+
+
 def trial_folder(folder: str | Path, number: int) -> Path:
     """Returns the folder of a trial's trained tensors within its run's folder. It exists only if they were kept."""
     return Path(folder) / "trials" / f"{number:05d}"

@@ -58,6 +58,21 @@ def test_a_ledger_that_never_began_is_begun_and_no_other(tmp_path, monkeypatch, 
         app.search(config(tmp_path), tmp_path)
 
 
+def test_a_search_that_never_began_leaves_no_empty_folder(tmp_path, monkeypatch):
+    def prepare(config, folder, executor):
+        (folder / "cache" / "data").mkdir(parents=True)
+        if files:
+            (folder / "cache" / "data" / "rows").write_text("what took an hour")
+        raise Prepared
+
+    monkeypatch.setattr(app.wiring, "prepare", prepare)
+    monkeypatch.setattr(app, "new_folder", lambda config: tmp_path / "mine-1")
+    for files in (False, True):
+        with pytest.raises(Prepared):
+            app.search(config(tmp_path))
+        assert (tmp_path / "mine-1").exists() is files
+
+
 def test_of_two_that_begin_one_ledger_the_second_is_refused(tmp_path, monkeypatch):
     """Both saw none, and prepared; the first one's line stays the only one."""
     path = tmp_path / "ledger.jsonl"

@@ -22,13 +22,19 @@ CLUSTER = "Ray's cluster"
 JOIN = """
 import json, sys
 from ray._raylet import GcsClient
-nodes = [node for node in GcsClient(address=sys.argv[1]).get_all_node_info().values() if node.state == 0]
+from ray.exceptions import AuthenticationError
+try:
+    client = GcsClient(address=sys.argv[1])
+except AuthenticationError:
+    sys.exit(3)
+nodes = [node for node in client.get_all_node_info().values() if node.state == 0]
 total = {}
 for node in nodes:
     for name, count in node.resources_total.items():
         total[name] = total.get(name, 0) + count
 print(json.dumps({"nodes": len(nodes), "CPU": total.get("CPU", 0), "GPU": total.get("GPU", 0)}))
 """
+REFUSED = 3  # the exit code if the token is wrong
 
 
 def findings(address: str | None, store_bytes: int) -> Iterator[Finding]:
@@ -123,7 +129,8 @@ def _token_file(is_needed: bool) -> Iterator[Finding]:
             AUTHENTICATION, "fail" if is_needed else "warn", f"{path} is empty", "write the cluster's token there"
         )
     elif mode & 0o077:
-        text = f"others can read {path}, which holds a token: its mode is {mode:04o}"
+        # no "token: …", which is taken for one
+        text = f"others can read {path} (mode {mode:04o}), which holds a token"
         yield Finding(AUTHENTICATION, "warn", text, f"chmod 600 {path}")
     else:
         yield Finding(AUTHENTICATION, "ok", f"{path} has mode {mode:04o}")
@@ -151,6 +158,9 @@ def _join(address: str) -> Finding:
     except subprocess.TimeoutExpired:
         text = f"{address} answers, and says nothing as Ray in {JOIN_SECONDS:g} s"
         return Finding(CLUSTER, "warn", text, "a busy machine, another service, or another version of Ray: try again")
+    if done.returncode == REFUSED:
+        todo = "give the cluster's token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; its nodes were started with it"
+        return Finding(CLUSTER, "fail", f"{address} refuses this token", todo)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         todo = (
@@ -158,5 +168,6 @@ def _join(address: str) -> Finding:
         )
         return Finding(CLUSTER, "fail", f"{address} does not let autopeft in: {why}", todo)
     found: Mapping[str, float] = json.loads(done.stdout.splitlines()[-1])
-    text = f"{address}: {found['nodes']} nodes with {found['CPU']:g} CPUs and {found['GPU']:g} GPUs, by token"
+    nodes = "1 node" if found["nodes"] == 1 else f"{found['nodes']} nodes"
+    text = f"{address}: {nodes} with {found['CPU']:g} CPUs and {found['GPU']:g} GPUs, by token"
     return Finding(CLUSTER, "ok", text)

@@ -82,13 +82,18 @@ def _let_in(uri: str, shown: str) -> Finding:
         if "timed out" in why.lower():
             return Finding(NAME, "warn", f"{shown} answers slowly: {why}", "it may be busy: try again" + LATER)
         return Finding(NAME, "fail", f"{shown} answers, and cannot be read: {why}", "look at the server's log" + LATER)
-    if answer.status_code in (401, 403):
+    given = creds_of(uri)
+    who = given.username or urlsplit(uri).username or ("this token" if given.token else "")
+    if answer.status_code in (401, 403) and not who:
         todo = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN" + LATER
-        return Finding(NAME, "fail", f"{shown} does not let this user in ({answer.status_code})", todo)
+        text = f"{shown} does not let anybody in without a name ({answer.status_code})"
+        return Finding(NAME, "fail", text, todo)
+    if answer.status_code in (401, 403):
+        todo = "mend MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN" + LATER
+        return Finding(NAME, "fail", f"{shown} does not let {who} in ({answer.status_code})", todo)
     if answer.status_code != 200:
         text = f"{shown} answers {answer.status_code} when it is asked for an experiment"
         return Finding(NAME, "fail", text, "is it MLflow? Look at its log" + LATER)
-    who = os.environ.get("MLFLOW_TRACKING_USERNAME")
     return Finding(NAME, "ok", f"{shown} answers and can be read" + (f", as {who}" if who else ""))
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -458,8 +459,8 @@ def _finite(metrics: Mapping[str, float]) -> list[tuple[str, float]]:
 
 
 def _clean(name: str) -> str:
-    """`NDCG@5` → `NDCG_at_5`; what else MLflow refuses becomes `_`, and no name climbs a path."""
-    clean = re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"), flags=re.ASCII)
+    """`NDCG@5` → `NDCG_at_5`; what else MLflow refuses becomes `_`, no letters among it. No name climbs a path."""
+    clean = re.sub(r"[^\w\-. :/]", "_", unicodedata.normalize("NFC", name.replace("@", "_at_")))
     return "/".join(part if part.strip(".") else "_" for part in clean.split("/"))[:MOST_NAME]
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 DIGEST, ARTIFACTS = "autopeft.points", "autopeft.artifacts"
 POINTS_A_CALL, PARAMS_A_CALL = 800, 100  # MLflow takes 1,000 things a call, 100 of them params, 100 tags
 SQLITE = "sqlite:///"
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # read where a store is opened; where it is not, MLflow's default stays
 # One call to a server that is down took 247 s with MLflow's own retries, 2.3 s with these. A user's setting stays.
 BOUNDS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -94,6 +95,23 @@ def _is_unquoted() -> bool:
     return make_url(f"{SQLITE}%3F").database == "?"
 
 
+@contextlib.contextmanager
+def _artifacts_in(folder: Path) -> Iterator[None]:
+    """While MLflow makes its tables, names the place of its own first experiment.
+
+    MLflow writes that place into a statement as it is. By default it is in the working folder, and a name with a colon or
+    both kinds of quotes breaks the statement; in a URI these are encoded.
+    """
+    if os.environ.get(ARTIFACT_ROOT):
+        yield
+        return
+    os.environ[ARTIFACT_ROOT] = folder.absolute().as_uri()
+    try:
+        yield
+    finally:
+        del os.environ[ARTIFACT_ROOT]
+
+
 def import_mlflow() -> None:
     """Imports MLflow, with bounded retries. Call it in the thread of other imports: parallel imports can fail."""
     for name, value in BOUNDS.items():
@@ -141,7 +159,7 @@ class Store:
             # MLflow creates its tables without a lock: if several processes open a new file at once, all fail.
             path = sqlite_path(uri)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(path.with_name(path.name + ".lock")):
+            with locked(path.with_name(path.name + ".lock")), _artifacts_in(path.parent / "mlruns"):
                 self.client = MlflowClient(tracking_uri=uri)
                 self.client.search_experiments(max_results=1)
             if (misread := Path(uri.removeprefix(SQLITE)).parent) != path.parent:

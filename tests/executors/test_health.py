@@ -102,6 +102,7 @@ def test_auto_is_the_environment_s_or_the_last_one_that_was_started_here(environ
     [
         ({"returncode": 0, "stdout": '{"nodes": 3, "CPU": 8, "GPU": 2}\n'}, "ok", "3 nodes with 8 CPUs and 2 GPUs"),
         ({"returncode": 1, "stderr": "Traceback\nRpcError: InvalidAuthToken"}, "fail", "InvalidAuthToken"),
+        ({"returncode": 3, "stdout": "", "stderr": "RpcError"}, "fail", "refuses this token"),
         (subprocess.TimeoutExpired("python", 60), "warn", "says nothing"),
     ],
 )

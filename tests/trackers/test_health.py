@@ -99,8 +99,8 @@ class Answers(BaseHTTPRequestHandler):
     ("health", "experiments", "state", "says"),
     [
         (200, 200, "ok", "can be read"),
-        (200, 401, "fail", "does not let this user in"),
-        (200, 403, "fail", "does not let this user in"),
+        (200, 401, "fail", "does not let me in"),
+        (200, 403, "fail", "does not let me in"),
         (403, 200, "fail", "refuses the name"),
         (404, 200, "ok", "can be read"),
     ],

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import threading
@@ -299,6 +300,18 @@ def test_a_folder_of_any_name_holds_its_own_database(tmp_path, name):
     assert len(runs(address)) == 4
     assert {path.name for path in tmp_path.iterdir()} == {name, "plain"}
     assert (folder.parent / "mlartifacts").is_dir()
+
+
+def test_a_working_folder_of_any_name_has_tables_made_in_it(tmp_path, monkeypatch):
+    """MLflow writes the place of its first experiment into a statement; by default that is in the working folder."""
+    folder = tmp_path / 'it\'s "a":b' / "runs" / "demo-1"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder.parent.parent)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv(_store.ARTIFACT_ROOT, raising=False)
+    tracker(folder).fill(History(h.search(2)))
+    assert len(runs(_store.tracking_uri(None, folder))) == 3
+    assert _store.ARTIFACT_ROOT not in os.environ
 
 
 def test_a_question_mark_is_refused_where_sqlalchemy_cannot_say_it(tmp_path, monkeypatch):
