@@ -117,8 +117,9 @@ def leaderboard(
     """
     from autopeft.reports import leaderboard as boards
 
-    runs = [open_run(folder) for folder in folders]
-    return boards.render([boards.Entry(run.name, run.history, run.describe) for run in runs], format, by=by)
+    runs = map(open_run, folders)  # one after the other, as a long run's history is large
+    with ledgers.without_collection():
+        return boards.render((boards.Entry(run.name, run.history, run.describe) for run in runs), format, by=by)
 
 
 def writable(path: str | Path) -> Path:

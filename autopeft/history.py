@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,13 +12,14 @@ import numpy as np
 
 from autopeft import ledger as ledgers
 from autopeft.errors import UsageError
-from autopeft.objectives import Objective, losses, reference_point
-from autopeft.pareto import hypervolume, knee, non_dominated
+from autopeft.objectives import Objective, losses_of, reference_point
+from autopeft.pareto import dominated, hypervolume, knee, non_dominated
 from autopeft.trial import MACHINE, MOST_LOST, Report, Status, Trial
 
 TRIVIAL = "majority"  # the ledger's name of every task's baseline without learning
 SHOWN = "examples"  # … and of the unchanged base that is shown examples
 UNTRAINED = (TRIVIAL, SHOWN)
+AT_ONCE = 200  # records that a front compares with each other at once: their number squared is in memory
 
 
 @dataclass(slots=True)
@@ -117,7 +119,7 @@ class Confirmation:
 
 
 class Front:
-    """The complete records that no other dominates, the best score first. Records are added one by one.
+    """The complete records that no other dominates, the best score first. Records are added.
 
     The cost of adding a record depends on the size of the front only, not on the number of earlier records.
 
@@ -130,12 +132,21 @@ class Front:
         self.records: list[Record] = []
         self.losses = np.empty((0, 0))
 
-    def take(self, record: Record, losses: np.ndarray) -> None:
-        """Adds a complete record with its losses (n_objectives,), and removes the members that it dominates."""
-        points = np.vstack([self.losses, losses]) if self.records else losses[None]
-        records = [*self.records, record]
-        kept = sorted(np.flatnonzero(non_dominated(points)), key=lambda i: (tuple(points[i]), records[i].number))
-        self.records, self.losses = [records[i] for i in kept], points[kept]
+    def take(self, records: Sequence[Record], losses: np.ndarray) -> None:
+        """Adds complete records with their losses (n_records, n_objectives), and removes the members that they dominate."""
+        for start in range(0, len(records), AT_ONCE):
+            self._take(records[start : start + AT_ONCE], losses[start : start + AT_ONCE])
+
+    def _take(self, records: Sequence[Record], losses: np.ndarray) -> None:
+        if self.records:
+            is_new = ~dominated(losses, self.losses)
+            if not is_new.any():
+                return
+            records = [*self.records, *itertools.compress(records, is_new)]
+            losses = np.vstack([self.losses, losses[is_new]])
+        found: list[int] = np.flatnonzero(non_dominated(losses)).tolist()
+        found.sort(key=lambda i: (tuple(losses[i]), records[i].number))
+        self.records, self.losses = [records[i] for i in found], losses[found]
 
 
 class History:
@@ -172,7 +183,8 @@ class History:
             UsageError: There is no ledger, the ledger cannot be read, or its search died before the first event.
         """
         try:
-            history = History(ledgers.read(path))
+            with ledgers.without_collection():
+                history = History(ledgers.read(path))
             if history.header:
                 _ = history.front(), int(history.header["model"]["n_layers"])
         except (KeyError, ValueError, TypeError, AttributeError) as fault:  # a key is lacking, say
@@ -286,15 +298,13 @@ class History:
 
     def losses(self, records: Sequence[Record]) -> np.ndarray:
         """Computes the losses of complete records: (n_records, n_objectives)."""
-        objectives = self.objectives
-        return np.array([losses(objectives, record.metrics) for record in records]).reshape(-1, len(objectives))
+        return losses_of(self.objectives, (record.metrics for record in records))
 
     def front(self) -> list[Record]:
         """The complete records that none dominates, the best score first."""
-        for number in self.told[self._in_front :]:
-            record = self.records[number]
-            if record.is_complete:
-                self._front.take(record, self.losses([record])[0])
+        told = [self.records[number] for number in self.told[self._in_front :]]
+        complete = [record for record in told if record.is_complete]
+        self._front.take(complete, self.losses(complete))
         self._in_front = len(self.told)
         return list(self._front.records)
 
@@ -311,7 +321,7 @@ class History:
         for number in self.told:
             record = self.records[number]
             if record.is_complete:
-                front.take(record, self.losses([record])[0])
+                front.take([record], self.losses([record]))
                 volumes.append(hypervolume(front.losses, reference))
             else:
                 volumes.append(volumes[-1] if volumes else 0.0)

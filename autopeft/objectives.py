@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -57,10 +57,20 @@ class Objective:
 
 def losses(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> np.ndarray:
     """Returns the losses of one result: (n_objectives,). A missing metric is an error, never a default."""
-    missing = [objective.metric for objective in objectives if objective.metric not in metrics]
-    if missing:
-        raise KeyError(f"no metric {', '.join(missing)} among {', '.join(sorted(metrics))}")
-    return np.array([objective.loss(metrics[objective.metric]) for objective in objectives])
+    one: np.ndarray = losses_of(objectives, [metrics])[0]
+    return one
+
+
+def losses_of(objectives: Sequence[Objective], results: Iterable[Mapping[str, float]]) -> np.ndarray:
+    """Returns the losses of many results: (n_results, n_objectives)."""
+    rows = []
+    for metrics in results:
+        try:
+            rows.append([objective.loss(metrics[objective.metric]) for objective in objectives])
+        except KeyError:
+            missing = [objective.metric for objective in objectives if objective.metric not in metrics]
+            raise KeyError(f"no metric {', '.join(missing)} among {', '.join(sorted(metrics))}") from None
+    return np.array(rows, dtype=float).reshape(-1, len(objectives))
 
 
 def reference_point(objectives: Sequence[Objective]) -> np.ndarray:

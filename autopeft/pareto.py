@@ -15,9 +15,25 @@ def non_dominated(losses: np.ndarray) -> np.ndarray:
         (n_points,) bool.
     """
     losses = _points(losses)
-    no_worse = (losses[:, None, :] <= losses[None, :, :]).all(axis=2)
-    better = (losses[:, None, :] < losses[None, :, :]).any(axis=2)
-    return np.asarray(~(no_worse & better).any(axis=0))
+    return ~dominated(losses, losses)
+
+
+def dominated(losses: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Which points at least one other point dominates: no worse in all objectives, and better in one.
+
+    Args:
+        losses: (n_points, n_objectives), finite.
+        by: (n_others, n_objectives), finite.
+
+    Returns:
+        (n_points,) bool.
+    """
+    losses, by = _points(losses), _points(by)
+    no_worse, better = np.ones((len(by), len(losses)), bool), np.zeros((len(by), len(losses)), bool)
+    for theirs, ours in zip(by.T, losses.T, strict=True):  # an objective at a time: reducing a short last axis is slow
+        no_worse &= theirs[:, None] <= ours
+        better |= theirs[:, None] < ours
+    return np.asarray((no_worse & better).any(axis=0))
 
 
 def hypervolume(losses: np.ndarray, reference: np.ndarray) -> float:

@@ -179,11 +179,14 @@ class Run:
     def report(self, folder: Path | None = None) -> list[Path]:
         """Writes report.html and report.md; to the run's folder if none is given."""
         from autopeft.reports import html, markdown
+        from autopeft.reports.facts import Facts
+        from autopeft.reports.importance import importances
 
-        out = []
+        out, worst = [], self.worst()
+        mattered = importances(Facts(self.history, self.describe, self.name))
         for write, name in ((html.write, "report.html"), (markdown.write, "report.md")):
             path = (folder or self.folder) / name
-            write(self.history, path, self.describe, name=self.name, worst=self.worst())
+            write(self.history, path, self.describe, name=self.name, worst=worst, mattered=mattered)
             out.append(path)
         return out
 

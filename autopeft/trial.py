@@ -80,8 +80,8 @@ class Report:
     ran: str = ""
 
     def __post_init__(self) -> None:
-        wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
-        if wrong:
+        if not all(map(math.isfinite, self.metrics.values())):
+            wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
             raise ValueError(f"metrics of a report are finite; step {self.step} came with {wrong}")
 
     def to_json(self) -> dict[str, Any]:

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autopeft import history as histories
 from autopeft.errors import UsageError
-from autopeft.history import History
+from autopeft.history import Front, History, Record
 from autopeft.ledger import Ledger
 from autopeft.objectives import Objective
-from autopeft.trial import Report, Status
+from autopeft.trial import Report, Status, Trial
 
 OBJECTIVES = (
     Objective("accuracy", "maximize", 0.1),
@@ -171,3 +172,18 @@ def test_front_and_hypervolume_agree_with_moocore(told):
         inside = losses[(losses < [-0.1, 4.0]).all(axis=1)]
         last = moocore.hypervolume(inside, ref=[-0.1, 4.0]) if len(inside) else 0.0
         assert volumes[-1] == pytest.approx(last, abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=30), st.integers(1, 7))
+def test_a_front_takes_many_records_as_it_takes_them_one_by_one(points, at_once):
+    records = [Record(Trial(number, {}, 0)) for number in range(len(points))]
+    losses = np.array(points, dtype=float)
+    single, many = Front(), Front()
+    for record, loss in zip(records, losses):
+        single.take([record], loss[None])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(histories, "AT_ONCE", at_once)
+        many.take(records[:3], losses[:3])
+        many.take(records[3:], losses[3:])
+    assert [record.number for record in many.records] == [record.number for record in single.records]
+    assert (many.losses == single.losses).all()

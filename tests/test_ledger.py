@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import json
 import os
 import resource
@@ -95,6 +96,107 @@ def test_confirming_takes_no_search_time(tmp_path, monkeypatch):
         now[0] += 5.0
         assert opened.append({"event": "resume"})["seconds"] == expected
         opened.close()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(exclude_categories=())),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(values=st.lists(JSON, min_size=1, max_size=4), is_ascii=st.booleans())
+def test_an_event_is_what_json_reads(values, is_ascii, tmp_path_factory):
+    """Of floats each bit, of whole numbers each digit; NaN, infinity and half of a surrogate pair, too."""
+    path = tmp_path_factory.mktemp("read") / "ledger.jsonl"
+    lines = [json.dumps({"event": "note", "seconds": 1, "x": value}, ensure_ascii=is_ascii) for value in values]
+    path.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass"))
+    try:
+        expected = [json.loads(line.encode("utf-8", "surrogatepass")) for line in lines]
+    except UnicodeDecodeError:
+        with pytest.raises(UsageError, match="is damaged"):
+            ledger.read(path)
+    else:
+        assert repr(ledger.read(path)) == repr(expected)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1" + "0" * 400,
+        "-0",
+        "-0.0",
+        "1e400",
+        "-1e400",
+        "1E5",
+        "5e-324",
+        '{"a": 1, "a": 2}',
+        '"\\ud800"',
+        "[" * 300 + "]" * 300,
+    ],
+    ids=lambda line: line[:12],
+)
+def test_an_unusual_value_is_what_json_reads(tmp_path, line):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(f'{{"event": "note", "seconds": 0.5, "x": {line}}}\n')
+    assert repr(ledger.read(path)) == repr([json.loads(path.read_text())])
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ('{"event": "ask", "seconds": 1, "number": 3}', '{"event": "ask", "seconds": 1, "number": -3}'),
+        (
+            '{"event": "tell", "seconds": 1, "metrics": {"a": 1}}',
+            '{"event": "tell", "seconds": 1, "metrics": {"a": "1"}}',
+        ),
+        (
+            '{"event": "tell", "seconds": 1, "metrics": {"a": 1}}',
+            '{"event": "tell", "seconds": 1, "metrics": {"a": NaN}}',
+        ),
+        (
+            '{"event": "tell", "seconds": 1, "metrics": {"a": 1}}',
+            '{"event": "tell", "seconds": 1, "metrics": {"a": 1e400}}',
+        ),
+        (
+            '{"event": "tell", "seconds": 1, "metrics": {"a": 1}}',
+            '{"event": "tell", "seconds": 1, "metrics": {"a": 1' + "0" * 400 + "}}",
+        ),
+        (
+            '{"event": "note", "seconds": 1, "metrics": {"a": "1"}}',
+            '{"event": "tell", "seconds": 1, "metrics": {"a": "1"}}',
+        ),
+        (
+            '{"event": "ask", "seconds": 1, "params": {"method": "lora"}}',
+            '{"event": "ask", "seconds": 1, "params": {"method": 1}}',
+        ),
+        ('{"event": "ask", "seconds": 1, "seed": 3}', '{"event": "ask", "seconds": 1, "seed": 3.5}'),
+        ('{"event": "ask", "seconds": 1}', '{"event": ["ask"], "seconds": 1}'),
+    ],
+    ids=lambda line: line[:50],
+)
+def test_a_bad_value_in_an_event_like_the_good_one_before(tmp_path, good, bad):
+    path = tmp_path / "ledger.jsonl"
+    path.write_text(f"{good}\n{good}\n{bad}\n")
+    with pytest.raises(UsageError, match="line 3 is damaged"):
+        ledger.read(path)
+    path.write_text(f"{good}\n{good}\n")
+    assert ledger.read(path) == [json.loads(good)] * 2
+
+
+def test_reading_leaves_the_collector_as_it_was(tmp_path):
+    path, damaged = written(tmp_path / "ledger.jsonl", HEADER), tmp_path / "damaged.jsonl"
+    damaged.write_bytes(b"damaged\n")
+    for is_on in (False, True):
+        (gc.enable if is_on else gc.disable)()
+        try:
+            ledger.read(path)
+            assert gc.isenabled() is is_on
+            with pytest.raises(UsageError):
+                ledger.read(damaged)
+            assert gc.isenabled() is is_on
+        finally:
+            gc.enable()
 
 
 @given(cut=st.integers(1, 60))

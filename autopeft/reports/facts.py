@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from autopeft.errors import UsageError
@@ -103,6 +103,18 @@ class Baseline:
     confirmed: Confirmed | None
 
 
+class Names(dict[int, str]):
+    """Number → name for people. A name is made when it is first asked for: of 10,000 trials a leaderboard shows a few."""
+
+    def __init__(self, history: History, describe: Describe) -> None:
+        super().__init__()
+        self._history, self._describe = history, describe
+
+    def __missing__(self, number: int) -> str:
+        self[number] = self._describe(self._history.records[number].params)
+        return self[number]
+
+
 class Facts:
     """Computes facts from a history. Cheap to build; each fact is computed when it is first read.
 
@@ -173,6 +185,14 @@ class Facts:
         return [record for record in self.history.records if record.is_complete]
 
     @cached_property
+    def by_method(self) -> Mapping[str, list[Record]]:
+        """Method → its complete trials, methods in the order of their first one."""
+        out: dict[str, list[Record]] = {}
+        for record in self.complete:
+            out.setdefault(str(record.params["method"]), []).append(record)
+        return out
+
+    @cached_property
     def front(self) -> list[Record]:
         """The best score first."""
         return self.history.front()
@@ -191,9 +211,9 @@ class Facts:
         return self.history.hypervolumes()
 
     @cached_property
-    def names(self) -> Mapping[int, str]:
+    def names(self) -> Names:
         """Number → name for people, of everything that was asked for."""
-        return {record.number: self.describe(record.params) for record in self.history.records}
+        return Names(self.history, self.describe)
 
     @cached_property
     def counts(self) -> dict[str, int]:
@@ -342,10 +362,10 @@ class Facts:
                 test = self.confirmed.get(name)
                 out.append(Baseline(kind, names[name], scores[self.metric], 0.0, None, test))
         stock = frozenset(self.header.get("stock", ()))
-        tried = self._tried("stock", "best stock default", lambda record: record.number in stock)
+        tried = self._tried("stock", "best stock default", [r for r in self.complete if r.number in stock])
         for method, title in names.items():
             if method not in UNTRAINED:
-                tried += self._tried(method, title, partial(_is_of, method))
+                tried += self._tried(method, title, self.by_method.get(method, []))
         out += sorted(tried, key=lambda baseline: baseline.size or 0.0)
         return out
 
@@ -353,8 +373,7 @@ class Facts:
         found = [baseline for baseline in self.baselines if baseline.kind == kind]
         return found[0] if found else None
 
-    def _tried(self, kind: str, title: str, matches: Callable[[Record], bool]) -> list[Baseline]:
-        tried = [record for record in self.complete if matches(record)]
+    def _tried(self, kind: str, title: str, tried: Sequence[Record]) -> list[Baseline]:
         if not tried:
             return []
         best = best_by_score(self, tried)
@@ -429,10 +448,6 @@ class Facts:
             where = " on validation" if self.confirmation(record) is not None and len(tested) < 2 else ""
             return f", {text.score(abs(gain), 3)} {side} the {baseline.title}{where}"
         return ""
-
-
-def _is_of(method: str, record: Record) -> bool:
-    return bool(record.params["method"] == method)
 
 
 def best_by_score(facts: Facts, records: Sequence[Record]) -> Record:

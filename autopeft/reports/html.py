@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from autopeft.history import History
 from autopeft.reports import classes, content, figure, mistakes, rows, svg, table, text
 from autopeft.reports.facts import SIZE, Describe, Facts
-from autopeft.reports.importance import importances
+from autopeft.reports.importance import Importances, importances
 from autopeft.reports.mistakes import Worst
 from autopeft.reports.plot import front_plot
 
@@ -26,7 +26,13 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write(
-    history: History, path: Path | str, describe: Describe, *, name: str = "", worst: Worst | None = None
+    history: History,
+    path: Path | str,
+    describe: Describe,
+    *,
+    name: str = "",
+    worst: Worst | None = None,
+    mattered: Importances | None = None,
 ) -> Path:
     """Writes the report of a search.
 
@@ -36,16 +42,24 @@ def write(
         describe: Params → a name for people.
         name: The run's name.
         worst: Rows that trials get most wrong.
+        mattered: What mattered, if that is known already: of many trials a forest takes seconds.
     """
     path = Path(path)
-    path.write_text(render(history, describe, name=name, worst=worst), encoding="utf-8")
+    path.write_text(render(history, describe, name=name, worst=worst, mattered=mattered), encoding="utf-8")
     return path
 
 
-def render(history: History, describe: Describe, *, name: str = "", worst: Worst | None = None) -> str:
+def render(
+    history: History,
+    describe: Describe,
+    *,
+    name: str = "",
+    worst: Worst | None = None,
+    mattered: Importances | None = None,
+) -> str:
     """Renders the report of a search as text."""
     facts = Facts(history, describe, name)
-    found = importances(facts)
+    found = mattered or importances(facts)
     shown = page(
         "report.html.j2",
         methods=[str(record.params["method"]) for record in history.records],

@@ -8,7 +8,7 @@ on other data or with another metric have a board of their own.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -101,11 +101,11 @@ class Board:
     notes: tuple[str, ...]
 
 
-def render(entries: Sequence[Entry], format: str = "markdown", *, by: By = "search") -> str:
+def render(entries: Iterable[Entry], format: str = "markdown", *, by: By = "search") -> str:
     """Renders the leaderboard as text.
 
     Args:
-        entries: The searches.
+        entries: The searches. Each is let go before the next is taken, as a history may be large.
         format: "markdown", "html", "csv" or "json".
         by: Trials that are shown of each search. "search": best, knee and baselines; "method": the best of each method;
             "all": the front, the confirmed trials and the baselines.
@@ -115,14 +115,21 @@ def render(entries: Sequence[Entry], format: str = "markdown", *, by: By = "sear
     """
     if format not in FORMATS:
         raise UnknownName("leaderboard format", format, FORMATS)
-    found = boards(entries, by=by)
-    redactor = Redactor.of([entry.history.config for entry in entries])
+    configs: list[Any] = []
+
+    def noted() -> Iterator[Entry]:
+        for entry in entries:
+            configs.append(entry.history.config)
+            yield entry
+
+    found = boards(noted(), by=by)
+    redactor = Redactor.of(configs)
     if format == "json":
         return json.dumps(redactor.texts(data(found)), indent=1, ensure_ascii=False) + "\n"
     return redactor.text({"csv": csv, "markdown": markdown, "html": html}[format](found))
 
 
-def boards(entries: Sequence[Entry], *, by: By = "search") -> list[Board]:
+def boards(entries: Iterable[Entry], *, by: By = "search") -> list[Board]:
     """Builds one board for each metric and data set, in order of their first entry.
 
     Raises:
@@ -130,14 +137,14 @@ def boards(entries: Sequence[Entry], *, by: By = "search") -> list[Board]:
     """
     if by not in get_args(By):
         raise UnknownName("grouping", by, get_args(By))
-    groups: dict[str, list[Facts]] = {}
+    groups: dict[str, list[_Entrant]] = {}
     for entry in entries:
         facts = Facts(entry.history, entry.describe, entry.name)
         if facts.complete:
-            groups.setdefault(_data_key(facts), []).append(facts)
+            groups.setdefault(_data_key(facts), []).append(_Entrant.of(facts, by))
     if not groups:
         raise UsageError("no run has a complete trial: there is nothing to rank")
-    return [_board(group, by) for group in groups.values()]
+    return [_board(group) for group in groups.values()]
 
 
 def board_table(board: Board) -> Table:
@@ -262,37 +269,61 @@ def _board_data(board: Board) -> dict[str, Any]:
 # ── who stands on a board ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _board(group: Sequence[Facts], by: By) -> Board:
-    first = group[0]
-    models = _model_names(group)
-    rows = _once(
-        [replace(row, model=model) for facts, model in zip(group, models, strict=True) for row in _rows(facts, by)]
-    )
-    sign = -1 if first.is_maximized else 1
+@dataclass(frozen=True)
+class _Entrant:
+    """What a board needs of one search. It does not hold the history.
+
+    Attributes:
+        metric, goal, data: As of a Board.
+        model, revision: Name and revision of the model.
+        model_path: The model's name with the folder above it.
+        rows: The search's rows.
+    """
+
+    metric: str
+    goal: str
+    data: str
+    model: str
+    revision: Any
+    model_path: str
+    rows: tuple[Row, ...]
+
+    @staticmethod
+    def of(facts: Facts, by: By) -> _Entrant:
+        model = facts.header.get("model", {})
+        return _Entrant(
+            facts.metric,
+            facts.score_objective.goal,
+            _data_title(facts),
+            facts.model_name or "",
+            model.get("revision"),
+            "/".join(facts.redactor.text(str(model.get("path"))).split("/")[-2:]),
+            tuple(_rows(facts, by)),
+        )
+
+
+def _board(group: Sequence[_Entrant]) -> Board:
+    first, models = group[0], _model_names(group)
+    rows = _once([replace(row, model=model) for of, model in zip(group, models, strict=True) for row in of.rows])
+    is_maximized = first.goal == "maximize"
+    sign = -1 if is_maximized else 1
     whole = [row for row in rows if row.is_whole]
-    groups = tied_groups([row.confirmed.sample for row in whole if row.confirmed], maximize=first.is_maximized)
+    groups = tied_groups([row.confirmed.sample for row in whole if row.confirmed], maximize=is_maximized)
     placed = [replace(row, group=number) for row, number in zip(whole, groups, strict=True)]
     placed += [replace(row, group=0) for row in rows if row.confirmed is not None and not row.is_whole]
     placed.sort(
         key=lambda row: (not row.is_whole, row.group == 0, sign * (row.confirmed.interval.mean if row.confirmed else 0))
     )
     rest = sorted((row for row in rows if row.confirmed is None), key=lambda row: sign * row.score)
-    notes = _notes(first, placed, rest)
-    return Board(first.metric, first.score_objective.goal, _data_title(first), (*placed, *rest), tuple(notes))
+    return Board(first.metric, first.goal, first.data, (*placed, *rest), tuple(_notes(placed, rest)))
 
 
-def _model_names(group: Sequence[Facts]) -> list[str]:
+def _model_names(group: Sequence[_Entrant]) -> list[str]:
     """Names each search's model; with the folder above it if two models have the same name."""
-    models = [facts.header.get("model", {}) for facts in group]
-    weights: dict[str | None, set[Any]] = {}
-    for facts, model in zip(group, models, strict=True):
-        weights.setdefault(facts.model_name, set()).add(model.get("revision"))
-    return [
-        (facts.model_name or "")
-        if len(weights[facts.model_name]) == 1
-        else "/".join(facts.redactor.text(str(model.get("path"))).split("/")[-2:])
-        for facts, model in zip(group, models, strict=True)
-    ]
+    weights: dict[str, set[Any]] = {}
+    for entrant in group:
+        weights.setdefault(entrant.model, set()).add(entrant.revision)
+    return [entrant.model if len(weights[entrant.model]) == 1 else entrant.model_path for entrant in group]
 
 
 def _rows(facts: Facts, by: By) -> list[Row]:
@@ -303,10 +334,8 @@ def _rows(facts: Facts, by: By) -> list[Row]:
         if facts.knee is not None:
             chosen.setdefault(facts.knee.number, "knee")
     elif by == "method":
-        methods = dict.fromkeys(str(record.params["method"]) for record in facts.complete)
-        for method in methods:
-            best = best_by_score(facts, [record for record in facts.complete if record.params["method"] == method])
-            chosen[best.number] = f"best {method}"
+        for method, records in facts.by_method.items():
+            chosen[best_by_score(facts, records).number] = f"best {method}"
     else:
         chosen = {record.number: "knee" if facts.knee is record else "front" for record in facts.front}
         for entry in facts.confirmed.values():
@@ -384,7 +413,7 @@ def _standing(found: Confirmed | None) -> str:
     return "confirmed" if found.sample.can_be_compared else "one seed"
 
 
-def _notes(facts: Facts, placed: Sequence[Row], rest: Sequence[Row]) -> list[str]:
+def _notes(placed: Sequence[Row], rest: Sequence[Row]) -> list[str]:
     notes = []
     if placed and placed[0].confirmed is not None and placed[0].is_whole:
         notes.append(

@@ -9,7 +9,7 @@ from autopeft.history import History
 from autopeft.reports import classes, content, mistakes, rows, table, text
 from autopeft.reports.facts import Describe, Facts
 from autopeft.reports.html import subtitle
-from autopeft.reports.importance import importances
+from autopeft.reports.importance import Importances, importances
 from autopeft.reports.mistakes import Worst
 from autopeft.reports.table import Column, Table
 
@@ -24,28 +24,38 @@ def write(
     name: str = "",
     picture: str = "front.png",
     worst: Worst | None = None,
+    mattered: Importances | None = None,
 ) -> Path:
     """Writes the report of a search.
 
     Args:
         picture: Path of the front's PNG, relative to the report; shown if the PNG exists.
         worst: Rows that trials get most wrong.
+        mattered: What mattered, if that is known already: of many trials a forest takes seconds.
     """
     path = Path(path)
     shown = picture if (path.parent / picture).is_file() else ""
-    path.write_text(render(history, describe, name=name, picture=shown, worst=worst), encoding="utf-8")
+    source = render(history, describe, name=name, picture=shown, worst=worst, mattered=mattered)
+    path.write_text(source, encoding="utf-8")
     return path
 
 
 def render(
-    history: History, describe: Describe, *, name: str = "", picture: str = "", worst: Worst | None = None
+    history: History,
+    describe: Describe,
+    *,
+    name: str = "",
+    picture: str = "",
+    worst: Worst | None = None,
+    mattered: Importances | None = None,
 ) -> str:
     """Renders the report of a search as text."""
     facts = Facts(history, describe, name)
-    return facts.redactor.text("\n".join(_lines(facts, picture, worst or {})).rstrip() + "\n")
+    lines = _lines(facts, picture, worst or {}, mattered or importances(facts))
+    return facts.redactor.text("\n".join(lines).rstrip() + "\n")
 
 
-def _lines(facts: Facts, picture: str, worst: Worst) -> Iterator[str]:
+def _lines(facts: Facts, picture: str, worst: Worst, mattered: Importances) -> Iterator[str]:
     yield f"# {text.markdown(facts.name)}\n"
     yield f"{text.markdown(subtitle(facts))}\n"
     yield f"**{text.markdown(facts.verdict)}**\n"
@@ -62,7 +72,7 @@ def _lines(facts: Facts, picture: str, worst: Worst) -> Iterator[str]:
         yield from _table(shown)
     yield from _table(_volumes(facts))
     yield from _table(_curves(facts))
-    yield from _importance(facts)
+    yield from _importance(mattered)
     counts = ", ".join(f"{number} {status}" for status, number in facts.counts.items()) or "none yet"
     yield from _table(table.trials(facts, table.MOST_TRIALS), "None was asked for yet.", before=counts)
     reasons = (table.failures(facts, table.MOST_REASONS), table.refusals(facts, table.MOST_REASONS))
@@ -86,8 +96,7 @@ def _table(shown: Table, instead: str = "", before: str = "") -> Iterator[str]:
         yield f"{text.markdown(shown.note)}\n"
 
 
-def _importance(facts: Facts) -> Iterator[str]:
-    found = importances(facts)
+def _importance(found: Importances) -> Iterator[str]:
     if not found.methods:
         return
     yield "## What mattered\n"

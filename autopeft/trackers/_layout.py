@@ -211,13 +211,13 @@ class Layout:
         record = self.history.records[number]
         place = self.places.get(number)
         status = "KILLED" if record.is_running and is_over else STATUSES[record.status]
-        name = f"trial-{number:03d}-{_short(record.params)}"
+        name, described = f"trial-{number:03d}-{_short(record.params)}", self.describe(record.params)
         tags: dict[str, Any] = {
             **self._role("trial"),
             "autopeft.trial": number,
-            "autopeft.name": self.describe(record.params),
+            "autopeft.name": described,
             "autopeft.state": str(record.status or ("UNFINISHED" if is_over else "RUNNING")),
-            "mlflow.note.content": self.describe(record.params),
+            "mlflow.note.content": described,
         }
         if record.error:
             tags["autopeft.error"] = self.redactor.message(record.error)

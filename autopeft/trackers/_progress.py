@@ -68,7 +68,7 @@ class Progress:
             self._told.append(number)
             before = self.curve[-1] if self.curve else Standing(0.0, 0.0, 0, None, {}, 0.0)
             if record.is_complete:
-                self._front.take(record, history.losses([record])[0])
+                self._front.take([record], history.losses([record]))
             assert record.told_seconds is not None, f"trial {number} is told"
             assert record.status is not None, f"trial {number} is told"
             self.curve.append(

@@ -124,7 +124,8 @@ class Held:
     """A store's content for one page.
 
     Attributes:
-        points: (key, step, value) of the stored points; None if they were not looked up.
+        metrics: Keys of the stored points, as far as they are not in `points`.
+        points: (key, step, value) of the stored points; None if the digest stands for them.
     """
 
     run: str
@@ -250,7 +251,7 @@ class Store:
         try:
             self.client.delete_run(run.info.run_id)
         except MlflowException as fault:
-            if fault.error_code != "PERMISSION_DENIED":  # who may edit may not always delete
+            if not is_refusal(fault):  # who may edit may not always delete
                 raise
 
     # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -280,11 +281,14 @@ class Store:
         elif (held.status, held.end) != (page.status, page.end):
             self.client.set_terminated(held.run, page.status, end_time=page.end)
         held.status, held.end = page.status, page.end
+        if is_over and held.points is not None:
+            # Its digest says that all are there; the points of 10,000 trials would fill the driver's memory.
+            held.metrics, held.points = tuple({key for key, _, _ in held.points}), None
         return held
 
     def _missing(self, held: Held, points: tuple[Point, ...], digest: str) -> list[Point]:
         if held.points is None and held.tags.get(DIGEST) == digest:
-            held.points = {(point.key, point.step, point.value) for point in points}
+            return []
         if held.points is None:
             held.points = {
                 (key, metric.step, metric.value)
@@ -308,8 +312,8 @@ class Store:
                 entries[call * PARAMS_A_CALL : (call + 1) * PARAMS_A_CALL],
                 [RunTag(key, value) for key, value in tags.items()] if call == calls - 1 else [],
             )
-        assert held.points is not None
-        held.points |= {(point.key, point.step, point.value) for point in points}
+        if held.points is not None:
+            held.points |= {(point.key, point.step, point.value) for point in points}
         held.params |= params
         held.tags |= tags
         self.counts.update(metrics=len(points), params=len(params), tags=len(tags))
@@ -355,6 +359,13 @@ def explained(fault: Exception) -> str | None:
             "trackers.mlflow.experiment"
         )
     return None
+
+
+def is_refusal(fault: Exception) -> bool:
+    """Whether a server says that this user may not do this."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(fault, MlflowException) and fault.error_code == "PERMISSION_DENIED"
 
 
 def artifacts_of(held: Held) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from autopeft.trackers._store import (
     artifacts_of,
     explained,
     import_mlflow,
+    is_refusal,
     sole_writer,
     tracking_uri,
     without_chatter,
@@ -42,8 +43,12 @@ PERIOD_SECONDS = 1.0  # between two writes; events in between are written togeth
 LONGEST_PAUSE = 60.0  # between two tries of a store that fails
 FIRST_SHOW_SECONDS = 30.0  # before the front is drawn for the first time
 BEHIND_SECONDS = 5.0  # wait of `finish` for a store whose last call failed, or a server that has not answered
+# Pauses before a refusal is believed. If several searches begin at once, one makes their experiment, and MLflow lets its
+# own user in a moment after the experiment is there.
+DOUBTS = (0.2, 0.4, 0.8, 1.6, 3.2)
 LOOKUP_SECONDS = 3.0  # to look up the address of a search; a silent server is not waited for
-SHOW_SHARE = 0.01  # of the search's time, at most, for drawing the front for MLflow
+SHOW_SHARE = 0.005  # of the search's time, at most, for drawing the front for MLflow
+WRITE_SHARE = 0.01  # of the search's time, at most, in CPU seconds of writing: after a second's work a pause of 100
 SERVERS = ("http://", "https://")
 TEXTS = {".html", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"}
 
@@ -86,6 +91,7 @@ class MLflow:
         self.is_behind = self.uri.startswith(SERVERS)
         self._events: queue.Queue[Mapping[str, Any] | None] = queue.Queue(MOST_EVENTS)
         self._is_full = self._has_warned = False
+        self._trouble = "is slow"  # what `finish` says of a thread that has not ended
         self._ending, self._abandoned = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -120,7 +126,7 @@ class MLflow:
         self._thread.join(min(self.finish_seconds, BEHIND_SECONDS) if self.is_behind else self.finish_seconds)
         if self._thread.is_alive():
             self._abandoned.set()
-            self._warn("is slow")
+            self._warn(self._trouble)
         self._thread = None
 
     def fill(self, history: History) -> dict[str, int]:
@@ -200,13 +206,17 @@ class MLflow:
         next_show, shown = time.monotonic() + FIRST_SHOW_SECONDS, len(history.told)
         while not self._ending.is_set():
             due |= self._take(history)
-            if self._ending.is_set() or time.monotonic() < next_try:
+            is_to_show = len(history.told) - shown >= self.show_every and time.monotonic() >= next_show
+            is_idle = sync is not None and not due and not is_to_show
+            if self._ending.is_set() or is_idle or time.monotonic() < next_try:
                 continue
+            began_cpu = time.thread_time()
             try:
                 sync = sync or self._connect(history)
                 sync.trials(due)
                 due.clear()
-                if len(history.told) - shown >= self.show_every and time.monotonic() >= next_show:
+                rest = (time.thread_time() - began_cpu) / WRITE_SHARE
+                if is_to_show:
                     began = time.monotonic()
                     sync.show()
                     shown, next_show = len(history.told), began + (time.monotonic() - began) / SHOW_SHARE
@@ -216,7 +226,8 @@ class MLflow:
                 # It is not known which part of the last call was stored: look it up again.
                 sync, due = None, {record.number for record in history.trials}
                 pause = min(2 * pause, LONGEST_PAUSE)
-                next_try = time.monotonic() + pause
+                rest = max(pause, (time.thread_time() - began_cpu) / WRITE_SHARE)
+            next_try = time.monotonic() + min(rest, LONGEST_PAUSE)
         # The search is over, so its history no longer changes. It also has the events that the full queue refused.
         sync = sync or self._connect(self.history)
         sync.layout.history = self.history
@@ -241,8 +252,21 @@ class MLflow:
 
     def _connect(self, history: History) -> Sync:
         layout = Layout(history, self.describe, self.redactor)
-        store = Store(self.uri, layout, self.experiment, self.folder)
-        return Sync(store, layout, self.artifacts, self.adapters, self._abandoned)
+        return Sync(self._open(layout), layout, self.artifacts, self.adapters, self._abandoned)
+
+    def _open(self, layout: Layout) -> Store:
+        for pause in (*DOUBTS, None):
+            try:
+                store = Store(self.uri, layout, self.experiment, self.folder)
+                break
+            except Exception as fault:
+                if pause is None or not is_refusal(fault):
+                    raise
+                self._trouble = self._reason(fault)
+                if self._abandoned.wait(pause):
+                    raise
+        self._trouble = "is slow"
+        return store
 
     def _fail(self, fault: Exception) -> None:
         self.is_behind = True

@@ -118,7 +118,9 @@ def make_run(folder, trials, sampler, trackers):
     folder.mkdir(parents=True)
     prepared = wiring.prepare(config, folder, wiring.ready_executor(config), measure=False)
     executor = Pretend(prepared.counter.check, trials)
-    drawn = load(app.DEMO, [*overrides, "sampler=random", f"runs={folder.parent}"])
+    # TPE's study takes each trial, as in any search, and is never asked; NSGA-II's would breed
+    drawing = f"sampler={{name: tpe, n_startup_trials: {trials + 1}}}" if sampler == "tpe" else "sampler=random"
+    drawn = load(app.DEMO, [*overrides, drawing, f"runs={folder.parent}"])
     with opened(folder) as ledger:
         ledger.append(prepared.header)
     write_config(folder, prepared.header["config"])

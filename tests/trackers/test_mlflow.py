@@ -37,7 +37,7 @@ def artifacts(history, folder):
 
 
 def tracker(folder, **options):
-    return MLflow(folder, **{"describe": h.describe, "artifacts": artifacts, **options})
+    return MLflow(folder, **{"describe": h.describe, "artifacts": artifacts, "finish_seconds": 280, **options})
 
 
 def uri(folder):
@@ -191,7 +191,7 @@ def test_the_front_is_drawn_while_the_search_runs(tmp_path, monkeypatch):
     for event in events[1:]:
         live.apply(event)
         following.handle(event)
-    assert drawn.wait(60)
+    assert drawn.wait(300)
     following.finish()
     assert not following.is_behind
 
