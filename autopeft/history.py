@@ -184,7 +184,7 @@ class History:
         """
         try:
             with ledgers.without_collection():
-                history = History(ledgers.read(path))
+                history = History(ledgers.stream(path))
             if history.header:
                 _ = history.front(), int(history.header["model"]["n_layers"])
         except (KeyError, ValueError, TypeError, AttributeError) as fault:  # a key is lacking, say

@@ -29,6 +29,7 @@ from autopeft.errors import EnvironmentFault, UsageError
 
 SCHEMA = 2  # 1: `by_class` in place of `detail`, and `dataset.label_rows`
 NAME = "ledger.jsonl"
+PIECE = 1 << 16  # bytes that are parsed together: what fits the processor's cache is parsed faster
 DRIVER = "driver.json"  # beside it: who has it open
 # Key → the types of its values, in whichever event. A ledger may be somebody else's: what reads it can rely on these.
 TYPES: Mapping[str, tuple[type, ...]] = {
@@ -190,9 +191,15 @@ def read(path: Path) -> list[dict[str, Any]]:
     Raises:
         UsageError: There is no ledger, a line before the last one is damaged, or a newer autopeft wrote it.
     """
+    with without_collection():
+        return list(stream(path))
+
+
+def stream(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields what `read` returns, so that not all events are in memory at once."""
     if not path.is_file():
         raise UsageError(f"{path.parent} is no run: it has no {path.name}")
-    return _parse(path)[0]
+    yield from _events(path, _pieces(path))
 
 
 def _loads(line: bytes) -> Any:
@@ -260,42 +267,54 @@ def _are_finite(values: Iterable[Any]) -> bool:
 
 def _parse(path: Path, skip: int = 0) -> tuple[list[dict[str, Any]], int]:
     """Returns the events behind the first `skip` bytes, and the number of bytes that hold them."""
+    pieces = list(_pieces(path, skip))
+    with without_collection():
+        return list(_events(path, pieces)), sum(map(len, pieces))
+
+
+def _pieces(path: Path, skip: int = 0) -> Iterator[bytes]:
+    """Yields whole lines, some at a time. Text after the last newline is torn: its writer died before `append` returned."""
     with open(path, "rb") as file:
         file.seek(skip)
-        data = file.read()
-    # Text after the last newline is torn: its writer died before `append` returned.
-    whole = data[: data.rfind(b"\n") + 1]
-    with without_collection():
-        events = _parse_all(whole)
-        if events is None:
-            events = list(_parse_each(whole, path))
-    if events and events[0]["event"] == "search" and events[0]["schema"] > SCHEMA:
-        raise UsageError(
-            f"{path} has schema {events[0]['schema']}, this autopeft reads up to {SCHEMA}: upgrade autopeft"
-        )
-    return events, len(whole)
+        torn = b""
+        while data := file.read(PIECE):
+            lines, newline, torn = (torn + data).rpartition(b"\n")
+            if newline:
+                yield lines + newline
 
 
-def _parse_all(lines: bytes) -> list[dict[str, Any]] | None:
+def _events(path: Path, pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Parses pieces of whole lines."""
+    check, number = Check(), 0
+    for lines in pieces:
+        for event in _parse_all(lines, check) or _parse_each(lines, check, path, number):
+            if not number and event["event"] == "search" and event["schema"] > SCHEMA:
+                raise UsageError(
+                    f"{path} has schema {event['schema']}, this autopeft reads up to {SCHEMA}: upgrade autopeft"
+                )
+            number += 1
+            yield event
+
+
+def _parse_all(lines: bytes, check: Check) -> list[dict[str, Any]] | None:
     """Parses whole lines as one list; None if a line is damaged.
 
     pydantic's reader takes half the time of `json`'s, and shares equal keys. What it refuses `json` has the last word on.
     """
     try:
         found = from_json(b"[" + lines[:-1].replace(b"\n", b",") + b"]", cache_strings="keys")
-        return list(map(Check(), found)) if len(found) == lines.count(b"\n") else None
+        return list(map(check, found)) if len(found) == lines.count(b"\n") else None
     except ValueError:
         return None
 
 
-def _parse_each(lines: bytes, path: Path) -> Iterator[dict[str, Any]]:
-    """Parses whole lines one by one.
+def _parse_each(lines: bytes, check: Check, path: Path, before: int) -> Iterator[dict[str, Any]]:
+    """Parses whole lines one by one. There are `before` lines before them.
 
     Raises:
         UsageError: A line is damaged; says which.
     """
-    check = Check()
-    for number, line in enumerate(lines.split(b"\n")[:-1], start=1):
+    for number, line in enumerate(lines.split(b"\n")[:-1], start=before + 1):
         try:
             yield check(_loads(line))
         except (ValueError, RecursionError) as fault:

@@ -184,6 +184,24 @@ def test_a_bad_value_in_an_event_like_the_good_one_before(tmp_path, good, bad):
     assert ledger.read(path) == [json.loads(good)] * 2
 
 
+@pytest.mark.parametrize("piece", [1, 7, 64, 100, 1000])
+def test_lines_are_whole_wherever_a_piece_ends(tmp_path, monkeypatch, piece):
+    """The same events, the same torn line, the same number of a damaged one."""
+    path = written(tmp_path / "ledger.jsonl", *({"event": "note", "text": "x" * (7 * number)} for number in range(9)))
+    path.write_bytes(path.read_bytes() + b'{"event": "no')
+    expected = [json.loads(line) for line in path.read_bytes().splitlines()[:-1]]
+    monkeypatch.setattr(ledger, "PIECE", piece)
+    assert ledger.read(path) == expected
+    book = Ledger(path)
+    book.close()
+    assert book.events == expected
+    assert path.read_bytes().endswith(b"}\n"), "the torn line is gone"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:6], b"{}\n", *lines[6:]]))
+    with pytest.raises(UsageError, match="line 7 is damaged"):
+        ledger.read(path)
+
+
 def test_reading_leaves_the_collector_as_it_was(tmp_path):
     path, damaged = written(tmp_path / "ledger.jsonl", HEADER), tmp_path / "damaged.jsonl"
     damaged.write_bytes(b"damaged\n")

@@ -13,7 +13,7 @@ Prints each figure with its bar, then one JSON line. Each is measured in a proce
   the ledger, read and folded into history, stopper and sampler; ask: the sampler's next proposal.
 - report: writing report.html, its size, its elements. browser: a headless Chromium, from its navigation to the load
   event and the first frame after it (`--browser` names the program; without one the line says so).
-- leaderboard: of --runs runs of --runs-trials trials each.
+- leaderboard: of --runs copies of the run; with --runs-trials 100 of as many runs of 100 trials each.
 - memory: the driver's resident set when a tenth of the trials was told, and at the end, before reports are written.
 """
 
@@ -341,10 +341,15 @@ def measure(folder, options):
     program = options.browser or next(filter(None, map(shutil.which, BROWSERS)), None)
     if program:
         out |= browsed(run / "report.html", program)
-    many = [folder / f"board-{number}" for number in range(options.runs)]
+    many = [folder / f"board-{options.runs_trials or 'copy'}-{number}" for number in range(options.runs)]
     for each in many:
-        if not (each / "ledger.jsonl").is_file():
+        if (each / "ledger.jsonl").is_file():
+            continue
+        if options.runs_trials:
             apart("make_run", str(each), options.runs_trials, options.sampler, "")
+        else:
+            each.mkdir()
+            shutil.copyfile(run / "ledger.jsonl", each / "ledger.jsonl")
     out |= apart("ranked", [str(each) for each in many])
     return out
 
@@ -369,7 +374,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--runs-trials", type=int, default=100)
+    parser.add_argument("--runs-trials", type=int)
     parser.add_argument("--sampler", choices=("tpe", "nsga2", "random"), default="tpe")
     parser.add_argument("--trackers", default="console")
     parser.add_argument("--folder", type=Path)
