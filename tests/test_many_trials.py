@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import json
 import os
 import threading
 import tracemalloc
 import weakref
 from collections import Counter
-from types import SimpleNamespace
 
 import mlflow
 import pytest
-from mlflow.store.entities import PagedList
 
 from autopeft import ledger, plugins
 from autopeft.errors import UsageError
@@ -34,6 +31,7 @@ from autopeft.trackers.mlflow import Sync
 from autopeft.trial import Report, Result, Status
 from tests.executors.conversations import OBJECTIVES, SPACE, curve, make_search
 from tests.reports import histories as h
+from tests.trackers.stores import AnswersAtOnce
 
 MIB = 2**20
 SCORES = ("macro_f1", "balanced_accuracy", "loss", "train_loss", "attach_seconds", "train_seconds", "peak_memory_bytes")
@@ -59,27 +57,6 @@ def told(conversation, until):
         metrics = {"accuracy": score, **{name: score + index for index, name in enumerate(SCORES)}}
         detail = {"rows": [18] * 5, "predicted": [17] * 5, "correct": [16] * 5, "confused": [[0, 1, 2], [3, 4, 1]]}
         conversation.tell(Result(trial, Status.COMPLETE, metrics, detail=detail, ran="plain"))
-
-
-class AnswersAtOnce:
-    """In place of MLflow's client."""
-
-    def __init__(self, tracking_uri):
-        self.runs = itertools.count()
-
-    def get_experiment_by_name(self, name):
-        return SimpleNamespace(experiment_id="1", lifecycle_stage="active", tags={})
-
-    def search_runs(self, *args, **options):
-        return PagedList([], None)
-
-    def create_run(self, *args, **options):
-        return SimpleNamespace(info=SimpleNamespace(run_id=f"{next(self.runs):032x}", status="RUNNING"))
-
-    def nothing(self, *args, **options):
-        pass
-
-    set_experiment_tag = log_batch = update_run = set_terminated = set_tag = nothing
 
 
 def test_the_driver_grows_by_less_than_100_mib_over_10_000_trials(tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ Prints each figure with its bar, then one JSON line. Each is measured in a proce
 - report: writing report.html, its size, its elements. browser: a headless Chromium, from its navigation to the load
   event and the first frame after it (`--browser` names the program; without one the line says so).
 - leaderboard: of --runs copies of the run; with --runs-trials 100 of as many runs of 100 trials each.
-- memory: the driver's resident set when a tenth of the trials was told, and at the end, before reports are written.
+- memory: the driver's resident set when a tenth of the trials was told, and at the end, before reports are written; with
+  --trackers console,mlflow MLflow's pages are in it, with a client that answers at once.
 """
 
 from __future__ import annotations
@@ -116,6 +117,14 @@ def make_run(folder, trials, sampler, trackers):
     overrides = ["executor=serial", "stopper=never", f"trackers=[{trackers}]", f"budget.trials={trials}"]
     config = load(app.DEMO, [*overrides, f"sampler={sampler}", f"runs={folder.parent}"])
     folder.mkdir(parents=True)
+    if "mlflow" in trackers:
+        import mlflow
+
+        from autopeft.trackers import mlflow as tracker
+        from tests.trackers.stores import AnswersAtOnce
+
+        # Trials that take no time leave none for a store, nor for pauses: only what the tracker holds is looked at
+        mlflow.MlflowClient, tracker.WRITE_SHARE = AnswersAtOnce, 1e9
     prepared = wiring.prepare(config, folder, wiring.ready_executor(config), measure=False)
     executor = Pretend(prepared.counter.check, trials)
     # TPE's study takes each trial, as in any search, and is never asked; NSGA-II's would breed

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from autopeft.history import History
@@ -84,3 +86,33 @@ def note(uri: str, name: str) -> str:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (run,) = client.search_runs(experiments, f"attributes.run_name = '{name}'")
     return str(run.data.tags["mlflow.note.content"])
+
+
+class AnswersAtOnce:
+    """In place of MLflow's client: a store that costs nothing and remembers nothing."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        self.runs = itertools.count()
+
+    def get_experiment_by_name(self, name: str) -> Any:
+        return SimpleNamespace(experiment_id="1", lifecycle_stage="active", tags={})
+
+    def search_experiments(self, **options: Any) -> list[Any]:
+        return []
+
+    def search_runs(self, *args: Any, **options: Any) -> Any:
+        return NoRuns()
+
+    def create_run(self, *args: Any, **options: Any) -> Any:
+        return SimpleNamespace(info=SimpleNamespace(run_id=f"{next(self.runs):032x}", status="RUNNING"))
+
+    def nothing(self, *args: Any, **options: Any) -> None:
+        pass
+
+    set_experiment_tag = log_batch = log_artifact = update_run = set_terminated = set_tag = nothing
+
+
+class NoRuns(list[Any]):
+    """No runs, and no further page."""
+
+    token = None
