@@ -63,9 +63,30 @@ def smollm2() -> str:
 
 # `--quick` of any benchmark: the stock defaults of its methods on few rows. It shows that all of the way works; its
 # scores say nothing.
-QUICK = ("budget.trials=6", "data.train_rows=200", "training.epochs=1", "training.precision=fp32",
+QUICK = ("budget.trials=6", "data.train_rows=200", "training.epochs=1",
          "stopper={name: never, signal: train_loss}",  # no rung is scored: nothing would be stopped
          "training.attention=eager", "executor=serial", "trackers=[]")  # fmt: skip
+QUICK_ROWS = 300  # most of validation, and of test: to score all rows would take most of the time
+
+
+def few(overrides: list[str], folder: Path) -> list[str]:
+    """Writes some rows of validation and test to a folder, drawn by chance, and gives the overrides with these files."""
+    import numpy as np
+    import pyarrow.parquet
+
+    out = []
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in ("data.validation", "data.test") and value.endswith(".parquet"):
+            table = pyarrow.parquet.read_table(value)
+            if len(table) > QUICK_ROWS:
+                rows = np.sort(np.random.default_rng(0).choice(len(table), QUICK_ROWS, replace=False))
+                folder.mkdir(parents=True, exist_ok=True)
+                file = folder.resolve() / Path(value).name
+                pyarrow.parquet.write_table(table.take(rows), file)
+                override = f"{key}={file}"
+        out.append(override)
+    return out
 
 
 def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] = (), also: Sequence[str] = ()) -> None:
@@ -88,9 +109,10 @@ def search_and_confirm(config: Path, overrides: list[str], quick: Sequence[str] 
     options = parser.parse_args()
     from autopeft import app
 
+    name = config.parent.name
     if options.quick:
-        overrides = [*overrides, *QUICK, *quick]
-    folder = Path(options.runs) / f"benchmark-{config.parent.name}{'-quick' if options.quick else ''}"
+        overrides = [*few(overrides, Path(options.runs, f"few-{name}")), *QUICK, *quick]
+    folder = Path(options.runs) / f"benchmark-{name}{'-quick' if options.quick else ''}"
     if (folder / "ledger.jsonl").exists():
         run = app.open_run(folder).resume()
     else:

@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -79,3 +81,15 @@ def test_a_report_beside_the_code_quotes_no_rows(benchmark: ModuleType) -> None:
         "# r\n\n## Most wrong: best, trial 5\n\n| 1 | a text | x |\n\n## Curves\n\n## Most wrong: knee\n\n| 2 | b |\n"
     )
     assert shared.without_rows(report) == "# r\n\n## Curves\n\n"
+
+
+def test_quick_scores_some_rows_of_validation_and_test(benchmark: ModuleType, tmp_path: Path) -> None:
+    shared: Any = sys.modules["shared"]
+    whole = pd.DataFrame({"text": [f"row {n}" for n in range(shared.QUICK_ROWS + 50)], "label": 0})
+    for split, rows in (("train", len(whole)), ("validation", shared.QUICK_ROWS), ("test", len(whole))):
+        whole[:rows].to_parquet(tmp_path / f"{split}.parquet")
+    given = ["model=m", *(f"data.{split}={tmp_path / split}.parquet" for split in ("train", "validation", "test"))]
+    found = shared.few(given, tmp_path / "few")
+    assert found[:3] == given[:3], "train has `train_rows`, and validation is small enough"
+    some = pd.read_parquet(found[3].removeprefix("data.test="))
+    assert len(some) == shared.QUICK_ROWS and set(some["text"]) < set(whole["text"])

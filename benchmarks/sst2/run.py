@@ -15,4 +15,5 @@ if __name__ == "__main__":
             f"data.train={data / 'train.parquet'}",
             f"data.validation={data / 'validation.parquet'}",
         ],
+        ["data.validation_share=0.003"],
     )
