@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # version of the `--json` output
 INTERRUPTED = 130
+MOST_CELL = 100  # characters in a table
 MOST_CLASSES = 12  # rows of a table by class at a search's end: ten classes and the averages
 MOST_SCORES = 24  # rows of a table of scores over rows there: four models, six scores
 NARROW = 110  # columns of a terminal; in fewer, a table shows no details
@@ -732,7 +733,7 @@ def _print_table(table: Any) -> None:
     columns = [column for column in table.columns if not (is_narrow and column.is_detail)]
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        cells = [printable(column.show(row)) for row in table.rows]
+        cells = [_cell(column, row) for row in table.rows]
         is_whole = is_narrow and column.key not in ("name", "why")
         width = max(map(len, [*column.title.split(), *cells]), default=1)
         shown.add_column(
@@ -742,10 +743,16 @@ def _print_table(table: Any) -> None:
             justify="right" if column.is_number else "left",
         )
     for row in table.rows:
-        shown.add_row(*(printable(column.show(row)) for column in columns))
+        shown.add_row(*(_cell(column, row) for column in columns))
     console.print(shown)
     if table.note:
         print(f"\n{table.note}")
+
+
+def _cell(column: Any, row: Any) -> str:
+    """Returns a cell for the terminal. A name that fills lines, such as a long label, is cut; reports have it whole."""
+    text = printable(column.show(row))
+    return text if len(text) <= MOST_CELL or column.key == "why" else f"{text[: MOST_CELL - 1]}…"
 
 
 def _print_classes(run: Run) -> None:

@@ -23,6 +23,7 @@ from autopeft.errors import AutoPEFTError, BudgetSpent, EnvironmentFault, Nothin
 from autopeft.finding import Finding
 from autopeft.history import History
 from autopeft.naming import describe
+from autopeft.reports.table import Column, Table
 
 PROJECT = Path(__file__).resolve().parent.parent
 COMMANDS = (
@@ -561,3 +562,9 @@ def test_doctor(autopeft: Autopeft, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (said["schema"], said["state"], said["checks"][1]["todo"]) == (1, "warn", "make room")
     found.append(Finding("cluster", "fail", "nobody listens", "start it"))
     assert autopeft("doctor")[0] == 5
+
+
+@pytest.mark.parametrize(("key", "is_cut"), [("class", True), ("name", True), ("why", False)])
+def test_a_name_that_fills_lines_is_cut_in_the_terminal_and_a_reason_is_not(key: str, is_cut: bool) -> None:
+    table = Table("", (Column(key, key),), ({key: "g" * 600},))
+    assert cli._cell(table.columns[0], table.rows[0]) == ("g" * 99 + "…" if is_cut else "g" * 600)

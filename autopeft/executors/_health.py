@@ -160,7 +160,8 @@ def _join(address: str) -> Finding:
         return Finding(CLUSTER, "warn", text, "a busy machine, another service, or another version of Ray: try again")
     if done.returncode == REFUSED:
         todo = "give the cluster's token by RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH; its nodes were started with it"
-        return Finding(CLUSTER, "fail", f"{address} refuses this token", todo)
+        has_one = os.environ.get("RAY_AUTH_MODE") == "token"
+        return Finding(CLUSTER, "fail", f"{address} {'refuses this token' if has_one else 'asks for a token'}", todo)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         todo = (
