@@ -117,7 +117,8 @@ def leaderboard(
     """
     from autopeft.reports import leaderboard as boards
 
-    runs = map(open_run, folders)  # one after the other, as a long run's history is large
+    # One after the other, as a long run's history is large
+    runs = (open_run(folder, keeps_reports=False) for folder in folders)
     with ledgers.without_collection():
         return boards.render((boards.Entry(run.name, run.history, run.describe) for run in runs), format, by=by)
 

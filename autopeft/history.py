@@ -161,9 +161,11 @@ class History:
         races: The plans of races, which add seeds while neighbours cannot be told apart: `seeds`, and as `race` the
             bound on all retrainings.
         resumes: The resume events: changes of the config, and the machine that went on.
+        keeps_reports: Whether records have their reports. A leaderboard has no use for them.
     """
 
-    def __init__(self, events: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, events: Iterable[Mapping[str, Any]] = (), *, keeps_reports: bool = True) -> None:
+        self.keeps_reports = keeps_reports
         self.header: Mapping[str, Any] = {}
         self.records: list[Record] = []
         self.told: list[int] = []
@@ -176,7 +178,7 @@ class History:
             self.apply(event)
 
     @staticmethod
-    def read(path: Any) -> History:
+    def read(path: Any, *, keeps_reports: bool = True) -> History:
         """Reads the history of a ledger file.
 
         Raises:
@@ -184,7 +186,7 @@ class History:
         """
         try:
             with ledgers.without_collection():
-                history = History(ledgers.stream(path))
+                history = History(ledgers.stream(path), keeps_reports=keeps_reports)
             if history.header:
                 _ = history.front(), int(history.header["model"]["n_layers"])
         except (KeyError, ValueError, TypeError, AttributeError) as fault:  # a key is lacking, say
@@ -230,8 +232,10 @@ class History:
             self.records.append(record)
         elif kind == "report":
             record = self._record(event)
-            record.reports.append(Report(event["step"], event["metrics"]))
-            record.report_seconds.append(event["seconds"])
+            step, metrics, seconds = event["step"], event["metrics"], event["seconds"]
+            if self.keeps_reports:
+                record.reports.append(Report(step, metrics))
+                record.report_seconds.append(seconds)
         elif kind == "tell":
             record = self._record(event)
             record.status, record.metrics = Status(event["status"]), event["metrics"]

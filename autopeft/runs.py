@@ -37,15 +37,19 @@ if TYPE_CHECKING:
 SAME_SCORE = 1e-6  # largest difference between the scores of a trial and its retraining
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, *, keeps_reports: bool = True) -> Run:
     """Opens a run from its folder.
+
+    Args:
+        folder: The run's folder.
+        keeps_reports: See History.
 
     Raises:
         UsageError: The folder has no ledger that can be read, or something in it leads out of it.
     """
     folder = Path(folder).expanduser().resolve()
     refuse_links(folder)
-    return Run(folder, History.read(folder / ledgers.NAME))
+    return Run(folder, History.read(folder / ledgers.NAME, keeps_reports=keeps_reports))
 
 
 class Run:

@@ -187,3 +187,23 @@ def test_a_front_takes_many_records_as_it_takes_them_one_by_one(points, at_once)
         many.take(records[3:], losses[3:])
     assert [record.number for record in many.records] == [record.number for record in single.records]
     assert (many.losses == single.losses).all()
+
+
+def test_without_reports_all_else_is_there_and_a_damaged_one_is_still_refused():
+    report = {"event": "report", "number": 0, "step": 3, "metrics": {"accuracy": 0.5}, "seconds": 1.0}
+    tell = {
+        "event": "tell",
+        "number": 0,
+        "status": "STOPPED",
+        "metrics": {"accuracy": 0.5},
+        "error": "",
+        "seconds": 2.0,
+    }
+    whole, brief = (History([HEADER, ask(0), report, tell], keeps_reports=keeps) for keeps in (True, False))
+    assert (len(whole.records[0].reports), len(brief.records[0].reports)) == (1, 0)
+    assert brief.records[0].metrics == whole.records[0].metrics and brief.counts() == whole.counts()
+    with pytest.raises(UsageError, match="never asked for"):
+        brief.apply({**report, "number": 1})
+    for key in ("step", "metrics", "seconds"):
+        with pytest.raises(KeyError, match=key):
+            brief.apply({name: value for name, value in report.items() if name != key})
