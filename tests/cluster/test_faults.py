@@ -66,7 +66,7 @@ def spread(seconds: list[float]) -> str:
 def test_a_raylet_killed_at_ten_moments(cluster, say):
     """A supervisor starts its node again at once. Each kill costs the trial that ran there, and no other."""
     toys = Toys(cluster, "raylets").start()
-    waits, detected, back, ran = random.Random(0), [], [], []
+    waits, detected, back, ran = random.Random(0), [], [], set()
 
     def runs_on(worker: Machine) -> list[int]:
         cluster.supervise()  # on a busy machine a node may end by itself while it starts
@@ -76,22 +76,22 @@ def test_a_raylet_killed_at_ten_moments(cluster, say):
         worker = workers(cluster)[kill % 2]
         toys.until(lambda worker=worker: runs_on(worker))
         time.sleep(waits.uniform(0.0, 3.0))
-        before, running = toys.tells(), toys.on(worker)
-        ran += running
+        before, pids = toys.tells(), set(worker.pids())
         start = time.monotonic()
         cluster.kill_raylet(worker)
         until(lambda worker=worker: worker.node.poll() is not None)
         assert worker.node.poll() != 0, "a supervisor sees it"
+        gone = toys.begun_in(pids) - {event["number"] for event in before}  # the next trial may have begun meanwhile
+        ran |= gone
         cluster.supervise()
-        gone = [number for number in running if number not in {event["number"] for event in before}]
-        toys.until(lambda gone=gone: set(gone) <= {event["number"] for event in toys.tells()})
+        toys.until(lambda gone=gone: gone <= {event["number"] for event in toys.tells()})
         detected.append(time.monotonic() - start)
         toys.until(lambda worker=worker: runs_on(worker))
         back.append(time.monotonic() - start)
         assert toys.tells()[: len(before)] == before, "what was told is there"
     toys.stop()
     lost = toys.lost()
-    assert set(lost) <= set(ran), "other trials went on"
+    assert set(lost) <= ran, "other trials went on"
     assert len(lost) == len(set(lost)) <= KILLS
     toys.start().end()
     toys.assert_whole()
@@ -106,17 +106,18 @@ def test_a_node_gone_for_good(cluster, say):
     toys = Toys(cluster, "gone").start()
     kept, worker = workers(cluster)
     toys.until(lambda: toys.on(worker) and toys.on(kept))
-    before, running = toys.tells(), toys.on(worker)
+    before, pids = toys.tells(), set(worker.pids())
     start = time.monotonic()
     cluster.kill(worker)
-    toys.until(lambda: set(running) <= {event["number"] for event in toys.tells()})
+    running = toys.begun_in(pids) - {event["number"] for event in before}
+    toys.until(lambda: running <= {event["number"] for event in toys.tells()})
     detected = time.monotonic() - start
     toys.stop(told=16)
     assert toys.tells()[: len(before)] == before
-    assert set(toys.lost()) <= set(running), "other trials went on"
+    assert set(toys.lost()) <= running, "other trials went on"
     toys.start().end()
     toys.assert_whole()
-    say(f"a node gone for good: {len(running)} trial lost, told after {detected:.1f} s; the other ran the rest")
+    say(f"a node gone for good: {len(toys.lost())} trial lost, told after {detected:.1f} s; the other ran the rest")
 
 
 @pytest.mark.parametrize("seconds", [10, 30])

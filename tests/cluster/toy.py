@@ -120,8 +120,12 @@ class Toys:
 
     def on(self, machine: Machine) -> list[int]:
         """The trials that run on a machine."""
-        told, pids = {event["number"] for event in self.tells()}, set(machine.pids())
-        return [number for number, pid in lines(self.folder, "started") if pid in pids and number not in told]
+        told, begun = {event["number"] for event in self.tells()}, self.begun_in(set(machine.pids()))
+        return sorted(begun - told)
+
+    def begun_in(self, pids: set[int]) -> set[int]:
+        """The trials that began in one of these processes."""
+        return {number for number, pid in lines(self.folder, "started") if pid in pids}
 
     def assert_whole(self) -> None:
         """All trials are complete, each told once each time that it began, and as `serial` has them."""
