@@ -15,7 +15,7 @@ Prints each figure with its bar, then one JSON line. Each is measured in a proce
   event and the first frame after it (`--browser` names the program; without one the line says so).
 - leaderboard: of --runs copies of the run; with --runs-trials 100 of as many runs of 100 trials each.
 - memory: the driver's resident set when a tenth of the trials was told, and at the end, before reports are written; with
-  --trackers console,mlflow MLflow's pages are in it, with a client that answers at once.
+  --trackers console,mlflow MLflow's pages are in it, with a client that answers at once, and the front was drawn once.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -57,6 +58,7 @@ class Pretend:
 
     def __init__(self, check, trials, slots=8):
         self.check_params, self.trials, self.slots = check, trials, slots
+        self.is_drawn = threading.Event()  # whether the front was drawn, so that what draws is in memory
         self.memory = []  # MiB at a tenth of the trials, and at the end
 
     def check(self):
@@ -80,6 +82,7 @@ class Watched:
         self.search.tell(result)
         self.told += 1
         if self.told == self.executor.trials // 10:
+            self.executor.is_drawn.wait()
             self.executor.memory.append(resident())
 
 
@@ -117,6 +120,8 @@ def make_run(folder, trials, sampler, trackers):
     overrides = ["executor=serial", "stopper=never", f"trackers=[{trackers}]", f"budget.trials={trials}"]
     config = load(app.DEMO, [*overrides, f"sampler={sampler}", f"runs={folder.parent}"])
     folder.mkdir(parents=True)
+    prepared = wiring.prepare(config, folder, wiring.ready_executor(config), measure=False)
+    executor = Pretend(prepared.counter.check, trials)
     if "mlflow" in trackers:
         import mlflow
 
@@ -125,8 +130,11 @@ def make_run(folder, trials, sampler, trackers):
 
         # Trials that take no time leave none for a store, nor for pauses: only what the tracker holds is looked at
         mlflow.MlflowClient, tracker.WRITE_SHARE = AnswersAtOnce, 1e9
-    prepared = wiring.prepare(config, folder, wiring.ready_executor(config), measure=False)
-    executor = Pretend(prepared.counter.check, trials)
+        # A search draws its front in its first minute: here before a tenth of its trials is told
+        tracker.FIRST_SHOW_SECONDS, show = 0.0, tracker.Sync.show
+        tracker.Sync.show = lambda sync: (show(sync), executor.is_drawn.set())
+    else:
+        executor.is_drawn.set()
     # TPE's study takes each trial, as in any search, and is never asked; NSGA-II's would breed
     drawing = f"sampler={{name: tpe, n_startup_trials: {trials + 1}}}" if sampler == "tpe" else "sampler=random"
     drawn = load(app.DEMO, [*overrides, drawing, f"runs={folder.parent}"])
