@@ -12,6 +12,7 @@ TOKEN = re.compile(r"RAY_AUTH_MODE|own_token")
 WITHOUT = {
     "autopeft/executors/_demand.py": "names it in a message",
     "docker/bin/ray-node": "gets mode and token from docker/compose.yaml, which tests/docker looks at",
+    "tests/cluster/test_faults.py": "names it in a message; starts by tests/cluster/namespaces.py",
     "tests/cluster/test_nodes.py": "names it in a message; starts by tests/cluster/namespaces.py",
     "tests/executors/test_demand.py": "names it in a message",
 }
