@@ -51,14 +51,22 @@ class Demand:
         return min(room, int(have) * math.floor(1 / self.gpus + ROUNDING))
 
     def why_no_room(self, nodes: Sequence[Mapping[str, Any]]) -> str:
-        """Says what a trial asks for, what each node has of it, and what to do."""
+        """Says what a trial asks for, what each node has of it, which nodes ended, and what to do.
+
+        Args:
+            nodes: All that Ray knows of, as `ray.nodes()` returns them.
+        """
         have: dict[str, list[str]] = {}
         for node in nodes:
-            have.setdefault(self._describe(node["Resources"]), []).append(node["NodeManagerAddress"])
-        nodes_said = "; ".join(f"{_some(addresses)}: {text}" for text, addresses in list(have.items())[:MOST_NAMED])
+            if node["Alive"]:
+                have.setdefault(self._describe(node["Resources"]), []).append(node["NodeManagerAddress"])
+        said = [f"{_some(addresses)}: {text}" for text, addresses in list(have.items())[:MOST_NAMED]]
+        here = {address for addresses in have.values() for address in addresses}
+        if gone := sorted({node["NodeManagerAddress"] for node in nodes} - here):
+            said.append(f"{_some(gone)}: ended")
         return (
-            f"a trial asks for {self._describe(self._asked())}, but no node of Ray has room for it ({nodes_said}). Ask "
-            f"for less (executor.{', executor.'.join(self._keys())}), or start a node that has it: "
+            f"a trial asks for {self._describe(self._asked())}, but no node of Ray has room for it ({'; '.join(said)}). "
+            f"Ask for less (executor.{', executor.'.join(self._keys())}), or start a node that has it: "
             f"`ray start {self._options()}`"
         )
 

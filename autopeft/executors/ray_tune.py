@@ -277,13 +277,14 @@ class RayTune:
             ) from fault
 
     def _workers(self, ray: Any) -> tuple[int, list[Mapping[str, Any]]]:
-        alive = [node for node in ray.nodes() if node["Alive"]]
+        every = ray.nodes()
+        alive = [node for node in every if node["Alive"]]
         if self.pack > 1:  # a worker has a whole GPU, where there is one
             self.demand = replace(self.demand, gpus=float(any(n["Resources"].get("GPU", 0.0) for n in alive)))
         rooms = [self._room_of(node) for node in alive]
         room = sum(rooms)
         if room < 1:
-            raise EnvironmentFault(self.demand.why_no_room(alive))
+            raise EnvironmentFault(self.demand.why_no_room(every))
         nodes = [node for node, has in zip(alive, rooms, strict=True) if has]
         return room if self.most_workers is None else min(self.most_workers, room), nodes
 

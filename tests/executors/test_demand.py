@@ -51,8 +51,8 @@ def test_other_resources_that_make_no_sense(others, message):
         Demand(1, 0, others)
 
 
-def node(address, **resources):
-    return {"NodeManagerAddress": address, "Resources": resources}
+def node(address, alive=True, **resources):
+    return {"NodeManagerAddress": address, "Alive": alive, "Resources": resources}
 
 
 def test_what_does_not_fit_is_said_with_what_each_node_has():
@@ -65,3 +65,9 @@ def test_what_does_not_fit_is_said_with_what_each_node_has():
         "executor.resources_per_trial), or start a node that has it: `ray start --num-cpus=1 --num-gpus=1 "
         "--memory=1000000000 --resources='{\"tpu\": 5}'`"
     )
+
+
+def test_nodes_that_ended_are_named_and_those_that_came_back_are_not():
+    nodes = [node("10.0.0.1", CPU=0.0), node("10.0.0.2", alive=False), node("10.0.0.3", alive=False)]
+    said = Demand(1).why_no_room([*nodes, node("10.0.0.3", CPU=0.5), node("10.0.0.2", alive=False)])
+    assert "(10.0.0.1: 0 CPU; 10.0.0.3: 0.5 CPU; 10.0.0.2: ended)" in said
