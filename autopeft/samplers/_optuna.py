@@ -41,6 +41,13 @@ if TYPE_CHECKING:
 DRAWS = 100  # to find a member of the space that was not told yet
 
 
+class Shared(dict[str, "BaseDistribution"]):
+    """Distributions of some axes, which do not change. Optuna copies each trial deeply, and so does not copy these."""
+
+    def __deepcopy__(self, memo: object) -> Shared:
+        return self
+
+
 class Axes:
     """The space in Optuna's terms: each dimension as none, one or several axes.
 
@@ -56,13 +63,17 @@ class Axes:
         self.space = space
         self._of = {name: _distributions(name, dimension.domain) for name, dimension in space.dimensions.items()}
         self.distributions: dict[str, BaseDistribution] = {k: v for axes in self._of.values() for k, v in axes.items()}
+        self._shared: dict[tuple[str, ...], Shared] = {}
 
-    def encode(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    def encode(self, params: Mapping[str, Any]) -> tuple[dict[str, Any], Shared]:
         """Returns a member of the space as values by axis, and the distributions of these axes."""
         values: dict[str, Any] = {}
         for name, value in params.items():
             values |= _encode(name, self.space.dimensions[name].domain, value, self._of[name])
-        return values, {axis: self.distributions[axis] for axis in values}
+        of = tuple(values)
+        if of not in self._shared:
+            self._shared[of] = Shared({axis: self.distributions[axis] for axis in of})
+        return values, self._shared[of]
 
     def suggest(self, trial: optuna.Trial, seed: int) -> dict[str, Any]:
         """Asks Optuna for a member of the space, dimension by dimension in the space's order.
@@ -154,13 +165,15 @@ class OptunaSampler:
         values, distributions = self.axes.encode(record.params)
         infeasible = bool(record.refusal) or record.status is Status.OUT_OF_MEMORY
         complete = record.is_complete
-        return create_trial(
+        trial = create_trial(
             state=TrialState.COMPLETE if complete else TrialState.PRUNED,
             values=losses(self.objectives, record.metrics).tolist() if complete else None,
             params=values,
             distributions=distributions,
             constraints={"may run": 1.0} if infeasible else None,
         )
+        trial.distributions = distributions  # `create_trial` made a copy
+        return trial
 
     def looks_at(self, record: Record) -> bool:
         """Whether the study holds a record. The study holds all records from which the Optuna sampler can learn."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from autopeft.history import Confirmation, History, Record
@@ -58,12 +58,16 @@ COSTS = {
 }
 
 
-class Point(NamedTuple):
-    """One value of one metric; `timestamp` in milliseconds since 1970."""
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of one metric; `timestamp` in milliseconds since 1970.
+
+    Points are compared without time: a trial that runs again reports the same values at the same steps, later.
+    """
 
     key: str
     value: float
-    timestamp: int
+    timestamp: int = field(compare=False)
     step: int
 
 
@@ -92,7 +96,8 @@ class Page:
     @property
     def digest(self) -> str:
         """Digest of the points. If a finished run has it as its tag, the run has all points."""
-        return hashlib.sha256(json.dumps(self.points).encode()).hexdigest()[:16]
+        points = [(point.key, point.value, point.timestamp, point.step) for point in self.points]
+        return hashlib.sha256(json.dumps(points).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

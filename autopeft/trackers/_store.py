@@ -124,17 +124,18 @@ class Held:
     """A store's content for one page.
 
     Attributes:
+        params: Their names: MLflow's params never change.
         metrics: Keys of the stored points, as far as they are not in `points`.
-        points: (key, step, value) of the stored points; None if the digest stands for them.
+        points: The stored points; None if the digest stands for them.
     """
 
     run: str
     status: str
     end: int | None
-    params: dict[str, str] = field(default_factory=dict)
+    params: tuple[str, ...] = ()
     tags: dict[str, str] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
-    points: set[tuple[str, int, float]] | None = None
+    points: set[Point] | None = None
 
 
 class Store:
@@ -226,7 +227,7 @@ class Store:
                 run.info.run_id,
                 run.info.status,
                 run.info.end_time,
-                dict(run.data.params),
+                tuple(run.data.params),
                 dict(run.data.tags),
                 metrics,
                 None if metrics else set(),
@@ -271,7 +272,7 @@ class Store:
         is_over = page.status != "RUNNING"
         digest = page.digest if is_over or held.points is None else ""
         points = self._missing(held, page.points, digest)
-        # MLflow's params never change: changes by a resume are in the tags.
+        # What a resume changed is in the tags.
         params = {key: value for key, value in page.params.items() if key not in held.params}
         tags = {**page.tags, **({DIGEST: digest} if is_over else {})}
         self._log(held, points, params, {key: value for key, value in tags.items() if held.tags.get(key) != value})
@@ -283,7 +284,7 @@ class Store:
         held.status, held.end = page.status, page.end
         if is_over and held.points is not None:
             # Its digest says that all are there; the points of 10,000 trials would fill the driver's memory.
-            held.metrics, held.points = tuple({key for key, _, _ in held.points}), None
+            held.metrics, held.points = tuple({point.key for point in held.points}), None
         return held
 
     def _missing(self, held: Held, points: tuple[Point, ...], digest: str) -> list[Point]:
@@ -291,12 +292,11 @@ class Store:
             return []
         if held.points is None:
             held.points = {
-                (key, metric.step, metric.value)
+                Point(key, metric.value, metric.timestamp, metric.step)
                 for key in held.metrics
                 for metric in self.client.get_metric_history(held.run, key)
             }
-        # Points are compared without time: a trial that runs again reports the same values at the same steps, later.
-        return [point for point in points if (point.key, point.step, point.value) not in held.points]
+        return [point for point in points if point not in held.points]
 
     def _log(self, held: Held, points: list[Point], params: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Logs in as few calls as MLflow allows. Tags come last: a set digest means that all points are there."""
@@ -313,8 +313,8 @@ class Store:
                 [RunTag(key, value) for key, value in tags.items()] if call == calls - 1 else [],
             )
         if held.points is not None:
-            held.points |= {(point.key, point.step, point.value) for point in points}
-        held.params |= params
+            held.points.update(points)
+        held.params += tuple(params)
         held.tags |= tags
         self.counts.update(metrics=len(points), params=len(params), tags=len(tags))
 
