@@ -6,10 +6,10 @@ input twice. One node saves this work. LoRA: Hu et al., 2021, arXiv:2106.09685.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
+from peft.tuners.lora.layer import Linear
 from torch import nn
 
 
@@ -84,15 +84,15 @@ class _Updated(torch.autograd.Function):
 
 
 def fuse(model: nn.Module) -> None:
-    """Makes peft's plain LoRA layers on linear layers use `updated`. An exported adapter uses peft's own code."""
-    from peft.tuners.lora.layer import Linear
+    """Makes peft's plain LoRA layers on linear layers use `updated`. An exported adapter uses peft's own code.
 
+    They change their class, not their method: what is compiled for a class serves all of its layers.
+    """
     wrapped = {id(module.base_layer) for module in model.modules() if hasattr(module, "base_layer")}
     for layer in model.modules():  # a wrapper changes the output in place, which our node does not allow
-        if isinstance(layer, Linear) and is_plain(layer) and type(layer.base_layer) is nn.Linear:
-            if id(layer) in wrapped:
-                continue
-            layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
+        if type(layer) is Linear and is_plain(layer) and type(layer.base_layer) is nn.Linear:
+            if id(layer) not in wrapped:
+                layer.__class__ = FusedLinear
 
 
 def is_plain(layer: Any) -> bool:
@@ -101,13 +101,17 @@ def is_plain(layer: Any) -> bool:
     return is_tensor and not layer.lora_variant and layer.lora_B["default"].bias is None
 
 
-def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    is_cast = torch.is_autocast_enabled(x.device.type)
-    rows = x.to(torch.get_autocast_dtype(x.device.type) if is_cast else layer.base_layer.weight.dtype)
-    rows = rows.reshape(1, -1, x.shape[-1])
-    dropout = layer.lora_dropout["default"]
-    is_dropping = layer.training and isinstance(dropout, nn.Dropout)
-    mask = dropout(torch.ones_like(rows)) if is_dropping else None
-    b = layer.lora_B["default"].weight * layer.scaling["default"]
-    out = updated(rows, layer.base_layer, layer.lora_A["default"].weight[None], b[None], mask)
-    return out.view(*x.shape[:-1], out.shape[-1])
+class FusedLinear(Linear):
+    """A plain LoRA layer of peft on a linear layer, as one node with it."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        layer: Any = self  # peft keeps its parts in dictionaries of modules
+        base, dropout = layer.base_layer, layer.lora_dropout["default"]
+        is_cast = torch.is_autocast_enabled(x.device.type)
+        rows = x.to(torch.get_autocast_dtype(x.device.type) if is_cast else base.weight.dtype)
+        rows = rows.reshape(1, -1, x.shape[-1])
+        is_dropping = self.training and isinstance(dropout, nn.Dropout)
+        mask = dropout(torch.ones_like(rows)) if is_dropping else None
+        a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight * layer.scaling["default"]
+        out = updated(rows, base, a[None], b[None], mask)
+        return out.view(*x.shape[:-1], out.shape[-1])
