@@ -222,6 +222,7 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16", "bf16_frozen"] = "auto"
     attention: Literal["auto", "eager", "sdpa"] = "auto"
     layout: Literal["auto", "padded", "flat"] = "auto"
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
     micro_batch_size: Count | None = None
     gradient_checkpointing: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = "auto"
     threads: Count = 1
@@ -242,6 +243,8 @@ class Training(Section):
             raise ValueError("give `epochs` or `steps`, not both")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             raise ValueError(f"micro_batch_size {self.micro_batch_size} is above batch_size {self.batch_size}")
+        if self.compile == "on" and self.layout != "flat":
+            raise ValueError("what is compiled has static shapes: with `compile: on` give `layout: flat`")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ValueError(f"device is auto, cpu, cuda or cuda:0, not {self.device!r}")
         return self

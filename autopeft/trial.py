@@ -21,6 +21,7 @@ class Status(enum.StrEnum):
 
 # `Result.fault` of a trial that ended by the machine's fault: its worker died, or its node is gone.
 MACHINE = "machine"
+COMPILED = "+compiled"  # behind `Result.ran`
 MOST_LOST = 2  # a trial lost so often has failed for good, as its own memory use may kill workers
 
 
@@ -104,7 +105,7 @@ class Result:
         detail: JSON data of the task beside the metrics of a complete trial (`tasks.Scores`); else empty.
         fault: "machine" if a FAILED trial ended by the machine's fault, so that it may run again; else empty.
         ran: How its steps ran: "graph" (one launch of a CUDA graph each), "static" (the same, called), "stack" (in a pass
-            that trials share), "plain"; empty if that is not known.
+            that trials share), "plain"; with `COMPILED` behind it if blocks were compiled; empty if that is not known.
     """
 
     trial: Trial

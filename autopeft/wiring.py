@@ -371,6 +371,7 @@ def make_setup(config: Config, folder: Path) -> Setup:
             threads=training.threads,
             micro_batch_size=training.micro_batch_size or training.batch_size,
             prefix_cache_bytes=int(training.prefix_cache_gib * 2**30),
+            compile=training.compile,
             gradient_checkpointing=training.gradient_checkpointing,
         ),
         folder=str(folder.resolve()),

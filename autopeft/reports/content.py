@@ -12,7 +12,7 @@ from autopeft.reports.facts import Facts
 from autopeft.reports.importance import FEWEST, Importances
 from autopeft.reports.svg import Series
 from autopeft.reports.table import Column, Table
-from autopeft.trial import Status
+from autopeft.trial import COMPILED, Status
 
 MOST_QUIET = 150  # curves in the background; more would be a grey wall, and a heavy page
 
@@ -152,7 +152,8 @@ def provenance_rows(facts: Facts) -> list[tuple[str, str]]:
     ]
     ran = Counter(record.ran for record in facts.history.records if record.ran)
     if ran:
-        rows.append(("trials ran", ", ".join(f"{ran[way]} {WAYS[way]}" for way in WAYS if ran[way])))
+        ways = {**WAYS, **{way + COMPILED: f"{text}, compiled" for way, text in WAYS.items()}}
+        rows.append(("trials ran", ", ".join(f"{ran[way]} {text}" for way, text in ways.items() if ran[way])))
     # Redact before Markdown or HTML escapes the text: `http\\://alice:…` is not recognised as an address.
     return [(name, facts.redactor.text(value)) for name, value in rows]
 

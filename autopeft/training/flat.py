@@ -247,6 +247,7 @@ def _registered(name: str) -> str:
     return FLAT + name
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # a kernel, or the model's own, between compiled parts
 def attend(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **options: Any
 ) -> tuple[torch.Tensor, None]:

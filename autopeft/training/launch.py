@@ -65,6 +65,9 @@ class Launcher(Protocol):
     def wait(self) -> None:
         """Waits until the device has done all that was launched: tensors that it reads may go, or change, afterwards."""
 
+    def forget(self) -> None:
+        """Lets go of what was captured, as the step computes in another way from now on."""
+
 
 class Eager:
     """Calls the step.
@@ -95,6 +98,9 @@ class Eager:
         return out
 
     def wait(self) -> None:
+        pass
+
+    def forget(self) -> None:
         pass
 
 
@@ -142,6 +148,10 @@ class Graphs:
 
     def wait(self) -> None:
         self.stream.synchronize()
+
+    def forget(self) -> None:
+        self._graphs.clear()
+        self._passes.clear()
 
     def _one(self, size: Any) -> None:
         if size not in self._graphs and self.name == "graph" and self._is_warm(size):

@@ -31,6 +31,7 @@ from autopeft.tasks import Scores, Split, Task, Writer
 from autopeft.training import worst
 from autopeft.training.answers import NOT_FINITE, Answers, calibrated, score_batches, write
 from autopeft.training.batches import collate, endless
+from autopeft.training.compiled import Compiler
 from autopeft.training.course import Course, total_steps
 from autopeft.training.data import Data, prepare
 from autopeft.training.faults import explain, is_out_of_memory, is_trials_own, peak_memory_bytes, require_device
@@ -60,6 +61,7 @@ class Worker:
 
     Attributes:
         programs: Trials' training in static shapes, kept for trials of the same structure.
+        compiler: Compiles their blocks.
         has_company: Whether other trials hold memory, too. Then a trial that runs out of it begins again later, with
             less company, and does not divide its batches.
         is_shared: Whether trials run side by side here: no peak of memory is a trial's own then.
@@ -88,6 +90,7 @@ class Worker:
         self.statics = Statics(self.base, self.view, self.task, self.device, setup.seed)
         self.prefix = PrefixCache(folder, setup.machine.prefix_cache_bytes)
         self.programs = Programs()
+        self.compiler = Compiler(setup.machine.compile, self.device)
         self.has_company: Callable[[], bool] = lambda: False
         self.is_shared = False
 
@@ -164,7 +167,7 @@ class Worker:
                 torch.cuda.reset_peak_memory_stats(self.device)
             yield Phase.TRAINING
             for done in steps:
-                if isinstance(done, Pause):
+                if isinstance(done, (Pause, Phase)):
                     if self.should_end():
                         return
                     yield done
@@ -360,4 +363,4 @@ def with_pauses(steps: Iterable[tuple[int, float]]) -> Iterator[tuple[int, float
 
 def ran(program: Program | None) -> str:
     """Returns the ledger's word for how a trial ran."""
-    return PLAIN if program is None else program.launcher.name
+    return PLAIN if program is None else program.compiling.named(program.launcher.name)

@@ -90,9 +90,9 @@ def fuse(model: nn.Module) -> None:
     """
     wrapped = {id(module.base_layer) for module in model.modules() if hasattr(module, "base_layer")}
     for layer in model.modules():  # a wrapper changes the output in place, which our node does not allow
-        if type(layer) is Linear and is_plain(layer) and type(layer.base_layer) is nn.Linear:
-            if id(layer) not in wrapped:
-                layer.__class__ = FusedLinear
+        is_alone = type(layer) is Linear and id(layer) not in wrapped
+        if is_alone and is_plain(layer) and type(layer.base_layer) is nn.Linear:
+            layer.__class__ = FusedLinear
 
 
 def is_plain(layer: Any) -> bool:

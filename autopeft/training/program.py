@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from autopeft.training.batches import endless
+from autopeft.training.compiled import Compiling
 from autopeft.training.course import Course
 from autopeft.training.launch import READ, Pause, launcher_of
 from autopeft.training.network import Network
@@ -24,6 +25,7 @@ from autopeft.training.recipe import Attached, load_trained, trained_state
 from autopeft.training.scorer import scorer_of
 from autopeft.training.sizes import Size
 from autopeft.training.static import filled
+from autopeft.trial import Phase
 
 
 def is_static(network: Network) -> bool:
@@ -67,6 +69,7 @@ class Program:
         self.sizes: Sequence[Size] = ()
         self.done = 0
         self.launcher = launcher_of(self.step, device)
+        self.compiling = Compiling(worker.compiler, network, self.launcher)
         network.scorer = scorer_of(network.static_logits, network.model, device)
 
     def begin(self, attached: Attached, seed: int, batches: Sequence[np.ndarray] | None = None) -> None:
@@ -112,18 +115,31 @@ class Program:
         self.losses.index_copy_(0, self.at, loss.detach().view(1))
         self.at += 1
 
-    def run(self, course: Course) -> Iterator[tuple[int, float] | Pause]:
+    def run(self, course: Course) -> Iterator[tuple[int, float] | Pause | Phase]:
         """Trains the trial. Yields (step, mean loss of its batch) for each step, and a pause after launching some.
+
+        While blocks are compiled, its phase is another one.
 
         When a rung's step comes, no step after it has been launched.
         """
         rungs = sorted({*course.rungs, self.total})
         while self.done < self.total:
             first = self.done
-            self.launch(min(READ, next(rung for rung in rungs if rung > first) - first))
+            last = min(first + READ, next(rung for rung in rungs if rung > first))
+            self.compiling.decide(self.total - first, self.sizes[first:])
+            is_compiling = self.compiling.compiles(self.sizes[first:last])
+            if is_compiling:  # for all trials of the structure: no watchdog ends it
+                yield Phase.PREPARING
+            with self.compiling.timed():
+                self.launch(last - first)
             if self.network.is_resident:
                 yield Pause(self.launcher.is_done)
-            yield from enumerate(self.launcher.read(self.losses[first : self.done]), first + 1)
+            with self.compiling.timed():
+                losses = self.launcher.read(self.losses[first:last])
+            course.wait(self.compiling.note(self.sizes[first:last]))
+            if is_compiling:
+                yield Phase.TRAINING
+            yield from enumerate(losses, first + 1)
 
     def launch(self, n_steps: int) -> None:
         """Launches the next steps. May return before the device has done them.

@@ -278,7 +278,8 @@ class Together:
                 member.course.mark()
                 done.append(index)
         events += [*self._rung(stack, due), *self._results(stack, done, setup.machine.micro_batch_size)]
-        return [(trial, replace(event, ran="stack")) for trial, event in events]
+        ran = "stack" if self._program is None else self._program.compiling.named("stack")
+        return [(trial, replace(event, ran=ran)) for trial, event in events]
 
     def _rung(self, stack: Stack, due: Sequence[int]) -> Events:
         """Returns the reports of members at a rung; a member whose outputs are not finite has failed."""

@@ -105,6 +105,7 @@ class Machine:
         micro_batch_size: Most rows of one forward pass.
         prefix_cache_bytes: Bound on cached activations on disk; 0 turns the cache off.
         layout: "padded": each batch as wide as its longest row; "flat": static shapes, rows end to end (`static`).
+        compile: "on", "off", or "auto": the blocks of trials in static shapes, where it pays, on a GPU (`compiled`).
         gradient_checkpointing: "on", "off", or "auto": for trials of which not even one row fits without.
     """
 
@@ -114,6 +115,7 @@ class Machine:
     micro_batch_size: int = 32
     prefix_cache_bytes: int = 8 * 2**30
     layout: str = "padded"
+    compile: str = "auto"
     gradient_checkpointing: str = "auto"
 
 

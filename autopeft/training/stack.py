@@ -189,9 +189,10 @@ class Stack:
         self.scale = torch.stack([self._scale(member) for member in self.members])
         self.lowest = min(member.attached.lowest for member in members)
         self.chosen: tuple[int, ...] = ()
-        self._pieces: dict[str, torch.Tensor] = {}
         self._keeps: dict[Any, torch.Tensor] = {}
         self.network = self._network(heads)
+        stacked = (StackedLora, StackedLinear)
+        self._stacked = [module for module in self.network.model.modules() if isinstance(module, stacked)]
         self.network.is_joined = self.network.flattening is not None and len(members) > 1 and self._joins()
 
     def _joins(self) -> bool:
@@ -251,7 +252,9 @@ class Stack:
 
     def clear(self) -> None:
         """Lets go of the gradients and of the last pass."""
-        self.values.grad, self._pieces = None, {}
+        self.values.grad = None
+        for module in self._stacked:
+            module.take({})
 
     def answers(self, split: str, chosen: Sequence[int]) -> list[Answers]:
         """Collects the answers of the chosen members (by index) for a split."""
@@ -294,37 +297,33 @@ class Stack:
         for name, parameter in _tensors(self.members[index]).items():
             parameter.data.copy_(self._place(self.values.data, index, name, parameter.shape))
 
-    def piece(self, name: str) -> torch.Tensor:
-        """Returns a tensor of the members of this pass: (n_chosen, *shape)."""
-        return self._pieces[name].view(len(self.chosen), *self.shapes[name])
-
-    def mask(self, module: str, inputs: torch.Tensor) -> torch.Tensor | None:
-        """Draws the dropout mask of an update's inputs (n_chosen, n, width), by each member's generator, or None."""
+    def shares(self, module: str) -> list[float]:
+        """Returns the dropout of each member of this pass in an update."""
         members = [self.members[index] for index in self.chosen]
-        shares = [member.updates[module].dropout if module in member.updates else 0.0 for member in members]
-        if not torch.is_grad_enabled() or not any(shares):  # no dropout while scoring
-            return None
+        return [member.updates[module].dropout if module in member.updates else 0.0 for member in members]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # draws from generators
+    def mask(self, module: str, inputs: torch.Tensor) -> torch.Tensor:
+        """Draws the dropout mask of an update's inputs (n_chosen, n, width), by each member's generator."""
         masks = torch.ones_like(inputs)
-        for mask, member, share in zip(masks, members, shares, strict=True):
+        for mask, index, share in zip(masks, self.chosen, self.shares(module), strict=True):
             if share:
-                mask.bernoulli_(1 - share, generator=member.randomness).div_(1 - share)
+                mask.bernoulli_(1 - share, generator=self.members[index].randomness).div_(1 - share)
         return masks
 
-    def token_mask(self, module: str, inputs: torch.Tensor, owner: torch.Tensor) -> torch.Tensor | None:
-        """Draws the dropout mask of an update's inputs (1, n, width), of several members in one buffer, or None.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def token_mask(self, module: str, inputs: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+        """Draws the dropout mask of an update's inputs (1, n, width), of several members in one buffer.
 
         Args:
             owner: (n,), the member of the pass whose each token is.
         """
-        members = [self.members[index] for index in self.chosen]
         key = (module, self.chosen)
-        keeps = [1.0 - (member.updates[module].dropout if module in member.updates else 0.0) for member in members]
-        if not torch.is_grad_enabled() or all(keep == 1.0 for keep in keeps):
-            return None
         if key not in self._keeps:
-            self._keeps[key] = torch.tensor(keeps, device=inputs.device)
+            self._keeps[key] = torch.tensor([1.0 - share for share in self.shares(module)], device=inputs.device)
         keep = self._keeps[key][owner][:, None]
-        drawn = torch.rand(inputs.shape, generator=members[0].randomness, device=inputs.device)
+        generator = self.members[self.chosen[0]].randomness
+        drawn = torch.rand(inputs.shape, generator=generator, device=inputs.device)
         return ((drawn < keep) / keep).to(inputs.dtype)
 
     # ── one pass ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -404,7 +403,12 @@ class Stack:
             adapters = adapters.to(torch.bfloat16)  # in one cast; autocast would cast tensor by tensor
         of_adapters, of_head = self.sizes[: self._n_names], self.sizes[self._n_names :]
         pieces = [*(adapters.split(of_adapters, dim=1) if of_adapters else ()), *head.split(of_head, dim=1)]
-        self._pieces = dict(zip(self.names, pieces, strict=True))
+        own = {
+            name: piece.view(len(self.chosen), *self.shapes[name])
+            for name, piece in zip(self.names, pieces, strict=True)
+        }
+        for module in self._stacked:
+            module.take(own)
 
     def _halving(self, call: Callable[[], Any]) -> Any:
         """Returns the call's value. If memory runs out, calls again with half as many members in a pass."""
@@ -507,49 +511,69 @@ class Stack:
         for name in sorted(updated):
             replace_module(model, name, StackedLora(self, name, model.get_submodule(name)))
         for name in sorted({parameter.rpartition(".")[0] for parameter in heads}):
-            replace_module(model, name, StackedLinear(self, name))
+            replace_module(model, name, StackedLinear(name))
         head = self.members[0].attached.head
         names = tuple(self.names)
         return self.worker.wrap(Attached(model.eval(), view, (), self.lowest, names, names, (), head))
 
 
 class StackedLora(nn.Module):
-    """Applies a frozen linear layer, and adds each member's own update."""
+    """Applies a frozen linear layer, and adds each member's own update.
+
+    What differs from pass to pass are tensors: what is compiled for one module serves all that are alike.
+    """
 
     def __init__(self, stack: Stack, name: str, base: nn.Module) -> None:
         super().__init__()
         self.__dict__["stack"] = stack  # not registered as a module
         self.name, self.base = name, base
+        self.is_dropping = False
+        self.take({})
+
+    def take(self, pieces: Mapping[str, torch.Tensor]) -> None:
+        """Takes the members' updates of the next pass (n_chosen, rank, in) and (n_chosen, out, rank); none to let go."""
+        self.a, self.b = pieces.get(self.name + LORA_A), pieces.get(self.name + LORA_B)
+        # No dropout while scoring
+        self.is_dropping = bool(pieces) and torch.is_grad_enabled() and any(self.__dict__["stack"].shares(self.name))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        stack = self.__dict__["stack"]
-        a, b = stack.piece(self.name + LORA_A), stack.piece(self.name + LORA_B)
-        layout = layout_of(self)
+        stack, a, b = self.__dict__["stack"], self.a, self.b
+        assert a is not None, "a pass was begun"
+        assert b is not None, "a pass was begun"
+        layout, mask = layout_of(self), None
         if layout is not None and stack.network.is_joined and inputs.shape[:2] == (1, layout.n_tokens):
             members, rank, width = a.shape
             rows = inputs.to(a.dtype)
             all_a, all_b = a.reshape(1, -1, width), b.transpose(0, 1).reshape(1, b.shape[1], -1)
             share = layout.share(members, rank, a.dtype)[None]
-            return updated(rows, self.base, all_a, all_b, stack.token_mask(self.name, rows, layout.owner), share)
-        rows = inputs.to(a.dtype).reshape(len(stack.chosen), -1, inputs.shape[-1])
-        out = updated(rows, self.base, a, b, stack.mask(self.name, rows))
+            if self.is_dropping:
+                mask = stack.token_mask(self.name, rows, layout.owner)
+            return updated(rows, self.base, all_a, all_b, mask, share)
+        rows = inputs.to(a.dtype).reshape(len(a), -1, inputs.shape[-1])
+        if self.is_dropping:
+            mask = stack.mask(self.name, rows)
+        out = updated(rows, self.base, a, b, mask)
         return out.view(*inputs.shape[:-1], out.shape[-1])
 
 
 class StackedLinear(nn.Module):
     """Applies a linear layer of the head, with each member's own weights."""
 
-    def __init__(self, stack: Stack, name: str) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        self.__dict__["stack"] = stack
         self.name = name
+        self.take({})
+
+    def take(self, pieces: Mapping[str, torch.Tensor]) -> None:
+        """Takes the members' weights and biases of the next pass; none to let go."""
+        self.weight, self.bias = pieces.get(f"{self.name}.weight"), pieces.get(f"{self.name}.bias")
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        stack = self.__dict__["stack"]
-        rows = inputs.reshape(len(stack.chosen), -1, inputs.shape[-1])
-        out = torch.bmm(rows, stack.piece(f"{self.name}.weight").mT)
-        if f"{self.name}.bias" in stack.shapes:
-            out = out + stack.piece(f"{self.name}.bias").unsqueeze(1)
+        assert self.weight is not None, "a pass was begun"
+        rows = inputs.reshape(len(self.weight), -1, inputs.shape[-1])
+        out = torch.bmm(rows, self.weight.mT)
+        if self.bias is not None:
+            out = out + self.bias.unsqueeze(1)
         return out.view(*inputs.shape[:-1], out.shape[-1])
 
 

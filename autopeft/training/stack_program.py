@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from autopeft.training.compiled import Compiling
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.launch import READ, launcher_of
 from autopeft.training.scorer import scorer_of
@@ -42,13 +43,14 @@ class StackProgram:
         self.losses = torch.zeros((READ, n_members), device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)  # steps done of those that were launched
         self.launcher = launcher_of(self.step, device, [member.randomness for member in stack.members])
+        self.compiling = Compiling(stack.worker.compiler, stack.network, self.launcher)
         stack.scorer = scorer_of(stack.static_logits, stack.network.model, device)
-        self._launched = 0
+        self._launched: Sequence[Size] = ()  # sizes of the steps that nobody has read
 
     @property
     def is_launched(self) -> bool:
         """Whether steps were launched that nobody has read."""
-        return self._launched > 0
+        return bool(self._launched)
 
     def launch(self, n_steps: int) -> None:
         """Launches so many steps of each member, at most READ. May return before the device has done them.
@@ -66,16 +68,19 @@ class StackProgram:
         self.coefficients[:n_steps].copy_(coefficients)
         self.at.zero_()
         sizes = [network.size_of(parts) for parts in batches]
+        left = max(member.course.total - member.step for member in stack.members)
+        self.compiling.decide(left, sizes)
         before = None if network.is_resident else lambda step: network.send(batches[step], sizes[step])
         try:
-            self.launcher.launch(sizes, before)
+            with self.compiling.timed():
+                self.launcher.launch(sizes, before)
             if before is not None:  # what was sent lies where all trials' batches lie
                 self.launcher.wait()
         except (RuntimeError, MemoryError) as fault:
             if not is_out_of_memory(fault) or stack.most_members == 1:
                 raise
             self._rest(batches, coefficients)
-        self._launched = n_steps
+        self._launched = sizes
 
     def is_done(self) -> bool:
         """Whether the device has done what was launched."""
@@ -83,8 +88,12 @@ class StackProgram:
 
     def read(self) -> Iterator[list[float]]:
         """Waits for the launched steps. Moves the members on step by step, and yields their losses of each."""
-        losses: list[list[float]] = self.launcher.read(self.losses[: self._launched])
-        self._launched = 0
+        with self.compiling.timed():
+            losses: list[list[float]] = self.launcher.read(self.losses[: len(self._launched)])
+        spent = self.compiling.note(self._launched)
+        for member in self.stack.members:
+            member.course.wait(spent)
+        self._launched = ()
         for of_step in losses:
             for index, member in enumerate(self.stack.members):
                 member.step += index not in self.stack.vacant

@@ -4,7 +4,9 @@ import contextlib
 import itertools
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -620,6 +622,8 @@ def test_out_of_memory_in_company_costs_no_trial_a_result_or_a_batch(setup, monk
     norms = [Trial(number, {"method": "norm", "norm.lr": 1e-2, "head.lr": 1e-2}, 7) for number in (1, 2, 3, 4)]
     expected = list(Worker(setup).evaluate(biases(10)[0]))
     monkeypatch.setattr(Network, "backward", hungry)
+    # Each turn takes one second: a first one that took long on a busy machine would let all others end before the second
+    monkeypatch.setattr("autopeft.training.pack.time", SimpleNamespace(monotonic=partial(next, itertools.count())))
     found = run(pack, [*norms, *biases(10)])
     assert company[0] == 4 and all(2 * later <= before for before, later in itertools.pairwise(company))
     assert {events[-1].status for events in found.values()} == {Status.COMPLETE}

@@ -188,8 +188,12 @@ def test_members_in_one_buffer_drop_out_by_their_own_shares(setup):
         assert masks[0][2:5].unique().tolist() == pytest.approx([0, 4 / 3])
         assert masks[0][2:5].mean() == pytest.approx(1, abs=0.02)
         assert not torch.equal(*masks)
+        stack._choose((0, 1, 2))
+        module = stack.network.model.get_submodule("bert.encoder.layer.0.intermediate.dense")
+        assert module.is_dropping
         with torch.no_grad():
-            assert stack.token_mask("bert.encoder.layer.0.intermediate.dense", torch.ones(1, 6, 4), owner) is None
+            stack._choose((0, 1, 2))
+        assert not module.is_dropping, "while scoring"
 
 
 def member_losses(stack, batches):

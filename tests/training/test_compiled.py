@@ -1,0 +1,219 @@
+"""Compiled blocks: the same training, compiled once for all blocks and trials that are alike, where that pays."""
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+from models import text_setup, write_completions, writer
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from autopeft.errors import EnvironmentFault
+from autopeft.training import compiled
+from autopeft.training.compiled import GAIN, SECONDS, Compiler, Compiling
+from autopeft.training.loop import Worker
+from autopeft.training.setup import Setup
+from autopeft.training.stack import Member, Stack
+from autopeft.training.stack_program import StackProgram
+from autopeft.trial import Phase, Status, Trial
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    return text_setup(tmp_path_factory.mktemp("compiled")).but(
+        layout="flat", epochs=None, steps=STEPS, compile="off", rungs=()
+    )
+
+
+@pytest.fixture(scope="module")
+def writing(tmp_path_factory):
+    """A language model of four blocks."""
+    folder = tmp_path_factory.mktemp("writing")
+    config = AutoConfig.from_pretrained(writer(folder / "model", "llama"), num_hidden_layers=4)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
+    return Setup.of(
+        model=str(folder / "model"), task="causal_language_modelling",
+        data={"train": str(write_completions(folder / "train.csv", 64))}, folder=str(folder / "run"),
+        cache=str(folder / "cache"), steps=STEPS, batch_size=8, layout="flat", compile="off", rungs=(), keep="none",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Blocks are traced, as before they are compiled, and run as they were traced. Counts what torch would compile."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter, compile_ = CompileCounter(), torch.compile
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compile_(call, dynamic=False, backend=counter))
+    yield counter
+    torch._dynamo.reset()
+
+
+def trained(worker, params, number=0):
+    *_, result = worker.evaluate(Trial(number, params, 7))
+    assert result.status is Status.COMPLETE, result.error
+    return result
+
+
+def is_near(one, other):
+    assert one.metrics["loss"] == pytest.approx(other.metrics["loss"], abs=1e-5)
+
+
+LORA = {"method": "lora", "lora.rank": 2, "lora.dropout": 0.1}
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "serial_adapter", "bias", "full", "loha", "prefix"])
+def test_compiled_blocks_train_as_others_do(setup, traced, method):
+    params = LORA if method == "lora" else {"method": method}
+    plain = trained(Worker(setup), params)
+    found = trained(Worker(setup.but(compile="on")), params)
+    is_near(found, plain)
+    assert (plain.ran, found.ran) == ("static", "static+compiled")
+    assert traced.frame_count > 0
+
+
+def test_blocks_that_are_alike_and_later_trials_are_served_by_what_was_compiled(writing, traced):
+    """The first block differs, as nothing below it has a gradient; a size of a batch is one more."""
+    worker = Worker(writing.but(compile="on"))
+    first = trained(worker, LORA)
+    once, sizes = traced.frame_count, len(worker.compiler._costs)
+    # Attention is left out: what is before it and behind it are graphs of their own. Twelve a size, were no block shared
+    assert len(worker.view.blocks) == 4 and once == 7 * sizes
+    later = trained(worker, {**LORA, "lora.lr": 3e-3}, number=1)
+    assert traced.frame_count == once, "its learning rate is a tensor"
+    assert first.metrics["loss"] != later.metrics["loss"]
+
+
+def test_a_stack_is_compiled_once_for_all_its_updates(writing, traced):
+    def losses(mode):
+        worker = Worker(writing.but(compile=mode))
+        trials = [Trial(number, {"method": "lora", "lora.rank": number}, number) for number in (2, 3)]
+        program = StackProgram(Stack(worker, [Member.of(worker, trial) for trial in trials], 2))
+        out, counts = [], []
+        for _ in range(STEPS):
+            program.launch(1)
+            out += [loss for of_step in program.read() for loss in of_step]
+            counts.append(traced.frame_count)
+        return out, counts, program.compiling
+
+    plain, _, off = losses("off")
+    found, counts, on = losses("on")
+    assert found == pytest.approx(plain, abs=1e-5)
+    assert (off.named("stack"), on.named("stack")) == ("stack", "stack+compiled")
+    sizes = len(on._known)
+    assert 0 < counts[-1] <= counts[0] * sizes, "no more for each step"
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++, which is not here")
+def test_a_trial_compiled_for_this_cpu(writing, tmp_path):
+    """By torch's own compiler, with the random numbers of dropout as they are without it."""
+    path = tmp_path / "train.csv"
+    path.write_text("prompt,completion\n" + "good day night,yes it is\n" * 40)
+    setup = writing.but(data={"train": str(path)}, cache=str(tmp_path / "cache"), folder=str(tmp_path / "run"))
+    phases = []
+    plain = trained(Worker(setup), LORA)
+    worker = Worker(setup.but(compile="on", trial_seconds=600.0))
+    for event in worker.phases(Trial(0, LORA, 7)):
+        phases.append(event)
+    is_near(phases[-1], plain)
+    names = [event for event in phases if isinstance(event, Phase)]
+    assert names.count(Phase.PREPARING) == 2 and names[-1] is Phase.SCORING, "no watchdog while it compiles"
+    assert worker.compiler.seconds != SECONDS
+    assert phases[-1].metrics["train_seconds"] < 10 * plain.metrics["train_seconds"] + worker.compiler.seconds
+
+
+def test_where_torch_cannot_compile_the_search_goes_on_or_says_so(setup, monkeypatch, caplog):
+    def broken(call, **options):
+        def fail(*args, **kwargs):
+            raise torch._dynamo.exc.InternalTorchDynamoError("no compiler found")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    worker = Worker(setup)
+    plain = trained(worker, LORA)
+    worker = Worker(setup)
+    worker.compiler.mode = "auto"
+    monkeypatch.setattr(Compiler, "pays", lambda *given: True)
+    found = trained(worker, LORA)
+    is_near(found, plain)
+    assert found.ran == "static" and worker.compiler.mode == "off"
+    assert [r.message for r in caplog.records] == ["blocks are not compiled, as torch cannot: no compiler found"]
+    with pytest.raises(
+        EnvironmentFault, match=r"cannot be compiled here: no compiler found\. Leave training\.compile out"
+    ):
+        trained(Worker(setup.but(compile="on")), LORA)
+
+
+# ── whether it pays ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_pays_if_the_steps_ahead_save_more_than_their_sizes_cost():
+    compiler = Compiler("auto", GPU)
+    needed = 3 * SECONDS / GAIN  # seconds of training
+    assert compiler.pays(1001, needed / 1000, 3) and not compiler.pays(999, needed / 1000, 3)
+    assert not compiler.pays(10**9, None, 1), "not measured"
+    compiler.note_cost(30.0, 3)
+    assert compiler.seconds == pytest.approx(10.0)
+    compiler.note_gain(0.4, 0.1)
+    assert compiler.gain == pytest.approx(0.75)
+    assert compiler.pays(41, 1.0, 3) and not compiler.pays(39, 1.0, 3)
+    compiler.note_gain(0.1, 0.2)  # slower
+    assert compiler.gain == pytest.approx(-0.125) and not compiler.pays(10**9, 1.0, 1)
+
+
+def test_auto_is_for_gpus():
+    assert Compiler("auto", CPU).mode == "off" and Compiler("on", CPU).mode == "on"
+    assert not Compiler("off", GPU).pays(10**9, 1.0, 1) and Compiler("on", CPU).pays(0, None, 5)
+
+
+class Program:
+    """Steps of a second, of .4 s when compiled, which takes 30 s for each size."""
+
+    def __init__(self, compiler, monkeypatch):
+        self.now, self.calls, self.known = 0.0, [], set()
+        monkeypatch.setattr(compiled, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(compiler, "compile", lambda network: self.calls.append("compile"))
+        launcher = SimpleNamespace(wait=lambda: self.calls.append("wait"), forget=lambda: self.calls.append("forget"))
+        self.compiling = Compiling(compiler, SimpleNamespace(is_checkpointed=False), launcher)
+
+    def take(self, sizes, left):
+        self.compiling.decide(left, sizes)
+        with self.compiling.timed():
+            for size in sizes:
+                self.now += 0.4 if self.compiling.is_on else 1.0
+                if self.compiling.is_on and size not in self.known:
+                    self.now += 30.0
+                    self.known.add(size)
+        self.now += 1000.0  # others' turns
+        return self.compiling.note(sizes)
+
+
+def test_it_is_decided_by_what_was_measured(monkeypatch):
+    compiler = Compiler("auto", GPU)
+    program = Program(compiler, monkeypatch)
+    sizes = ["short", "long"] * 5
+    assert program.take(sizes, 50) == 0.0 and not program.compiling.is_on
+    for _ in range(2):  # the first was no measurement: its sizes were news
+        program.take(sizes, 50)
+    assert not program.compiling.is_on, "50 steps of a second, and the 30 taken once more, save 24 of 40 seconds"
+    spent = program.take(sizes, 200)
+    assert program.calls == ["wait", "compile", "forget"] and program.compiling.is_on
+    assert spent == pytest.approx(54.0), "more than these steps took before"
+    assert compiler.seconds == pytest.approx(27.0) and compiler.gain == GAIN
+    assert [program.take(sizes, 100) for _ in range(3)] == [0.0] * 3
+    assert compiler.gain == pytest.approx(0.6)
+    assert program.take([*sizes, "other"], 100) == pytest.approx(30.4 + 10 * 0.4 - 11.0)
+    assert program.compiling.named("graph") == "graph+compiled"
+
+
+def test_a_checkpointed_network_is_left_as_it_is(monkeypatch):
+    program = Program(Compiler("on", CPU), monkeypatch)
+    program.compiling.network.is_checkpointed = True
+    program.take(["one"], 10)
+    assert not program.compiling.is_on and program.calls == []
