@@ -79,10 +79,10 @@ class Compiler:
         self._gains.append(1.0 - after / before)
 
     def compile(self, network: Network) -> None:
-        """Compiles those blocks of a network that run."""
+        """Compiles the blocks of a network."""
         torch._dynamo.config.recompile_limit = MOST_FORMS
         torch._dynamo.config.accumulated_recompile_limit = MOST_FORMS
-        for name in network.view.blocks[min(network.depth, network.view.n_layers) :]:
+        for name in network.blocks:
             block = network.model.get_submodule(name)
             block.forward = partial(self._call, block, block.forward)
 
@@ -146,7 +146,7 @@ class Compiling:
             left: Steps that the trial has left.
             sizes: Their sizes.
         """
-        if self.is_on or self.network.is_checkpointed:
+        if self.is_on or self.network.is_checkpointed or not self.network.blocks:
             return
         pace = self._pace
         if not self.compiler.pays(left + self._taken, pace, len({*sizes, *self._known})):

@@ -85,7 +85,12 @@ class Network:
     def checkpoint(self) -> None:
         """Lets the blocks keep no activations from now on."""
         self.is_checkpointed = True
-        checkpoint_blocks(self.model, self.view.blocks[min(self.depth, self.view.n_layers) :])
+        checkpoint_blocks(self.model, self.blocks)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Returns the names of the blocks that run: those that no cache replaces."""
+        return self.view.blocks[min(self.depth, self.view.n_layers) :]
 
     def _depth(self) -> int:
         """Returns the depth of the deepest cache with nothing trained below it; 0 if that cache exceeds the bound."""

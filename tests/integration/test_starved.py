@@ -144,4 +144,9 @@ def test_a_starved_machine_delays_a_search_and_ends_none(tmp_path, executor, cpu
     told = [event["number"] for event in read(starved.run / NAME) if event["event"] == "tell"]
     assert sorted(told) == list(range(5)), "each is told once"
     assert History.read(starved.run / NAME).counts() == {"COMPLETE": 5}
-    assert outcome(starved.run) == outcome(fed.run)
+    found, expected = outcome(starved.run), outcome(fed.run)
+    for of_run in (found, expected) if cpus > 1 else ():
+        # The last trials of several slots begin in the order of their forecast times, so their numbers may change places
+        last = [of_run.pop(number) for number in (3, 4)]
+        of_run["last"] = sorted(json.dumps(params, sort_keys=True) for params, *_ in last)
+    assert found == expected

@@ -180,7 +180,7 @@ class Program:
         monkeypatch.setattr(compiled, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(compiler, "compile", lambda network: self.calls.append("compile"))
         launcher = SimpleNamespace(wait=lambda: self.calls.append("wait"), forget=lambda: self.calls.append("forget"))
-        self.compiling = Compiling(compiler, SimpleNamespace(is_checkpointed=False), launcher)
+        self.compiling = Compiling(compiler, SimpleNamespace(is_checkpointed=False, blocks=("block.0",)), launcher)
 
     def take(self, sizes, left):
         self.compiling.decide(left, sizes)
@@ -212,8 +212,9 @@ def test_it_is_decided_by_what_was_measured(monkeypatch):
     assert program.compiling.named("graph") == "graph+compiled"
 
 
-def test_a_checkpointed_network_is_left_as_it_is(monkeypatch):
+@pytest.mark.parametrize("network", [{"is_checkpointed": True}, {"blocks": ()}])
+def test_a_network_that_is_checkpointed_or_all_cached_is_left_as_it_is(monkeypatch, network):
     program = Program(Compiler("on", CPU), monkeypatch)
-    program.compiling.network.is_checkpointed = True
+    vars(program.compiling.network).update(network)
     program.take(["one"], 10)
     assert not program.compiling.is_on and program.calls == []
