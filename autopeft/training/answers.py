@@ -10,6 +10,7 @@ import torch
 
 from autopeft.tasks import Batch, Calibrated, Kept, Scores, Split, Task, Writer
 from autopeft.training.batches import by_length, collate, collate_targets
+from autopeft.training.greedy import static_generation
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
 SCORE_SHARE = 128  # on a GPU: its bytes for each of them; with copies, a sixth of its memory
@@ -116,15 +117,16 @@ def write(task: Writer, members: Sequence[Answers], model: Any, device: torch.de
     """
     split, n_members = members[0].split, len(members)
     asked, most = task.asked(split), max(1, WRITTEN // n_members)
-    for at in range(0, max(1, len(asked)), most):  # once without rows, for the names
-        rows = asked[at : at + most]
-        every = np.tile(rows, n_members)
-        inputs, targets = (
-            (collate(split, every, device), collate_targets(split, every, device)) if len(rows) else ({}, {})
-        )
-        for name, values in task.write(Batch(every, inputs, targets), model).items():
-            for index, member in enumerate(members):
-                member.put(name, rows, values[index * len(rows) : (index + 1) * len(rows)])
+    with static_generation(model, device):
+        for at in range(0, max(1, len(asked)), most):  # once without rows, for the names
+            rows = asked[at : at + most]
+            every = np.tile(rows, n_members)
+            inputs, targets = (
+                (collate(split, every, device), collate_targets(split, every, device)) if len(rows) else ({}, {})
+            )
+            for name, values in task.write(Batch(every, inputs, targets), model).items():
+                for index, member in enumerate(members):
+                    member.put(name, rows, values[index * len(rows) : (index + 1) * len(rows)])
 
 
 def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from models import text_setup
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopeft import plugins
 from autopeft.training.batches import collate
@@ -16,27 +15,7 @@ from autopeft.training.program import Program, is_static
 from autopeft.training.stack import Member, Stack
 from autopeft.training.stack_program import StackProgram
 from autopeft.trial import Trial
-from tests.training.traces import DEPENDENT
-
-# Operations that make a tensor of numbers of the host: on a GPU a copy that has to wait.
-FROM_HOST = {"lift_fresh", "lift", "lift_fresh_copy"}
-
-
-class Watch(TorchDispatchMode):
-    """Collects the operations that a capture does not take."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        is_masked = name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        if name in DEPENDENT | FROM_HOST or is_masked:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
+from tests.training.watch import Watch, watched
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +27,6 @@ DRAWING = {
     "loha",
     "lokr",
 }  # draw a number on the host in each pass, whether to leave a module out: called, not captured
-
-
-def watched(step, size):
-    """The operations of a step that a capture does not take."""
-    step(size)  # what is made once, in the passes before the capture
-    with Watch() as watch:
-        step(size)
-    return watch.found
 
 
 def test_the_watch_sees_what_waits():
