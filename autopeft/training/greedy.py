@@ -93,7 +93,8 @@ class Greedy:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model: Any = model
-        self.device, self.plain = device, self.model.generate
+        self.device = device
+        self.plain: Any = self.model.generate
         self.launcher = launcher_of(self._step, device)
         self._writing: Writing | None = None
         self._size: tuple[int, ...] = ()
