@@ -112,7 +112,9 @@ class Greedy:
                 does it.
         """
         if not is_greedy(generation_config):
-            return self.plain(input_ids=input_ids, attention_mask=attention_mask, generation_config=generation_config)
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, "generation_config": generation_config}
+            own: torch.Tensor = self.plain(**given)
+            return own
         n_new = int(generation_config.max_new_tokens)
         writing = self._begin(input_ids, attention_mask, n_new, generation_config)
         done = 1
