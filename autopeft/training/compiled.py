@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 SECONDS = 20.0  # to compile for one more size of a batch, before any was measured
 GAIN = 0.3  # share of a step that is saved, before any was measured
 FEWEST = 10  # steps that show how long one takes
+COMPILER = ("torch._dynamo", "torch._inductor")  # modules whose faults are the compiler's own
 MOST_FORMS = 4096  # of one class of blocks: sizes, ranks, precisions; torch's own bound is 8
 
 
@@ -84,7 +85,8 @@ class Compiler:
         torch._dynamo.config.accumulated_recompile_limit = MOST_FORMS
         for name in network.blocks:
             block = network.model.get_submodule(name)
-            block.forward = partial(self._call, block, block.forward)
+            if "forward" not in vars(block):  # it runs as its class says
+                block.forward = partial(self._call, block, block.forward)
 
     def _call(self, block: nn.Module, plain: Callable[..., Any], *args: Any, **options: Any) -> Any:
         if self.mode == "off" or not torch.is_grad_enabled():
@@ -95,7 +97,9 @@ class Compiler:
             self._compiled[kind] = torch.compile(kind.forward, dynamic=False, options=of_torch)
         try:
             return self._compiled[kind](block, *args, **options)
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as fault:
+        except Exception as fault:
+            if not type(fault).__module__.startswith(COMPILER):
+                raise
             text = str(fault).strip().splitlines()[0]
             if self.mode == "on":
                 raise EnvironmentFault(
