@@ -198,10 +198,10 @@ def test_it_is_decided_by_what_was_measured(monkeypatch):
     compiler = Compiler("auto", GPU)
     program = Program(compiler, monkeypatch)
     sizes = ["short", "long"] * 5
-    assert program.take(sizes, 50) == 0.0 and not program.compiling.is_on
+    assert program.take(sizes, 20) == 0.0 and not program.compiling.is_on
     for _ in range(2):  # the first was no measurement: its sizes were news
-        program.take(sizes, 50)
-    assert not program.compiling.is_on, "50 steps of a second, and the 30 taken once more, save 24 of 40 seconds"
+        program.take(sizes, 20)
+    assert not program.compiling.is_on, "20 steps of a second, and the 20 taken once more, save 18 of 24 seconds"
     spent = program.take(sizes, 200)
     assert program.calls == ["wait", "compile", "forget"] and program.compiling.is_on
     assert spent == pytest.approx(54.0), "more than these steps took before"
