@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from models import write_completions, writer
+from models import translator, write_completions, writer
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from autopeft.training import answers as answers_module
@@ -19,19 +19,28 @@ from tests.training.watch import watched
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 DEVICES = ["cpu", CUDA]
-END, PAD = 0, 1
+END, PAD, START = 0, 1, 3
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
+@pytest.fixture(scope="module", params=["gpt2", "llama", "t5", "bart"])
 def model(request, tmp_path_factory):
-    folder = writer(tmp_path_factory.mktemp(request.param), request.param)
-    made = AutoModelForCausalLM.from_pretrained(folder).eval()
-    assert made.config.max_position_embeddings == 32
-    return made
+    """Two that go on with what they read, and two that read with an encoder."""
+    if request.param in ("t5", "bart"):
+        made = translator(request.param).eval()
+        made.generation_config.forced_eos_token_id = None  # that of BART would end a text that has no room left
+        return made
+    return AutoModelForCausalLM.from_pretrained(writer(tmp_path_factory.mktemp(request.param), request.param)).eval()
+
+
+def rows(model, lengths, seed=0, n_words=12):
+    """Rows padded on the left; for an encoder on the right."""
+    given = prompts(lengths, seed, n_words)
+    if model.config.is_encoder_decoder:
+        given = {name: values.flip(1) for name, values in given.items()}
+    return given
 
 
 def prompts(lengths, seed=0, n_words=12):
-    """Rows padded on the left."""
     draw, longest = np.random.default_rng(seed), max(lengths)
     ids, mask = np.full((len(lengths), longest), PAD), np.zeros((len(lengths), longest), np.int64)
     for row, length in enumerate(lengths):
@@ -42,8 +51,9 @@ def prompts(lengths, seed=0, n_words=12):
 
 def config(new=8, ends=(END,), **more):
     return GenerationConfig(
-        do_sample=False, num_beams=1, max_new_tokens=new, pad_token_id=PAD, eos_token_id=list(ends), **more
-    )
+        do_sample=False, num_beams=1, max_new_tokens=new, pad_token_id=PAD, eos_token_id=list(ends),
+        decoder_start_token_id=START, **more
+    )  # fmt: skip
 
 
 def both(model, given, device="cpu", **options):
@@ -61,15 +71,23 @@ def both(model, given, device="cpu", **options):
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("lengths", [(1,), (5, 2, 9), (7, 7)])
 def test_it_writes_what_generate_writes(model, lengths, device):
-    own, found = both(model, prompts(lengths), device)
+    own, found = both(model, rows(model, lengths), device)
+    assert found == own
+
+
+def test_it_does_so_with_eager_attention(model):
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    own, found = both(model, rows(model, (5, 2, 9)))
+    model.set_attn_implementation(before)
     assert found == own
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_rows_end_where_they_do_for_generate(model, device):
     """Any word may be an end: the first that each row writes, the third of some, one that none writes."""
-    given = prompts((4, 6, 3, 8))
-    written = torch.tensor(both(model, given, device)[0])[:, 8:]
+    given = rows(model, (4, 6, 3, 8))
+    written = torch.tensor(both(model, given, device)[0])[:, -8:]
     ends = {
         "the first of all": written[:, 0].unique().tolist(),
         "one that a row writes later": [int(written[0, 3])],
@@ -83,8 +101,8 @@ def test_rows_end_where_they_do_for_generate(model, device):
 
 def test_looks_now_and_then_cut_what_was_written_too_much(model, monkeypatch):
     monkeypatch.setattr(greedy, "READ", 3)
-    given = prompts((4, 6))
-    ending = [int(torch.tensor(both(model, given)[0])[:, 6:][0, 1])]
+    given = rows(model, (4, 6))
+    ending = [int(torch.tensor(both(model, given)[0])[:, -8:][0, 1])]
     own, found = both(model, given, ends=ending)
     assert found == own
 
@@ -92,7 +110,7 @@ def test_looks_now_and_then_cut_what_was_written_too_much(model, monkeypatch):
 def test_one_greedy_serves_batches_of_other_sizes_and_prompts(model):
     with torch.no_grad(), static_generation(model, torch.device("cpu"), is_wanted=True):
         for seed, lengths in enumerate([(5, 2), (3, 5), (1, 2, 3), (6, 4)]):
-            given = prompts(lengths, seed)
+            given = rows(model, lengths, seed)
             own = model.generate.plain(**given, generation_config=config())
             assert torch.equal(model.generate(**given, generation_config=config()), own)
 
@@ -100,16 +118,19 @@ def test_one_greedy_serves_batches_of_other_sizes_and_prompts(model):
 def test_a_step_can_be_captured(model):
     with torch.no_grad():
         writer_of = Greedy(model, torch.device("cpu"))
-        writer_of(**prompts((4, 6)), generation_config=config(new=6))
-        writer_of._begin(*prompts((4, 6)).values(), 6, config(new=6))
-        assert watched(writer_of._step, writer_of._size) == []
+        writer_of(**rows(model, (4, 6)), generation_config=config(new=6))
+        writer_of.begin(*rows(model, (4, 6)).values(), config(new=6))
+        assert watched(writer_of._step, writer_of.size) == []
 
 
 def test_other_requests_are_generates_own(model):
-    given = prompts((4, 6))
-    assert is_greedy(config()) and not is_greedy(config(repetition_penalty=1.3))
-    assert not is_greedy(GenerationConfig(do_sample=True, max_new_tokens=3))
-    assert not is_greedy(GenerationConfig(num_beams=2, max_new_tokens=3)) and not is_greedy(GenerationConfig())
+    given = rows(model, (4, 6))
+    own = GenerationConfig(temperature=0.7, top_p=0.9)
+    assert is_greedy(config(), own) and not is_greedy(config(repetition_penalty=1.3), own)
+    assert not is_greedy(config(), GenerationConfig(repetition_penalty=1.1)), "which `generate` heeds, too"
+    assert not is_greedy(GenerationConfig(do_sample=True, num_beams=1, max_new_tokens=3), own)
+    assert not is_greedy(GenerationConfig(do_sample=False, num_beams=2, max_new_tokens=3), own)
+    assert not is_greedy(GenerationConfig(do_sample=False, num_beams=1), own)
     with torch.no_grad():
         own = model.generate(**given, generation_config=config(repetition_penalty=1.3))
         with static_generation(model, torch.device("cpu"), is_wanted=True):
