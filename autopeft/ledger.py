@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from types import NoneType
@@ -26,6 +26,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from autopeft.errors import EnvironmentFault, UsageError
+from autopeft.trial import LARGEST
 
 SCHEMA = 2  # 1: `by_class` in place of `detail`, and `dataset.label_rows`
 NAME = "ledger.jsonl"
@@ -66,6 +67,11 @@ class Ledger:
             _lock(self._file, path)
             _sign(path, is_search)
             self.events, length = _parse(path)  # events at opening; appended ones are not added
+            if torn := os.fstat(self._file.fileno()).st_size - length:
+                print(
+                    f"{path} ends with {torn:,} bytes of an event that was not written whole: it never was, and is dropped",
+                    file=sys.stderr,
+                )
             self._file.truncate(length)
         except BaseException:
             self._file.close()  # this also removes the lock
@@ -258,9 +264,9 @@ def _check_types(event: Mapping[str, Any]) -> None:
             raise ValueError(f"{key} is {' or '.join(kind.__name__ for kind in TYPES[key])}, got {value!r:.60}")
 
 
-def _are_finite(values: Iterable[Any]) -> bool:
+def _are_finite(values: Collection[Any]) -> bool:
     try:
-        return all(map(math.isfinite, values))
+        return all(map(math.isfinite, values)) and max(map(abs, values), default=0.0) <= LARGEST
     except (TypeError, OverflowError):  # no number, or a whole one that is larger than any real one
         return False
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ class Status(enum.StrEnum):
 
 # `Result.fault` of a trial that ended by the machine's fault: its worker died, or its node is gone.
 MACHINE = "machine"
+LARGEST = 1e100  # of a metric: reports and samplers square them
 COMPILED = "+compiled"  # behind `Result.ran`
 MOST_LOST = 2  # a trial lost so often has failed for good, as its own memory use may kill workers
 
@@ -42,6 +42,11 @@ WEATHER = frozenset({
     "train_seconds", "evaluate_seconds", "attach_seconds", "peak_memory_bytes", "micro_batch_size",
     "gradient_checkpointing",
 })  # fmt: skip
+
+
+def strange(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Returns the metrics that are not finite, or too large to calculate with."""
+    return {name: value for name, value in metrics.items() if not abs(value) <= LARGEST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +86,7 @@ class Report:
     ran: str = ""
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, self.metrics.values())):
-            wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
+        if wrong := strange(self.metrics):
             raise ValueError(f"metrics of a report are finite; step {self.step} came with {wrong}")
 
     def to_json(self) -> dict[str, Any]:
@@ -117,8 +121,7 @@ class Result:
     ran: str = ""
 
     def __post_init__(self) -> None:
-        wrong = {name: value for name, value in self.metrics.items() if not math.isfinite(value)}
-        if wrong:
+        if wrong := strange(self.metrics):
             raise ValueError(f"metrics of a result are finite; trial {self.trial.number} came with {wrong}")
         if bool(self.error) != (self.status in (Status.FAILED, Status.OUT_OF_MEMORY)):
             raise ValueError(f"a {self.status} result {'has no' if self.error else 'needs an'} error text")

@@ -230,6 +230,17 @@ def test_a_torn_last_line_is_dropped_and_the_next_event_follows(cut, tmp_path_fa
     assert [event["event"] for event in ledger.read(path)] == ["search", "after"]
 
 
+def test_who_opens_a_ledger_with_a_torn_line_is_told(tmp_path, capsys):
+    path = written(tmp_path / "ledger.jsonl", HEADER)
+    path.write_bytes(path.read_bytes() + b'{"event": "tell", "num')
+    ledger.read(path)
+    assert capsys.readouterr().err == "", "its writer may be at it"
+    written(path, {"event": "after"})
+    assert f"{path} ends with 22 bytes of an event that was not written whole" in capsys.readouterr().err
+    written(path, {"event": "later"})
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     "damage",
     [

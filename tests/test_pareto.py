@@ -9,21 +9,23 @@ from hypothesis.extra.numpy import arrays
 
 from autopeft.pareto import hypervolume, knee, non_dominated
 
-# Few distinct values, so that ties and duplicates are common.
+# Few distinct values, so that ties and duplicates are common, and reals.
 POINTS = st.integers(2, 3).flatmap(
     lambda width: arrays(
-        np.float64, st.tuples(st.integers(1, 25), st.just(width)), elements=st.integers(0, 8).map(float)
+        np.float64,
+        st.tuples(st.integers(1, 25), st.just(width)),
+        elements=st.integers(0, 8).map(float) | st.floats(0, 8),
     )
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(POINTS)
 def test_the_front_is_moocores(points):
     assert non_dominated(points).tolist() == moocore.is_nondominated(points, keep_weakly=True).tolist()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(POINTS, st.integers(1, 10))
 def test_the_hypervolume_is_moocores(points, reference):
     corner = np.full(points.shape[1], float(reference))

@@ -20,7 +20,7 @@ from autopeft.ledger import NAME, Ledger
 from autopeft.search import Ending, Search
 from autopeft.space import Choice, Dimension, Float, Int, Space
 from autopeft.testing import example_sizes
-from autopeft.trial import Report, Result, Status, derive_seed
+from autopeft.trial import Report, Result, Status, Trial, derive_seed
 from tests.executors.conversations import (
     HEADER,
     OBJECTIVES,
@@ -575,8 +575,11 @@ def test_a_trial_whose_counts_are_not_those_foretold_has_failed(tmp_path):
 
 
 def test_a_report_that_is_not_finite_cannot_be_made():
-    with pytest.raises(ValueError, match="metrics of a report are finite; step 3 came with"):
-        Report(3, {"train_loss": float("inf")})
+    for wrong in (float("inf"), float("nan"), 1e308, -1e200):  # the squares of the last two are not
+        with pytest.raises(ValueError, match="metrics of a report are finite; step 3 came with"):
+            Report(3, {"train_loss": wrong})
+        with pytest.raises(ValueError, match="metrics of a result are finite; trial 0 came with"):
+            Result(Trial(0, {}, 0), Status.COMPLETE, {"accuracy": wrong})
 
 
 def test_listeners_hear_each_event_once_it_is_on_the_disk_and_no_replayed_one(tmp_path):

@@ -33,6 +33,7 @@ from autopeft.errors import UsageError, did_you_mean
 from autopeft.objectives import Goal
 from autopeft.tasks import Columns, Kept, Scores, Task
 from autopeft.tasks._generation import mean
+from autopeft.trial import LARGEST
 
 EXPECTED = "expected file.py:function or package.module:function"
 
@@ -231,16 +232,18 @@ def _value(metric: OwnMetric, given: Sequence[Any], answers: Mapping[str, Any], 
         raise
     except Exception as fault:
         raise OwnMetricError(f"{where} fails: {type(fault).__name__}: {fault}") from fault
-    if isinstance(value, (Real, np.number)) and not isinstance(value, bool) and np.isfinite(float(value)):
+    if isinstance(value, (Real, np.number)) and not isinstance(value, bool) and abs(float(value)) <= LARGEST:
         return float(value)
     if isinstance(value, (list, tuple, np.ndarray)) and len(value) == n_rows:
         try:
             numbers = [float(each) for each in value]
         except (TypeError, ValueError):
             numbers = [float("nan")]
-        if np.isfinite(numbers).all():
+        if all(abs(number) <= LARGEST for number in numbers):
             return numbers
-    raise OwnMetricError(f"{where} returns {value!r:.60}: expected a finite number, or a list of {n_rows} of them")
+    raise OwnMetricError(
+        f"{where} returns {value!r:.60}: expected a finite number of at most {LARGEST:g}, or a list of {n_rows} of them"
+    )
 
 
 @lru_cache

@@ -16,12 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from autopeft.finding import Finding
-from autopeft.trackers._store import SQLITE, import_mlflow, sqlite_path, without_chatter
+from autopeft.trackers._store import SERVERS, SQLITE, import_mlflow, sqlite_path, without_chatter
 
 NAME = "MLflow"
 ANSWER_SECONDS = 10.0
 LATER = "; or search now, and `autopeft track RUN` once it is there: nothing is lost"
-SERVERS = ("http://", "https://")
 DATABASES = ("postgresql", "mysql", "mssql")
 
 
@@ -68,7 +67,7 @@ def _server(uri: str) -> Iterator[Finding]:
 
 def _let_in(uri: str, shown: str) -> Finding:
     """Asks for one experiment, with the tracker's credentials."""
-    import_mlflow()
+    import_mlflow(uri)
     from mlflow.utils import credentials, rest_utils
 
     creds_of: Any = credentials.get_default_host_creds
@@ -132,7 +131,7 @@ def _sqlite(path: Path) -> Iterator[Finding]:
 
 
 def _database(uri: str) -> Iterator[Finding]:
-    import_mlflow()
+    import_mlflow(uri)
     import sqlalchemy
     from alembic.migration import MigrationContext
 
@@ -162,7 +161,7 @@ def _schema(what: str, uri: str, revision: str | None) -> Finding:
     """Compares the tables of a database with those of this MLflow."""
     if revision is None:
         return Finding(NAME, "ok", f"{what} has no tables yet: the first search makes them")
-    import_mlflow()
+    import_mlflow(uri)
     import mlflow
     from alembic.script import ScriptDirectory
 

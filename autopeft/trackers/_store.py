@@ -16,6 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 DIGEST, ARTIFACTS = "autopeft.points", "autopeft.artifacts"
 POINTS_A_CALL, PARAMS_A_CALL = 800, 100  # MLflow takes 1,000 things a call, 100 of them params, 100 tags
-SQLITE = "sqlite:///"
+SQLITE, SERVERS = "sqlite:///", ("http://", "https://")
 ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"  # read where a store is opened; where it is not, MLflow's default stays
 # One call to a server that is down took 247 s with MLflow's own retries, 2.3 s with these. A user's setting stays.
 BOUNDS = {
@@ -112,11 +113,20 @@ def _artifacts_in(folder: Path) -> Iterator[None]:
         del os.environ[ARTIFACT_ROOT]
 
 
-def import_mlflow() -> None:
-    """Imports MLflow, with bounded retries. Call it in the thread of other imports: parallel imports can fail."""
+def import_mlflow(uri: str) -> None:
+    """Imports MLflow, with bounded retries. Call it in the thread of other imports: parallel imports can fail.
+
+    Args:
+        uri: The store. With its first request to a server MLflow imports IPython, too, where that is installed, and
+            matplotlib reads IPython's version as soon as its import has begun.
+    """
     for name, value in BOUNDS.items():
         os.environ.setdefault(name, value)
     import mlflow.tracking  # noqa: F401
+
+    if uri.startswith(SERVERS):
+        with contextlib.suppress(ImportError):
+            import_module("IPython")
 
 
 @dataclass

@@ -27,6 +27,7 @@ from autopeft.history import History, Record
 from autopeft.redact import Redactor
 from autopeft.trackers._layout import NUMBERS, WORKFLOW, Address, Describe, Layout, cut
 from autopeft.trackers._store import (
+    SERVERS,
     Held,
     Store,
     artifacts_of,
@@ -49,7 +50,6 @@ DOUBTS = (0.2, 0.4, 0.8, 1.6, 3.2)
 LOOKUP_SECONDS = 3.0  # to look up the address of a search; a silent server is not waited for
 SHOW_SHARE = 0.005  # of the search's time, at most, for drawing the front for MLflow
 WRITE_SHARE = 0.01  # of the search's time, at most, in CPU seconds of writing: after a second's work a pause of 100
-SERVERS = ("http://", "https://")
 TEXTS = {".html", ".json", ".csv", ".yaml", ".yml", ".md", ".txt"}
 
 # Writes the files to show into a folder, from a history. Returns artifact path → file. The history is the fold of the
@@ -101,7 +101,7 @@ class MLflow:
         """Starts the thread that writes. Imports MLflow first, as imports in two threads at once can fail."""
         self.history = history
         self.redactor = Redactor.of([history.config, self.uri])
-        import_mlflow()
+        import_mlflow(self.uri)
         own = copy.deepcopy(history)
         self._thread = threading.Thread(target=self._work, args=(own,), name="autopeft-mlflow", daemon=True)
         self._thread.start()
@@ -137,7 +137,7 @@ class MLflow:
             UsageError: Another process is writing this search.
         """
         self.redactor = Redactor.of([history.config, self.uri])
-        import_mlflow()
+        import_mlflow(self.uri)
         with sole_writer(self.folder), without_chatter():
             try:
                 sync = self._connect(history)
@@ -154,7 +154,7 @@ class MLflow:
         """Returns the line that opens MLflow at this search: a command with its address as a comment, or an address."""
         redactor = Redactor.of([history.config, self.uri])
         pages = [f"#/experiments?{WORKFLOW}"]  # without the store there is still the way to MLflow's first page
-        import_mlflow()
+        import_mlflow(self.uri)
 
         def find() -> None:
             with contextlib.suppress(Exception):

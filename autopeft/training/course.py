@@ -11,7 +11,7 @@ import numpy as np
 
 from autopeft.tasks import Scores
 from autopeft.training.setup import Setup
-from autopeft.trial import Report, Result, Status, Trial
+from autopeft.trial import LARGEST, Report, Result, Status, Trial, strange
 
 
 class Course:
@@ -49,7 +49,7 @@ class Course:
 
     def failure(self, step: int, loss: float) -> Result | None:
         """Takes the loss of a step. Returns the trial's result if the trial ends here, else None."""
-        if not math.isfinite(loss):
+        if strange({"loss": loss}):
             return Result(
                 self.trial, Status.FAILED, error=f"the training loss is {loss} at step {step} of {self.total}"
             )
@@ -73,9 +73,8 @@ class Course:
             known: Further metrics, such as the counts.
         """
         metrics = {**scores.metrics, "train_loss": float(np.mean(self._recent))}
-        wrong = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-        if wrong:
-            return Result(self.trial, Status.FAILED, error=f"not finite after training: {wrong}")
+        if wrong := strange(metrics):
+            return Result(self.trial, Status.FAILED, error=f"not finite after training, or above {LARGEST:g}: {wrong}")
         start, attached, trained = self._times
         seconds = {
             "attach_seconds": attached - start,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -335,7 +336,7 @@ def load(folder: str | Path, *, base: str | None = None, trust_remote_code: bool
     if about["auto_class"] != plugins.make("tasks", about["task"], about["options"]).auto_class:
         raise UsageError(f"{folder / NAME} is damaged: {about['auto_class']!r} is no class of {about['task']}")
     if base is not None:
-        about = {**about, "base": base, "revision": None}
+        about = {**about, "base": os.path.expanduser(base), "revision": None}
     if about["form"] == "merged":  # the folder is the whole model, wherever its base is
         about = {**about, "base": str(folder.resolve()), "revision": None}
     if Path(about["base"]).is_absolute() and not Path(about["base"]).is_dir():

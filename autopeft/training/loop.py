@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import sys
@@ -47,7 +46,7 @@ from autopeft.training.programs import Programs
 from autopeft.training.recipe import Attached, attach, counts, load_trained, read_tensors, trained_state
 from autopeft.training.setup import Setup
 from autopeft.training.static import Statics
-from autopeft.trial import Phase, Report, Result, Status, Trial
+from autopeft.trial import Phase, Report, Result, Status, Trial, strange
 
 STATIC, PLAIN = "static", "plain"  # ways to run a trial: in static shapes, step by step
 
@@ -145,8 +144,8 @@ class Worker:
                 if os.environ.get("AUTOPEFT_DEBUG"):
                     print(shareable(traceback.format_exc()), file=sys.stderr)
                 status = Status.OUT_OF_MEMORY if is_out_of_memory(fault) else Status.FAILED
-                finite = {name: value for name, value in known.items() if math.isfinite(value)}
-                yield Result(trial, status, finite, error=explain(fault), ran=way)
+                usable = {name: value for name, value in known.items() if name not in strange(known)}
+                yield Result(trial, status, usable, error=explain(fault), ran=way)
                 return
 
     def _evaluate(

@@ -95,6 +95,7 @@ LEDGERS: dict[str, tuple[Callable[[Events], None], bool]] = {
     "metrics that are text": (each("tell", metrics={"accuracy": EVIL, "trainable_parameters": "x"}), False),
     "a metric that is no number": (each("tell", metrics={"accuracy": float("nan"), "trainable_parameters": 1}), False),
     "a metric without end": (each("tell", metrics={"accuracy": 0.5, "trainable_parameters": float("inf")}), False),
+    "a metric above all reason": (each("tell", metrics={"accuracy": 1e308, "trainable_parameters": 1}), False),
     "a status of its own": (each("tell", status=EVIL), False),
     "a header that is none": (header(config=[], objectives={}, model="x"), False),
     "a header without keys": (lambda events: [events[0].pop(key) for key in ("objectives", "model")] and None, False),

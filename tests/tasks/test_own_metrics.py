@@ -39,6 +39,18 @@ def breaks(predicted, true):
 
 def says_nothing(predicted, true):
     return None
+
+
+def divides(predicted, true):
+    return float("nan")
+
+
+def is_huge(predicted, true):
+    return 1e308
+
+
+def is_huge_for_a_row(predicted, true):
+    return [0.0] * (len(true) - 1) + [-1e200]
 """
 ABOUT = {"label_names": ["negative", "positive"], "n_outputs": 2}
 
@@ -77,7 +89,14 @@ def test_nothing_runs_before_something_is_scored(scores):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("breaks", "ValueError: no such price"), ("says_nothing", "returns None")]
+    ("name", "message"),
+    [
+        ("breaks", "ValueError: no such price"),
+        ("says_nothing", "returns None"),
+        ("divides", "returns nan: expected a finite number"),
+        ("is_huge", r"returns 1e\+308: expected a finite number of at most 1e\+100"),
+        ("is_huge_for_a_row", r"-1e\+200\]: expected a finite number"),
+    ],
 )
 def test_a_function_that_fails_is_said_before_the_search(scores, name, message):
     task, targets = task_with(scores, name), {"label": np.array([1, 0])}

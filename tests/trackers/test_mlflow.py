@@ -337,3 +337,19 @@ def test_the_command_opens_this_search(tmp_path, monkeypatch):
 def test_the_command_of_a_server_that_is_down_is_its_address(tmp_path):
     command = MLflow(tmp_path / "a", uri=f"http://me:{CANARY}@127.0.0.1:1").open_command(History(h.search(1)))
     assert command == "http://127.0.0.1:1/#/experiments?workflowType=machine_learning"
+
+
+def test_what_requests_import_is_there_before_the_thread_begins(tmp_path, monkeypatch):
+    """Half imported in that thread, IPython ended a search whose front was being drawn."""
+    asked = []
+    monkeypatch.setattr(_store, "import_module", asked.append)
+    _store.import_mlflow(f"sqlite:///{tmp_path}/x.db")
+    assert asked == []
+    _store.import_mlflow("http://127.0.0.1:9")
+    assert asked == ["IPython"]
+
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(_store, "import_module", missing)
+    _store.import_mlflow("https://127.0.0.1:9")

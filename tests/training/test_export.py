@@ -404,12 +404,14 @@ def test_code_of_the_base_runs_only_where_the_caller_says_so(bases, tmp_path):
     assert load(folder, trust_remote_code=True)
 
 
-def test_the_base_may_have_moved(bases, tmp_path):
+def test_the_base_may_have_moved(bases, tmp_path, monkeypatch):
     setup, recipe, inputs = trained(bases["bert"], {"method": "bias"})
     folder = exported(setup, recipe, {"method": "bias"}, tmp_path / "to", tmp_path)
     moved = tmp_path / "moved"
     shutil.copytree(bases["bert"], moved)
     assert np.array_equal(logits(load(folder, base=str(moved)).model, inputs), logits(recipe.model, inputs))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert np.array_equal(logits(load(folder, base="~/moved").model, inputs), logits(recipe.model, inputs))
     with pytest.raises(UsageError, match=r"the base model is not at .*base=.*--base"):
         load(folder, base=str(tmp_path / "nowhere"))
 

@@ -102,6 +102,7 @@ def test_a_trial_ends_without_a_result_when_the_search_does(setup):
 
 
 OWN = (AttributeError("x"), IndexError("x"), AssertionError(), StopIteration("x"), NameError("x"), NotImplementedError("x"),
+       KeyError("x"), ValueError("x"), RuntimeError("shape '[2, 3]' is invalid for input of size 4"),
        FileNotFoundError(2, "x"), Exception("x"))  # fmt: skip
 OTHERS = (EnvironmentFault("x"), UsageError("x"), KeyboardInterrupt(), OSError(errno.ENOSPC, "x"),
           Exception("I/O error: No space left on device (os error 28)"))  # fmt: skip
