@@ -416,6 +416,19 @@ def test_the_base_may_have_moved(bases, tmp_path, monkeypatch):
         load(folder, base=str(tmp_path / "nowhere"))
 
 
+def test_an_export_of_the_first_schema_is_still_read(bases, tmp_path):
+    """It knew classifications only: label names where the description of the data is now, and no options of a task."""
+    setup, recipe, inputs = trained(bases["bert"], {"method": "bias"})
+    folder = exported(setup, recipe, {"method": "bias"}, tmp_path / "to", tmp_path)
+    about = json.loads((folder / "autopeft.json").read_text())
+    old = {key: value for key, value in about.items() if key not in ("options", "about")}
+    old |= {"schema": 1, "label_names": about["about"]["label_names"]}
+    (folder / "autopeft.json").write_text(json.dumps(old))
+    found = load(folder)
+    assert np.array_equal(logits(found.model, inputs), logits(recipe.model, inputs))
+    assert set(found.predict({"text": ["a good day"]})["label"]) <= set(about["about"]["label_names"])
+
+
 def test_the_base_is_not_changed_by_exporting(bases, tmp_path):
     before = testing.checksum(load_model(ModelSpec(str(bases["bert"])), "AutoModelForSequenceClassification", 3))
     setup, recipe, _ = trained(bases["bert"], {"method": "full"})
