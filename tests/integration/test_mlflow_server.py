@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import shutil
 import subprocess
@@ -12,6 +14,8 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +28,7 @@ from autopeft.trackers import mlflow as trackers
 from autopeft.trackers.mlflow import MLflow
 from tests.commands import autopeft
 from tests.reports import histories as h
-from tests.trackers.servers import PATIENCE, Postgres, Proxy, Server, needs_postgres, wait_for
+from tests.trackers.servers import PATIENCE, Postgres, Proxy, Server, free_port, needs_postgres, wait_for
 from tests.trackers.stores import run_folder, runs
 from tests.trackers.test_mlflow import artifacts
 
@@ -116,6 +120,14 @@ class Following:
             run["tags"].pop("mlflow.user", None)  # a server with users writes the one who logged in
         assert found == wanted
         assert len(found) == 1 + len(self.history.trials)
+
+
+def fresh_users(server, folder):
+    """A configuration as the server's, of a database without users."""
+    text, path = Path(server.environment["MLFLOW_AUTH_CONFIG_PATH"]).read_text(), folder / "auth.ini"
+    lines = [line for line in text.splitlines() if not line.startswith("database_uri")]
+    path.write_text("\n".join([*lines, f"database_uri = sqlite:///{folder / 'users.db'}", ""]))
+    return path
 
 
 def complaints(capsys):
@@ -372,6 +384,42 @@ class TestLogin:
     def environment(self, everything):
         taken = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_TRACKING")}
         return {**taken, "MLFLOW_DISABLE_TELEMETRY": "true"}
+
+    @pytest.mark.parametrize(
+        ("headers", "status"),
+        [
+            ({}, 200),
+            ({"Authorization": ""}, 401),
+            ({"Authorization": "Basic bm9ib2R5Om5vdGhpbmc="}, 401),
+            ({"Host": "evil.example"}, 403),
+            ({"Origin": "http://evil.example"}, 403),
+        ],
+    )
+    def test_strangers_and_pages_of_strangers_are_refused(self, everything, headers, status):
+        """By the server itself, as README has it started: who has no log-in, and who comes by another name."""
+        login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        request = urllib.request.Request(
+            f"{everything.server.address}/api/2.0/mlflow/experiments/search",
+            data=json.dumps({"max_results": 1}).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Basic {login}", **headers},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+                found = answer.status
+        except urllib.error.HTTPError as fault:
+            found = fault.code
+        assert found == status
+
+    def test_a_server_with_users_does_not_start_without_a_password_for_its_admin(self, everything, tmp_path):
+        server = everything.server
+        environment = {k: v for k, v in server.environment.items() if k != "MLFLOW_AUTH_ADMIN_PASSWORD"}
+        done = subprocess.run(
+            [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{tmp_path / 'x.db'}",
+             *server.words, "--port", str(free_port()), "--workers", "1"],
+            cwd=tmp_path, timeout=PATIENCE, capture_output=True, text=True,
+            env={**environment, "MLFLOW_AUTH_CONFIG_PATH": str(fresh_users(server, tmp_path))},
+        )  # fmt: skip
+        assert done.returncode != 0 and "MLFLOW_AUTH_ADMIN_PASSWORD" in done.stdout + done.stderr
 
     @pytest.mark.parametrize("way", ["variables", "uri"])
     def test_it_is_in_nothing_that_is_written(self, everything, environment, tmp_path, way):
