@@ -127,6 +127,33 @@ def test_a_trial_compiled_for_this_cpu(writing, tmp_path):
     assert phases[-1].metrics["train_seconds"] < 10 * plain.metrics["train_seconds"] + worker.compiler.seconds
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("params", [LORA, {"method": "lora", "lora.rank": 2}, {"method": "full"}, {"method": "ia3"}])
+def test_what_is_compiled_is_captured(writing, params):
+    """The step of a trial is one launch, with compiled blocks in it, and its dropout is that of plain torch."""
+    setup = writing.but(device="cuda", precision="fp32", attention="sdpa", steps=30)
+    plain = trained(Worker(setup), params)
+    found = trained(Worker(setup.but(compile="on")), params)
+    assert (plain.ran, found.ran) == ("graph", "graph+compiled")
+    assert found.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_stack_that_is_compiled_is_captured(writing):
+    def losses(mode):
+        worker = Worker(writing.but(device="cuda", compile=mode, steps=30))
+        trials = [Trial(number, {"method": "lora", "lora.rank": number}, number) for number in (2, 3)]
+        program = StackProgram(Stack(worker, [Member.of(worker, trial) for trial in trials], 2))
+        out = []
+        for _ in range(3):
+            program.launch(10)
+            out += [loss for of_step in program.read() for loss in of_step]
+        assert program.launcher.name == "graph"
+        return out
+
+    assert losses("on") == pytest.approx(losses("off"), rel=1e-2)
+
+
 def test_where_torch_cannot_compile_the_search_goes_on_or_says_so(setup, monkeypatch, caplog):
     def broken(call, **options):
         def fail(*args, **kwargs):
