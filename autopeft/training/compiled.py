@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from autopeft.errors import EnvironmentFault
+from autopeft.training.faults import is_out_of_memory
 from autopeft.training.launch import WARM, Launcher
 from autopeft.training.network import Network
 from autopeft.trial import COMPILED
@@ -84,6 +85,9 @@ class Compiler:
         """Compiles the blocks of a network."""
         torch._dynamo.config.recompile_limit = MOST_FORMS
         torch._dynamo.config.accumulated_recompile_limit = MOST_FORMS
+        torch._functorch.config.force_non_lazy_backward_lowering = (
+            True  # a fault of the backward pass is seen in `_call`
+        )
         for name in network.blocks:
             block = network.model.get_submodule(name)
             if "forward" not in vars(block):  # it runs as its class says
@@ -99,16 +103,18 @@ class Compiler:
         try:
             return self._compiled[kind](block, *args, **options)
         except Exception as fault:
+            if is_out_of_memory(fault):
+                raise
+            text = (str(fault).strip().splitlines() or [type(fault).__name__])[0]
+            if self.mode == "auto":  # a fault that is not the compiler's, the plain block has as well
+                logger.warning("blocks are not compiled, as torch cannot: %s", text)
+                self.mode = "off"
+                return plain(*args, **options)
             if not type(fault).__module__.startswith(COMPILER):
                 raise
-            text = str(fault).strip().splitlines()[0]
-            if self.mode == "on":
-                raise EnvironmentFault(
-                    f"blocks of the model cannot be compiled here: {text}. Leave training.compile out, or turn it off"
-                ) from fault
-            logger.warning("blocks are not compiled, as torch cannot: %s", text)
-            self.mode = "off"
-            return plain(*args, **options)
+            raise EnvironmentFault(
+                f"blocks of the model cannot be compiled here: {text}. Leave training.compile out, or turn it off"
+            ) from fault
 
 
 class Compiling:

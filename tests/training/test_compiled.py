@@ -154,10 +154,11 @@ def test_a_stack_that_is_compiled_is_captured(writing):
     assert losses("on") == pytest.approx(losses("off"), rel=1e-2)
 
 
-def test_where_torch_cannot_compile_the_search_goes_on_or_says_so(setup, monkeypatch, caplog):
+@pytest.mark.parametrize("kind", [torch._dynamo.exc.InternalTorchDynamoError, RuntimeError])
+def test_where_torch_cannot_compile_the_search_goes_on_or_says_so(setup, monkeypatch, caplog, kind):
     def broken(call, **options):
         def fail(*args, **kwargs):
-            raise torch._dynamo.exc.InternalTorchDynamoError("no compiler found")
+            raise kind("no compiler found")
 
         return fail
 
@@ -171,10 +172,31 @@ def test_where_torch_cannot_compile_the_search_goes_on_or_says_so(setup, monkeyp
     is_near(found, plain)
     assert found.ran == "static" and worker.compiler.mode == "off"
     assert [r.message for r in caplog.records] == ["blocks are not compiled, as torch cannot: no compiler found"]
+    ordered = Worker(setup.but(compile="on"))
+    if kind is RuntimeError:  # the compiler's own? nobody knows
+        *_, result = ordered.evaluate(Trial(0, LORA, 7))
+        assert result.status is Status.FAILED and "no compiler found" in result.error
+        return
     with pytest.raises(
         EnvironmentFault, match=r"cannot be compiled here: no compiler found\. Leave training\.compile out"
     ):
-        trained(Worker(setup.but(compile="on")), LORA)
+        trained(ordered, LORA)
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_compiler(setup, monkeypatch):
+    def full(call, **options):
+        def fail(*args, **kwargs):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", full)
+    monkeypatch.setattr(Compiler, "pays", lambda *given: True)
+    worker = Worker(setup)
+    worker.compiler.mode = "auto"
+    *_, result = worker.evaluate(Trial(0, LORA, 7))
+    assert result.status is Status.COMPLETE and result.ran == "plain", "begun again, as a plain loop"
+    assert worker.compiler.mode == "auto"
 
 
 # ── whether it pays ─────────────────────────────────────────────────────────────────────────────────────────────────
