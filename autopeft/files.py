@@ -48,7 +48,11 @@ def to_disk(folder: Path) -> None:
 
 
 def remove_empty(folder: Path) -> None:
-    """Removes a folder that holds no file, whatever folders are in it. Leaves any other as it is."""
+    """Removes a run's folder that holds no file but locks of its caches. Of any other it leaves all files."""
+    files = [path for path in folder.rglob("*") if not path.is_dir()]
+    if all(path.suffix == ".lock" and path.is_relative_to(folder / "cache") for path in files):
+        for path in files:
+            path.unlink(missing_ok=True)
     for path in (*sorted(folder.rglob("*"), reverse=True), folder):
         with suppress(OSError):  # a file, a folder with files, or a folder that is gone
             path.rmdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autopeft.files import build_once
+from autopeft.files import build_once, remove_empty
 
 
 def write(folder: Path) -> None:
@@ -68,3 +68,26 @@ def test_of_several_processes_one_builds(tmp_path: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(list(tmp_path.glob("by *"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "stays"),
+    [
+        ([], False),
+        (["cache/data/encoded-1.lock", "cache/prefix/a.lock"], False),
+        (["cache/data/encoded-1.lock", "cache/data/encoded-1/train.npy"], True),
+        (["poetry.lock"], True),
+        (["ledger.jsonl", "cache/data/encoded-1.lock"], True),
+    ],
+)
+def test_a_run_that_never_began_is_removed_and_no_file_of_anybody_s(
+    tmp_path: Path, files: list[str], stays: bool
+) -> None:
+    folder = tmp_path / "run"
+    (folder / "trials").mkdir(parents=True)
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
+    remove_empty(folder)
+    assert folder.exists() == stays
+    assert not stays or all((folder / name).is_file() for name in files)
