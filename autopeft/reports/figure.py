@@ -52,9 +52,8 @@ def front_png(history: History, path: Path | str, describe: Describe, name: str 
     facts = Facts(history, describe, name)
     figure = _draw(facts, front_plot(facts))
     path = Path(path)
-    with (
-        warnings.catch_warnings()
-    ):  # a character that the font lacks is a box; the warning has it as it is, escapes too
+    with warnings.catch_warnings():
+        # A character that the font lacks is a box; the warning would have it as it is, escapes too
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
         figure.savefig(path, dpi=_DPI, format="png", metadata={"Software": "autopeft"})
     return path

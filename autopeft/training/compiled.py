@@ -45,12 +45,14 @@ class Compiler:
         device: The worker's device.
 
     Attributes:
+        spent: Seconds of compiling so far.
         seconds: What a size costs, the mean of those that were compiled.
         gain: Share of a step that was saved, the mean over programs.
     """
 
     def __init__(self, mode: str, device: torch.device) -> None:
         self.mode = mode if mode != "auto" or device.type == "cuda" else "off"
+        self.spent = 0.0
         self._costs: list[float] = []
         self._gains: list[float] = []
         self._compiled: dict[type[nn.Module], Callable[..., Any]] = {}
@@ -100,8 +102,12 @@ class Compiler:
         if kind not in self._compiled:
             of_torch: dict[str, Any] = {"fallback_random": True}
             self._compiled[kind] = torch.compile(kind.forward, dynamic=False, options=of_torch)
+        start, traced = time.monotonic(), _traced()
         try:
-            return self._compiled[kind](block, *args, **options)
+            out = self._compiled[kind](block, *args, **options)
+            if _traced() != traced:
+                self.spent += time.monotonic() - start
+            return out
         except Exception as fault:
             if is_out_of_memory(fault):
                 raise
@@ -115,6 +121,11 @@ class Compiler:
             raise EnvironmentFault(
                 f"blocks of the model cannot be compiled here: {text}. Leave training.compile out, or turn it off"
             ) from fault
+
+
+def _traced() -> int:
+    """Returns how many pieces of code torch has compiled in this process."""
+    return int(torch._dynamo.utils.counters["frames"]["total"])
 
 
 class Compiling:
@@ -136,7 +147,7 @@ class Compiling:
         self._known: Counter[Any] = Counter()  # size → steps, since the blocks were compiled or since the beginning
         self._warm = (0, 0.0)  # steps whose sizes were no news, and their seconds
         self._before: float | None = None  # seconds of a step before the blocks were compiled
-        self._elapsed = 0.0
+        self._elapsed = self._spent = 0.0
 
     @property
     def _pace(self) -> float | None:
@@ -175,13 +186,16 @@ class Compiling:
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Measures a part of what the next steps take: their launch, or the wait for them."""
-        start = time.monotonic()
+        start, spent = time.monotonic(), self.compiler.spent
         yield
-        self._elapsed += time.monotonic() - start
+        spent = self.compiler.spent - spent
+        self._spent += spent
+        self._elapsed += time.monotonic() - start - spent
 
     def note(self, sizes: Sequence[Any]) -> float:
-        """Notes that these steps were taken, in the time that was measured. Returns the seconds of compiling in it."""
-        seconds, self._elapsed = self._elapsed, 0.0
+        """Notes that these steps were taken, in the time that was measured. Returns the seconds of compiling beside it."""
+        seconds, spent = self._elapsed, self._spent
+        self._elapsed = self._spent = 0.0
         n_new = len({*sizes} - {*self._known}) if self.is_on else 0
         is_warm = all(self._known[size] > WARM for size in sizes)
         self._known.update(sizes)
@@ -191,8 +205,6 @@ class Compiling:
             self._warm = (self._warm[0] + len(sizes), self._warm[1] + seconds)
             if self._before is not None and had_none and self._pace is not None:
                 self.compiler.note_gain(self._before, self._pace)
-        if not n_new:
-            return 0.0
-        spent = max(0.0, seconds - len(sizes) * (self._before or 0.0))
-        self.compiler.note_cost(spent, n_new)
+        if n_new:
+            self.compiler.note_cost(spent, n_new)
         return spent

@@ -150,7 +150,11 @@ class Writing:
 
     def step(self) -> None:
         """Writes the next token of each row."""
+        self.advance()
         self._take(self.model(**self.inputs(), use_cache=True).logits)
+
+    def advance(self) -> None:
+        """Moves on what says where the next token is."""
 
     def _take(self, logits: torch.Tensor) -> None:
         """Takes the likeliest token of each row that has not ended."""
@@ -210,9 +214,11 @@ class Continuing(Writing):
         ).logits  # fmt: skip
         return found
 
-    def inputs(self) -> Mapping[str, Any]:
+    def advance(self) -> None:
         self.mask.index_fill_(1, self.width + self.at - 1, 1)  # the last token
         self.position += 1
+
+    def inputs(self) -> Mapping[str, Any]:
         return {
             "input_ids": self.token, "attention_mask": self.mask, "position_ids": self.position,
             "past_key_values": self.states,
