@@ -254,7 +254,7 @@ class Check:
             raise ValueError(f"a method is a name, got {event['params']['method']!r:.60}")
         if is_measured and not _are_finite(event["metrics"].values()):
             wrong = {name: value for name, value in event["metrics"].items() if not _are_finite([value])}
-            raise ValueError(f"metrics are finite numbers, got {wrong!r:.60}")
+            raise ValueError(f"metrics are finite numbers up to {LARGEST:g}, got {wrong!r:.60}")
         return event
 
 

@@ -87,7 +87,7 @@ class Report:
 
     def __post_init__(self) -> None:
         if wrong := strange(self.metrics):
-            raise ValueError(f"metrics of a report are finite; step {self.step} came with {wrong}")
+            raise ValueError(f"metrics of a report are finite, up to {LARGEST:g}; step {self.step} came with {wrong}")
 
     def to_json(self) -> dict[str, Any]:
         return {"step": self.step, "metrics": dict(self.metrics), "ran": self.ran}
@@ -122,7 +122,9 @@ class Result:
 
     def __post_init__(self) -> None:
         if wrong := strange(self.metrics):
-            raise ValueError(f"metrics of a result are finite; trial {self.trial.number} came with {wrong}")
+            raise ValueError(
+                f"metrics of a result are finite, up to {LARGEST:g}; trial {self.trial.number} came with {wrong}"
+            )
         if bool(self.error) != (self.status in (Status.FAILED, Status.OUT_OF_MEMORY)):
             raise ValueError(f"a {self.status} result {'has no' if self.error else 'needs an'} error text")
         if self.fault not in ("", MACHINE) or (self.fault and self.status is not Status.FAILED):

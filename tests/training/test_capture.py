@@ -15,7 +15,7 @@ from autopeft.training.program import Program, is_static
 from autopeft.training.stack import Member, Stack
 from autopeft.training.stack_program import StackProgram
 from autopeft.trial import Trial
-from tests.training.watch import Watch, watched
+from tests.training.traces import Watch, watched
 
 
 @pytest.fixture(scope="module")

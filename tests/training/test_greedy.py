@@ -15,7 +15,7 @@ from autopeft.training.loop import Worker
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import Trial
-from tests.training.watch import watched
+from tests.training.traces import watched
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
 DEVICES = ["cpu", CUDA]
