@@ -87,9 +87,8 @@ class Compiler:
         """Compiles the blocks of a network."""
         torch._dynamo.config.recompile_limit = MOST_FORMS
         torch._dynamo.config.accumulated_recompile_limit = MOST_FORMS
-        torch._functorch.config.force_non_lazy_backward_lowering = (
-            True  # a fault of the backward pass is seen in `_call`
-        )
+        # The backward pass is compiled with the forward one: `_call` sees its faults, and its time
+        torch._functorch.config.force_non_lazy_backward_lowering = True
         for name in network.blocks:
             block = network.model.get_submodule(name)
             if "forward" not in vars(block):  # it runs as its class says
