@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
@@ -497,9 +497,14 @@ def _message(detail: Any) -> str:
 def _section(location: Sequence[str]) -> list[str]:
     """The keys of a section of the config."""
     model: Any = Config
+    is_named = False  # whether the next part is a name of the user's
     for part in location:
-        if not part.isdigit():
-            annotation = model.model_fields[part].annotation
-            inner = [annotation, *getattr(annotation, "__args__", ())]
-            model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+        if is_named or part.isdigit():
+            is_named = False
+            continue
+        annotation = model.model_fields[part].annotation
+        is_named = get_origin(annotation) is dict
+        inner = [annotation, *get_args(annotation)]
+        inner += [kind for each in inner for kind in get_args(each)]
+        model = next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return [name for name in model.model_fields if name != "stem"]
