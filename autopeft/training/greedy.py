@@ -22,6 +22,11 @@ KNOWN = frozenset({
     "decoder_start_token_id", "transformers_version", "_from_model_config", "use_cache",
     "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff",
 })  # fmt: skip
+# What asks for nothing where it is 1; anything asks for nothing where it is 0, False, empty or None.
+NEUTRAL = frozenset({
+    "repetition_penalty", "encoder_repetition_penalty", "length_penalty", "num_return_sequences", "num_beam_groups",
+    "guidance_scale",
+})  # fmt: skip
 
 
 @contextmanager
@@ -93,7 +98,8 @@ class Greedy:
     def begin(self, ids: torch.Tensor, mask: torch.Tensor, config: Any) -> Writing:
         """Reads rows (n_rows, n_read), and writes the first token of each."""
         writing_of = Answering if self.model.config.is_encoder_decoder else Continuing
-        width = -(-ids.shape[1] // WIDTHS) * WIDTHS
+        longest = getattr(self.model.config, "max_position_embeddings", None) or ids.shape[1] + WIDTHS
+        width = max(ids.shape[1], min(-(-ids.shape[1] // WIDTHS) * WIDTHS, longest))
         size = (len(ids), width, int(config.max_new_tokens), int(config.pad_token_id), *_ends(config))
         if self.writing is None or size != self.size:
             self.launcher.forget()  # one size at a time: caches may be large
@@ -279,7 +285,12 @@ def is_greedy(config: Any, of_model: Any) -> bool:
         config: What is asked for, as a GenerationConfig.
         of_model: The model's own, which says what `config` leaves open.
     """
-    given = {name for each in (config, of_model) for name, value in each.to_diff_dict().items() if value is not None}
+    given = {
+        name
+        for each in (config, of_model)
+        for name, value in each.to_diff_dict().items()
+        if value and not (name in NEUTRAL and value == 1)
+    }
     is_one = config.do_sample is False and config.num_beams == 1
     return is_one and bool(config.max_new_tokens) and given <= KNOWN
 

@@ -11,10 +11,12 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from autopeft.training import answers as answers_module
 from autopeft.training import greedy
 from autopeft.training.greedy import Greedy, is_greedy, static_generation, takes_static_cache
+from autopeft.training.launch import WARM, Graphs
 from autopeft.training.loop import Worker
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import Trial
+from tests.training.recorded import GPU, Graph, pretend
 from tests.training.traces import watched
 
 CUDA = pytest.param("cuda", marks=pytest.mark.gpu)
@@ -63,8 +65,10 @@ def both(model, given, device="cpu", **options):
     with torch.no_grad():
         own = model.generate(**given, generation_config=config(**options))
         with static_generation(model, torch.device(device), is_wanted=True):
-            assert isinstance(model.generate, Greedy)
-            found = model.generate(**given, generation_config=config(**options))
+            writer_of = model.generate
+            assert isinstance(writer_of, Greedy)
+            found = writer_of(**given, generation_config=config(**options))
+            assert writer_of.writing is not None, "not by the model's own `generate`"
     return own.tolist(), found.tolist()
 
 
@@ -72,6 +76,22 @@ def both(model, given, device="cpu", **options):
 @pytest.mark.parametrize("lengths", [(1,), (5, 2, 9), (7, 7)])
 def test_it_writes_what_generate_writes(model, lengths, device):
     own, found = both(model, rows(model, lengths), device)
+    assert found == own
+
+
+def test_a_token_that_is_replayed_is_the_one_that_is_called(model, monkeypatch):
+    """By graphs that are pretended."""
+    pretend(monkeypatch)
+    monkeypatch.setattr(greedy, "launcher_of", lambda step, device: Graphs(step, GPU))
+    for lengths in ((5, 2, 9), (4, 18)):
+        before = Graph.replayed
+        own, found = both(model, rows(model, lengths), new=12, ends=(9,))
+        assert found == own and Graph.replayed - before == 11 - WARM
+
+
+def test_what_is_read_is_no_wider_than_the_model_takes(model, monkeypatch):
+    monkeypatch.setattr(greedy, "WIDTHS", 20)
+    own, found = both(model, rows(model, (27, 3)), new=4)
     assert found == own
 
 
