@@ -155,6 +155,22 @@ def text_setup(folder):
     )  # fmt: skip
 
 
+def picture_setup(folder, make):
+    """Steps of 8 of 21 pictures on a tiny model that `make` writes."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for index in range(21):
+        place = folder / "pictures" / "ab"[index % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(place / f"{index}.png")
+    (folder / "model").mkdir()
+    return Setup.of(
+        model=make(folder / "model"), task="image_classification", data={"train": str(folder / "pictures")},
+        folder=str(folder / "run"), cache=str(folder / "cache"), steps=5, batch_size=8,
+    )  # fmt: skip
+
+
 def text_inputs():
     generator = torch.Generator().manual_seed(0)
     mask = torch.ones(4, 7, dtype=torch.long)

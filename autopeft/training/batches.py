@@ -61,6 +61,11 @@ def by_length(lengths: np.ndarray, batch_size: int, most_tokens: int | None = No
     return out
 
 
+def divided(batch: np.ndarray, most_rows: int) -> list[np.ndarray]:
+    """Returns a batch in micro-batches of at most so many rows."""
+    return [batch[at : at + most_rows] for at in range(0, len(batch), most_rows)]
+
+
 def collate(
     split: Split, rows: np.ndarray, device: Any = "cpu", without: frozenset[str] = frozenset()
 ) -> dict[str, Any]:

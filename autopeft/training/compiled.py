@@ -34,6 +34,9 @@ SECONDS = 12.0  # to compile for one more size of a batch
 GAIN = 0.45  # share of a step that is saved
 FEWEST = 10  # steps that show how long one takes
 COMPILER = ("torch._dynamo", "torch._inductor")  # modules whose faults are the compiler's own
+# Most that a tensor's compiled gradient may differ from the plain one, as a share of it; nobody looks at tensors whose
+# gradient is a smaller share of the largest one: it may be rounding alone.
+SAME, ROUNDING = 0.2, 1e-3
 MOST_FORMS = 4096  # of one class of blocks: sizes, ranks, precisions; torch's own bound is 8
 
 
@@ -46,12 +49,14 @@ class Compiler:
 
     Attributes:
         spent: Seconds of compiling so far.
+        is_paused: Whether blocks that are compiled run as they were meanwhile.
         seconds: What a size costs, the mean of those that were compiled.
         gain: Share of a step that was saved, the mean over programs.
     """
 
     def __init__(self, mode: str, device: torch.device) -> None:
         self.mode = mode if mode != "auto" or device.type == "cuda" else "off"
+        self.is_paused = False
         self.spent = 0.0
         self._costs: list[float] = []
         self._gains: list[float] = []
@@ -95,7 +100,7 @@ class Compiler:
                 block.forward = partial(self._call, block, block.forward)
 
     def _call(self, block: nn.Module, plain: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        if self.mode == "off" or not torch.is_grad_enabled():
+        if self.mode == "off" or self.is_paused or not torch.is_grad_enabled():
             return plain(*args, **options)
         kind = type(block)
         if kind not in self._compiled:
@@ -121,6 +126,47 @@ class Compiler:
                 f"blocks of the model cannot be compiled here: {text}. Leave training.compile out, or turn it off"
             ) from fault
 
+    def check(self, gradients: Callable[[], Sequence[torch.Tensor | None]]) -> None:
+        """Compares the gradients of compiled blocks with those of plain ones, as torch has had versions that lose some.
+
+        If they differ, blocks are left as they are.
+
+        Args:
+            gradients: Computes those of one pass, the same each time.
+
+        Raises:
+            EnvironmentFault: They differ, and the config asks for compiled blocks.
+        """
+        if self.mode == "off":
+            return
+        self.is_paused = True
+        try:
+            expected = gradients()
+        finally:
+            self.is_paused = False
+        difference = largest_difference(gradients(), expected)
+        if difference <= SAME:
+            return
+        what = f"blocks compiled by torch {torch.__version__} have other gradients than plain ones"
+        if self.mode == "on":
+            raise EnvironmentFault(
+                f"{what}: a tensor's differ by {difference:.0%}. Leave training.compile out, or turn it off"
+            )
+        logger.warning("blocks are not compiled: %s, by %.0f %% of a tensor's", what, 100 * difference)
+        self.mode = "off"
+
+
+def largest_difference(found: Sequence[torch.Tensor | None], expected: Sequence[torch.Tensor | None]) -> float:
+    """Returns the largest difference of a tensor's gradients, as a share of the expected ones. None is no gradient."""
+    zero = torch.zeros(1)
+    norms = torch.tensor([float((zero if e is None else e).norm()) for e in expected])
+    apart = torch.tensor([
+        float(((zero if f is None else f.cpu()) - (zero if e is None else e.cpu())).norm())
+        for f, e in zip(found, expected, strict=True)
+    ])  # fmt: skip
+    counts = norms > ROUNDING * norms.max()
+    return float((apart / norms)[counts].max()) if bool(counts.any()) else 0.0
+
 
 def _traced() -> int:
     """Returns how many pieces of code torch has compiled in this process."""
@@ -134,14 +180,21 @@ class Compiling:
         compiler: The worker's.
         network: The network of the program.
         launcher: What takes its steps.
+        gradients: Computes the gradients of the next pass, and changes nothing.
 
     Attributes:
         is_on: Whether the blocks are compiled.
     """
 
-    def __init__(self, compiler: Compiler, network: Network, launcher: Launcher) -> None:
-        self.compiler, self.network, self.launcher = compiler, network, launcher
-        self.is_on = False
+    def __init__(
+        self,
+        compiler: Compiler,
+        network: Network,
+        launcher: Launcher,
+        gradients: Callable[[], Sequence[torch.Tensor | None]],
+    ) -> None:
+        self.compiler, self.network, self.launcher, self.gradients = compiler, network, launcher, gradients
+        self.is_on = self._is_checked = False
         self._taken = 0  # steps of all trials
         self._known: Counter[Any] = Counter()  # size → steps, since the blocks were compiled or since the beginning
         self._warm = (0, 0.0)  # steps whose sizes were no news, and their seconds
@@ -181,6 +234,12 @@ class Compiling:
     def compiles(self, sizes: Iterable[Any]) -> bool:
         """Whether steps of these sizes have blocks to compile."""
         return self.is_on and not {*sizes} <= {*self._known}
+
+    def check(self) -> None:
+        """Compares compiled gradients with plain ones, once. Compiles, which `timed` measures."""
+        if self.is_on and not self._is_checked:
+            self._is_checked = True
+            self.compiler.check(self.gradients)
 
     @contextmanager
     def timed(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -48,7 +48,22 @@ from autopeft.training.setup import Setup
 from autopeft.training.static import Statics
 from autopeft.trial import Phase, Report, Result, Status, Trial, strange
 
-STATIC, PLAIN = "static", "plain"  # ways to run a trial: in static shapes, step by step
+STATIC, PLAIN = "static", "plain"  # the ledger's words: steps in static shapes, or not
+
+
+@dataclass
+class Attempt:
+    """An attempt at a trial, and what the next one has to know if memory ran out.
+
+    Attributes:
+        narrowed: How often the batch was made to need less memory.
+        is_last: Whether it cannot be once more.
+        ran: The ledger's word for how it ran.
+    """
+
+    narrowed: int = 0
+    is_last: bool = True
+    ran: str = PLAIN
 
 
 class Worker:
@@ -121,13 +136,13 @@ class Worker:
         """Does the same as `phases`, and also yields pauses, at which other trials can have their turn.
 
         If memory runs out in static shapes, the trial begins again: without the programs kept for others, and if there
-        are none, as a plain loop, which divides its batches.
+        are none, with smaller passes.
         """
         course, known, done = course or self.course(trial), dict[str, float](), 0
-        way = STATIC if self.setup.machine.layout == "flat" else PLAIN
+        attempt = Attempt()
         while True:
             try:
-                for event in self._evaluate(trial, split, course, way):
+                for event in self._evaluate(trial, split, course, attempt):
                     if isinstance(event, Report):
                         if event.step <= done:
                             continue
@@ -137,25 +152,30 @@ class Worker:
             except Exception as fault:
                 if not is_trials_own(fault):
                     raise
-                if is_out_of_memory(fault) and way is STATIC and not self.has_company():
-                    way = STATIC if self.programs.drop() else PLAIN
-                    course.again()
-                    continue
+                if is_out_of_memory(fault) and not self.has_company():
+                    had_programs = self.programs.drop()
+                    if had_programs or not attempt.is_last:
+                        attempt.narrowed += not had_programs
+                        course.again()
+                        continue
                 if os.environ.get("AUTOPEFT_DEBUG"):
                     print(shareable(traceback.format_exc()), file=sys.stderr)
                 status = Status.OUT_OF_MEMORY if is_out_of_memory(fault) else Status.FAILED
                 usable = {name: value for name, value in known.items() if name not in strange(known)}
-                yield Result(trial, status, usable, error=explain(fault), ran=way)
+                yield Result(trial, status, usable, error=explain(fault), ran=attempt.ran)
                 return
 
     def _evaluate(
-        self, trial: Trial, split: str, course: Course, way: str
+        self, trial: Trial, split: str, course: Course, attempt: Attempt
     ) -> Iterator[Report | Result | Phase | Pause]:
         setup, built = self.setup, self.prefix.seconds
         yield Phase.PREPARING
         with contextlib.ExitStack() as stack:
             network = self.network(trial)
-            if way is STATIC and is_static(network):
+            if is_static(network):
+                for _ in range(attempt.narrowed):
+                    network.narrow(setup.train.batch_size)
+                attempt.is_last, attempt.ran = network.is_narrowest, STATIC
                 program = stack.enter_context(self.programs.lent(trial, network, course.total))
                 network, steps = program.network, program.run(course)
             else:
@@ -187,7 +207,7 @@ class Worker:
                 "micro_batch_size": float(network.micro_batch_size),
                 **({"gradient_checkpointing": 1.0} if network.is_checkpointed else {}),
             }
-            result = self.finish(course, network.attached, answers, split, used, tuple(network.untrained))
+            result = self.finish(course, network.attached, answers, split, used, sorted(network.untrained))
             yield replace(result, ran=ran(program))
 
     def course(self, trial: Trial) -> Course:
@@ -251,7 +271,6 @@ class Worker:
         batches = endless(split.lengths, setup.train.batch_size, seed)
         for step in range(1, total + 1):
             loss = network.backward("train", next(batches))
-            network.untrained = {name: p for name, p in network.untrained.items() if p.grad is None}
             if setup.train.clip is not None:
                 nn.utils.clip_grad_norm_(parameters, setup.train.clip)
             optimizer.step()

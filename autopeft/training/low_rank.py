@@ -58,7 +58,9 @@ class _Updated(torch.autograd.Function):
         if share is not None:
             narrow *= share
         ctx.save_for_backward(x, weight, a, b, narrow, mask, share)
-        if torch.compiler.is_compiling():  # torch 2.11 loses all gradients of a node that returns what it changed in place
+        if (
+            torch.compiler.is_compiling()
+        ):  # torch 2.11 loses all gradients of a node that returns what it changed in place
             return torch.baddbmm(out, narrow, b.mT)
         return out.baddbmm_(narrow, b.mT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from autopeft.tasks import Augmenting, Ragged, Split, TokenWise, augments
 from autopeft.training.answers import SCORE_BATCH, bounded_rows, most_places
-from autopeft.training.batches import batch_weight, by_length, collate, collate_targets
+from autopeft.training.batches import batch_weight, by_length, collate, collate_targets, divided
 from autopeft.training.checkpointing import checkpoint_blocks
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.first_token import read_first_token
@@ -51,7 +52,7 @@ class Network:
     Attributes:
         depth: Number of blocks that the cache replaces, of those that the head reads; one more than there are if it
             replaces all but the head's layers; 0 for none.
-        untrained: Trained parameters that no gradient has reached so far, by name.
+        untrained: Names of trained parameters that no gradient has reached so far.
         is_checkpointed: Whether the blocks compute their activations a second time for the gradients.
         is_static: Whether batches have static shapes.
         is_joined: Whether the tokens of all members of a pass lie in one buffer.
@@ -61,7 +62,9 @@ class Network:
     def __init__(self, worker: Worker, attached: Attached) -> None:
         self.worker, self.attached, self.model, self.view = worker, attached, attached.model, attached.view
         parameters = dict(attached.model.named_parameters())
-        self.untrained = {name: parameters[name] for name in attached.trained if name in parameters}
+        self.untrained = {name for name in attached.trained if name in parameters}
+        for name in self.untrained:
+            parameters[name].register_hook(partial(_reached, self.untrained, name))
         self.micro_batch_size = worker.setup.machine.micro_batch_size
         self._caches: dict[str, Cached] = {}
         self._reach: Reach | None = None
@@ -307,32 +310,37 @@ class Network:
         Raises:
             RuntimeError: Memory runs out with one row of checkpointed blocks, or in company.
         """
-        machine = self.worker.setup.machine
         while True:
             try:
                 return self._backward(split, rows)
             except (RuntimeError, MemoryError) as fault:
-                is_last = self.micro_batch_size == 1 and (
-                    self.is_checkpointed or machine.gradient_checkpointing != "auto"
-                )
-                if not is_out_of_memory(fault) or is_last or self.worker.has_company():
+                if not is_out_of_memory(fault) or self.is_narrowest or self.worker.has_company():
                     raise
             self.model.zero_grad(set_to_none=True)
-            if self.micro_batch_size == 1:
-                self.checkpoint()
-                self.micro_batch_size = machine.micro_batch_size
-            else:
-                self.micro_batch_size = max(1, min(self.micro_batch_size, len(rows)) // 2)
-            if self.worker.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self.narrow(len(rows))
+
+    @property
+    def is_narrowest(self) -> bool:
+        """Whether passes can need no less memory: of one row, with the blocks checkpointed if the config lets them be."""
+        is_fixed = self.worker.setup.machine.gradient_checkpointing != "auto"
+        return self.micro_batch_size == 1 and (self.is_checkpointed or is_fixed)
+
+    def narrow(self, n_rows: int) -> None:
+        """Lets a batch of so many rows need less memory, as it ran out, in one way more."""
+        if self.micro_batch_size == 1:
+            self.checkpoint()
+            self.micro_batch_size = self.worker.setup.machine.micro_batch_size
+        else:
+            self.micro_batch_size = max(1, min(self.micro_batch_size, n_rows) // 2)
+        if self.worker.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _backward(self, split: str, rows: np.ndarray) -> float:
         worker, total = self.worker, 0.0
         split_of, weights = worker.data.splits[split], worker.data.weights[split]
         weight = batch_weight(weights, rows)
         penalties = [during.penalty for during in self.attached.during if during.penalty is not None]
-        for at in range(0, len(rows), self.micro_batch_size):
-            part = rows[at : at + self.micro_batch_size]
+        for part in divided(rows, self.micro_batch_size):
             if self.is_static:
                 size = self.size_of([part], split)
                 divisor = torch.tensor([weight], device=worker.device)
@@ -346,6 +354,11 @@ class Network:
                 loss = loss + penalty() * (len(part) / len(rows))
             loss.backward()
         return total
+
+
+def _reached(untrained: set[str], name: str, gradient: torch.Tensor | None) -> None:
+    if gradient is not None:
+        untrained.discard(name)
 
 
 def of_rows(outputs: torch.Tensor, split: Split, rows: np.ndarray) -> torch.Tensor:

@@ -1,21 +1,22 @@
 """A trial's training in static shapes: each optimiser step is one function of tensors that stay where they are.
 
-The rows of all steps, the learning rates and the losses lie on the device, with a counter that each step moves on. So a
+The rows of all steps, the learning rates and the losses lie on the device, with counters that each step moves on. So a
 step takes nothing from the host and gives nothing back: a CUDA graph can hold it, and one launch is a step. The losses
-are read now and then.
+are read now and then. A batch of several micro-batches is as many launches: gradients add up, and the last one updates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 
 import numpy as np
 import torch
 from torch import nn
 
-from autopeft.training.batches import endless
+from autopeft.training.batches import batch_weight, divided, endless
 from autopeft.training.compiled import Compiling
 from autopeft.training.course import Course
 from autopeft.training.launch import READ, Pause, launcher_of
@@ -28,12 +29,23 @@ from autopeft.training.static import filled
 from autopeft.trial import Phase
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What a pass over a micro-batch depends on, but for its rows.
+
+    Attributes:
+        size: The shape of its batch.
+        is_last: Whether the optimiser's update follows: no more rows of the batch are left.
+    """
+
+    size: Size
+    is_last: bool
+
+
 def is_static(network: Network) -> bool:
-    """Whether a trial can train in static shapes: nothing acts between its steps, and a batch is one pass, kept whole."""
-    setup = network.worker.setup
+    """Whether a trial can train in static shapes: nothing acts between its steps."""
     acts_between = any(during.after_step is not None for during in network.attached.during)
-    is_one_pass = network.micro_batch_size >= setup.train.batch_size
-    return network.is_static and is_one_pass and not acts_between and not network.is_checkpointed
+    return network.is_static and not acts_between
 
 
 class Program:
@@ -45,7 +57,8 @@ class Program:
 
     Attributes:
         network: Holds the present trial's tensors.
-        launcher: Takes the steps.
+        launcher: Takes the passes.
+        passes: All passes of the present trial.
         done: Number of steps that were launched.
     """
 
@@ -57,19 +70,25 @@ class Program:
         groups = self.optimizer.param_groups
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.penalties = [during.penalty for during in network.attached.during if during.penalty is not None]
-        self.rows = torch.full((total, setup.train.batch_size), -1, device=device)
+        self.most_rows = min(network.micro_batch_size, setup.train.batch_size)  # of a pass
+        most_passes = -(-setup.train.batch_size // self.most_rows)  # of a step
+        self.has_parts = most_passes > 1
+        self.rows = torch.full((total * most_passes, self.most_rows), -1, device=device)
+        self.weights = torch.zeros(total, device=device)  # divisors of the batches' summed losses
         factors = [learning_rate_factor(setup, total, step) for step in range(total)]
         self.factors = torch.tensor(factors, device=device)
         self.losses = torch.zeros(total, device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)  # steps done
+        self.passed = torch.zeros(1, dtype=torch.int64, device=device)  # passes done
         self.rates = torch.zeros(len(groups), device=device)
         for group, rate in zip(groups, torch.zeros(len(groups), device=device).unbind(), strict=True):
             group["lr"] = rate
-        self.batches: Sequence[np.ndarray] = ()  # rows of each step
-        self.sizes: Sequence[Size] = ()
+        self.parts: Sequence[np.ndarray] = ()  # rows of each pass
+        self.passes: Sequence[Pass] = ()
+        self.first_of: Sequence[int] = ()  # number of passes before each step
         self.done = 0
         self.launcher = launcher_of(self.step, device)
-        self.compiling = Compiling(worker.compiler, network, self.launcher)
+        self.compiling = Compiling(worker.compiler, network, self.launcher, self.gradients)
         network.scorer = scorer_of(network.static_logits, network.model, device)
 
     def begin(self, attached: Attached, seed: int, batches: Sequence[np.ndarray] | None = None) -> None:
@@ -86,34 +105,71 @@ class Program:
                 if isinstance(tensor, torch.Tensor):
                     tensor.zero_()
         own = endless(split.lengths, setup.train.batch_size, seed) if batches is None else batches
-        self.batches, self.done = list(islice(own, self.total)), 0
-        self.rows.copy_(torch.from_numpy(filled(self.batches, setup.train.batch_size)))
+        chosen, weights = list(islice(own, self.total)), self.network.worker.data.weights["train"]
+        self._plan(chosen)
+        self.rows[: len(self.parts)].copy_(torch.from_numpy(filled(self.parts, self.most_rows)))
+        self.weights.copy_(torch.tensor([batch_weight(weights, batch) for batch in chosen]))
         self.rates.copy_(torch.tensor([group.lr for group in attached.groups]))
-        self.at.zero_()
-        self.sizes = [self.network.size_of([batch]) for batch in self.batches]
+        for tensor in (self.at, self.passed, self.losses):
+            tensor.zero_()
+        if self.has_parts:  # what was captured adds to gradients where they lie
+            for parameter in self.parameters:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
         self.launcher.seed(seed)
         self.network.train()
 
-    def step(self, size: Size) -> None:
-        """Takes the next optimiser step, of a batch of this size: gradients, clipping, update. Notes its loss."""
-        setup = self.network.worker.setup
-        factor = self.factors.index_select(0, self.at)
-        for group, rate in zip(self.optimizer.param_groups, self.rates.unbind(), strict=True):
-            torch.mul(rate, factor[0], out=group["lr"])
+    def _plan(self, batches: Sequence[np.ndarray]) -> None:
+        """Divides the batches in passes."""
+        parts = [divided(batch, self.most_rows) for batch in batches]
+        self.parts = [part for own in parts for part in own]
+        self.passes = [
+            Pass(self.network.size_of([part]), index == len(own) - 1) for own in parts for index, part in enumerate(own)
+        ]
+        self.first_of = list(accumulate(map(len, parts), initial=0))
+        self.done = 0
+
+    def step(self, taken: Pass) -> None:
+        """Takes the next pass: gradients, added to those of the batch's passes before. The last one updates.
+
+        Notes its part of the batch's loss.
+        """
         try:
-            loss = self.network.static_loss(self.rows.index_select(0, self.at), size)[0]
+            rows, weight = self.rows.index_select(0, self.passed), self.weights.index_select(0, self.at)
+            loss = self.network.static_loss(rows, taken.size, "train", weight)[0]
             whole = loss
-            for penalty in self.penalties:
+            for penalty in self.penalties if taken.is_last else ():
                 whole = whole + penalty()
             whole.backward()
-            self.network.untrained = {name: p for name, p in self.network.untrained.items() if p.grad is None}
-            if setup.train.clip is not None:
-                nn.utils.clip_grad_norm_(self.parameters, setup.train.clip)
-            self.optimizer.step()
+            if taken.is_last:
+                self._update()
         finally:
-            self.optimizer.zero_grad(set_to_none=True)
-        self.losses.index_copy_(0, self.at, loss.detach().view(1))
-        self.at += 1
+            if not self.has_parts:
+                self.optimizer.zero_grad(set_to_none=True)
+        self.losses.index_add_(0, self.at, loss.detach().view(1))
+        self.passed += 1
+        self.at += int(taken.is_last)
+
+    def _update(self) -> None:
+        """Clips the gradients, updates the tensors, and begins gradients anew."""
+        setup, factor = self.network.worker.setup, self.factors.index_select(0, self.at)
+        for group, rate in zip(self.optimizer.param_groups, self.rates.unbind(), strict=True):
+            torch.mul(rate, factor[0], out=group["lr"])
+        if setup.train.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, setup.train.clip)
+        self.optimizer.step()
+        if self.has_parts:
+            self.optimizer.zero_grad(set_to_none=False)
+
+    def gradients(self) -> list[torch.Tensor | None]:
+        """Computes the gradients of the next pass, of whichever randomness. Changes nothing."""
+        first, device = self.first_of[self.done], self.network.worker.device
+        taken, part = self.passes[first], self.rows[first : first + 1]
+        if not self.network.is_resident:
+            self._send(first, 0)
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            loss = self.network.static_loss(part, taken.size).sum()
+            return list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
 
     def run(self, course: Course) -> Iterator[tuple[int, float] | Pause | Phase]:
         """Trains the trial. Yields (step, mean loss of its batch) for each step, and a pause after launching some.
@@ -126,17 +182,20 @@ class Program:
         while self.done < self.total:
             first = self.done
             last = min(first + READ, next(rung for rung in rungs if rung > first))
-            self.compiling.decide(self.total - first, self.sizes[first:])
-            is_compiling = self.compiling.compiles(self.sizes[first:last])
+            ahead = [taken.size for taken in self.passes[self.first_of[first] :]]
+            sizes = ahead[: self.first_of[last] - self.first_of[first]]
+            self.compiling.decide(len(ahead), ahead)
+            is_compiling = self.compiling.compiles(sizes)
             if is_compiling:  # for all trials of the structure: no watchdog ends it
                 yield Phase.PREPARING
             with self.compiling.timed():
+                self.compiling.check()
                 self.launch(last - first)
             if self.network.is_resident:
                 yield Pause(self.launcher.is_done)
             with self.compiling.timed():
                 losses = self.launcher.read(self.losses[first:last])
-            course.wait(self.compiling.note(self.sizes[first:last]))
+            course.wait(self.compiling.note(sizes))
             if is_compiling:
                 yield Phase.TRAINING
             yield from enumerate(losses, first + 1)
@@ -146,10 +205,11 @@ class Program:
 
         If batches are sent, they have to be read before another trial's are: they lie where all trials' batches lie.
         """
-        first, self.done = self.done, self.done + n_steps
+        first, last = self.first_of[self.done], self.first_of[self.done + n_steps]
+        self.done += n_steps
         before = None if self.network.is_resident else partial(self._send, first)
-        self.launcher.launch(self.sizes[first : self.done], before)
+        self.launcher.launch(self.passes[first:last], before)
 
     def _send(self, first: int, ahead: int) -> None:
-        """Sends what a step reads, and is not on the device."""
-        self.network.send([self.batches[first + ahead]], self.sizes[first + ahead])
+        """Sends what a pass reads, and is not on the device."""
+        self.network.send([self.parts[first + ahead]], self.passes[first + ahead].size)

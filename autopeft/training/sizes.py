@@ -100,8 +100,11 @@ class Sizes:
         self.all = _sizes(needs, of.together([of.most(n_rows)] * members), of, n_rows * members)
 
     def fit(self, batches: Sequence[np.ndarray]) -> Size:
-        """Returns the smallest size of a pass over some batches: in one buffer, or each in one of that size."""
-        needs = [self.of.need(rows) for rows in batches]
+        """Returns the smallest size of a pass over some batches: in one buffer, or each in one of that size.
+
+        Some may have no rows left.
+        """
+        needs = [self.of.need(rows) for rows in batches if len(rows)]
         need = self.of.together(needs) if self.members > 1 else _widest(needs)
         return next(size for size in self.all if size.holds(need))
 

@@ -248,11 +248,16 @@ class Stack:
         """
         losses: list[float] = self._halving(lambda: self._backward(rows))
         self.update(coefficients.to(self.values.device))
+        self.values.grad = None
         return losses
 
     def clear(self) -> None:
         """Lets go of the gradients and of the last pass."""
         self.values.grad = None
+        self.end()
+
+    def end(self) -> None:
+        """Lets go of the last pass."""
         for module in self._stacked:
             module.take({})
 
@@ -455,7 +460,6 @@ class Stack:
                 second.mul_(BETAS[1]).addcmul_(own, own, value=1 - BETAS[1])
                 values *= 1 - rate * decay
                 values -= rate / corrections[:, :1] * first / ((second / corrections[:, 1:]).sqrt() + EPSILON)
-        self.values.grad = None
 
     def coefficients(self, ahead: int = 0) -> torch.Tensor:
         """Returns (n_members, 6): learning rate and weight decay of adapter and head, and AdamW's bias corrections.

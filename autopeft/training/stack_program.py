@@ -7,14 +7,17 @@ was captured serves on.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
+from autopeft.training.batches import batch_weight, divided
 from autopeft.training.compiled import Compiling
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.launch import READ, launcher_of
+from autopeft.training.program import Pass
 from autopeft.training.scorer import scorer_of
 from autopeft.training.sizes import Size
 from autopeft.training.stack import Member, Stack
@@ -22,35 +25,41 @@ from autopeft.training.static import filled
 
 
 def is_static(stack: Stack) -> bool:
-    """Whether a stack's step is one pass in static shapes."""
-    worker = stack.worker
-    is_one_pass = worker.setup.machine.micro_batch_size >= worker.setup.train.batch_size
-    return stack.network.is_static and is_one_pass and len(stack.members) <= stack.most_members
+    """Whether a stack's steps have static shapes: all members share each pass."""
+    return stack.network.is_static and len(stack.members) <= stack.most_members
 
 
 class StackProgram:
     """Takes the steps of a stack.
 
     Args:
-        stack: The stack, its step one pass in static shapes.
+        stack: The stack, its steps in static shapes.
     """
 
     def __init__(self, stack: Stack) -> None:
         self.stack, device, n_members = stack, stack.worker.device, len(stack.members)
-        n_rows = stack.worker.setup.train.batch_size
-        self.rows = torch.full((READ, n_members, n_rows), -1, device=device)
+        setup = stack.worker.setup
+        self.most_rows = min(setup.machine.micro_batch_size, setup.train.batch_size)  # of a member's part of a pass
+        most_passes = -(-setup.train.batch_size // self.most_rows)  # of a step
+        self.has_parts = most_passes > 1
+        self.rows = torch.full((READ * most_passes, n_members, self.most_rows), -1, device=device)
+        self.weights = torch.zeros((READ, n_members), device=device)  # divisors of the batches' summed losses
         self.coefficients = torch.zeros((READ, n_members, 6), device=device)
         self.losses = torch.zeros((READ, n_members), device=device)
         self.at = torch.zeros(1, dtype=torch.int64, device=device)  # steps done of those that were launched
+        self.passed = torch.zeros(1, dtype=torch.int64, device=device)  # passes done of them
+        if self.has_parts:  # what was captured adds to gradients where they lie
+            stack.values.grad = torch.zeros_like(stack.values)
         self.launcher = launcher_of(self.step, device, [member.randomness for member in stack.members])
-        self.compiling = Compiling(stack.worker.compiler, stack.network, self.launcher)
+        self.compiling = Compiling(stack.worker.compiler, stack.network, self.launcher, self.gradients)
         stack.scorer = scorer_of(stack.static_logits, stack.network.model, device)
-        self._launched: Sequence[Size] = ()  # sizes of the steps that nobody has read
+        self._launched = 0  # steps that nobody has read
+        self._sizes: Sequence[Size] = ()  # of their passes
 
     @property
     def is_launched(self) -> bool:
         """Whether steps were launched that nobody has read."""
-        return bool(self._launched)
+        return self._launched > 0
 
     def launch(self, n_steps: int) -> None:
         """Launches so many steps of each member, at most READ. May return before the device has done them.
@@ -63,24 +72,59 @@ class StackProgram:
         stack, network = self.stack, self.stack.network
         batches = [self._batches() for _ in range(n_steps)]
         coefficients = torch.stack([stack.coefficients(step) for step in range(n_steps)])
-        rows = np.stack([filled(parts, self.rows.shape[-1]) for parts in batches])
-        self.rows[:n_steps].copy_(torch.from_numpy(rows))
-        self.coefficients[:n_steps].copy_(coefficients)
-        self.at.zero_()
-        sizes = [network.size_of(parts) for parts in batches]
+        parts = [self._divided(batch) for batch in batches]
+        passes = [Pass(network.size_of(part), part is own[-1]) for own in parts for part in own]
+        flat = [part for own in parts for part in own]
+        self._send(flat, batches, coefficients)
+        self._sizes = [taken.size for taken in passes]
         left = max(member.course.total - member.step for member in stack.members)
-        self.compiling.decide(left, sizes)
-        before = None if network.is_resident else lambda step: network.send(batches[step], sizes[step])
+        self.compiling.decide(left * len(passes) // n_steps, self._sizes)
+        before = None if network.is_resident else lambda index: network.send(flat[index], passes[index].size)
         try:
             with self.compiling.timed():
-                self.launcher.launch(sizes, before)
+                if before is not None:
+                    before(0)
+                self.compiling.check()
+                self.launcher.launch(passes, before)
             if before is not None:  # what was sent lies where all trials' batches lie
                 self.launcher.wait()
         except (RuntimeError, MemoryError) as fault:
             if not is_out_of_memory(fault) or stack.most_members == 1:
                 raise
             self._rest(batches, coefficients)
-        self._launched = sizes
+        self._launched = n_steps
+
+    def _divided(self, batch: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """Divides the members' batches of a step: their rows of each pass, of some maybe none in the last ones."""
+        parts = [divided(rows, self.most_rows) for rows in batch]
+        return [list(part) for part in itertools.zip_longest(*parts, fillvalue=batch[0][:0])]
+
+    def _send(
+        self, parts: Sequence[Sequence[np.ndarray]], batches: Sequence[Sequence[np.ndarray]], coefficients: torch.Tensor
+    ) -> None:
+        """Sends what the next steps read."""
+        weights = self.stack.worker.data.weights["train"]
+        divisors = [[batch_weight(weights, rows) for rows in batch] for batch in batches]
+        self.rows[: len(parts)].copy_(torch.from_numpy(np.stack([filled(part, self.most_rows) for part in parts])))
+        self.weights[: len(batches)].copy_(torch.tensor(divisors))
+        self.coefficients[: len(batches)].copy_(coefficients)
+        for tensor in (self.at, self.passed, self.losses):
+            tensor.zero_()
+
+    def gradients(self) -> list[torch.Tensor | None]:
+        """Computes the gradients of the first of the passes that are about to be launched. Changes nothing."""
+        stack = self.stack
+        generators = [member.randomness for member in stack.members]
+        states = [generator.get_state() for generator in generators]
+        try:
+            everyone = tuple(range(len(stack.members)))
+            losses = stack.static_loss(everyone, self.rows[0], self._sizes[0], self.weights[0])
+            (found,) = torch.autograd.grad(losses.sum(), [stack.values])
+        finally:
+            stack.end()
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+        return list(found.split(stack.sizes, dim=1))
 
     def is_done(self) -> bool:
         """Whether the device has done what was launched."""
@@ -89,11 +133,11 @@ class StackProgram:
     def read(self) -> Iterator[list[float]]:
         """Waits for the launched steps. Moves the members on step by step, and yields their losses of each."""
         with self.compiling.timed():
-            losses: list[list[float]] = self.launcher.read(self.losses[: len(self._launched)])
-        spent = self.compiling.note(self._launched)
+            losses: list[list[float]] = self.launcher.read(self.losses[: self._launched])
+        spent = self.compiling.note(self._sizes)
         for member in self.stack.members:
             member.course.wait(spent)
-        self._launched = ()
+        self._launched = 0
         for of_step in losses:
             for index, member in enumerate(self.stack.members):
                 member.step += index not in self.stack.vacant
@@ -121,18 +165,29 @@ class StackProgram:
         some = next(iter(own.values()))
         return [own.get(index, some) for index in range(len(stack.members))]
 
-    def step(self, size: Size) -> None:
-        """Takes the next step of each member. Notes their losses."""
-        stack = self.stack
+    def step(self, taken: Pass) -> None:
+        """Takes the next pass of each member: gradients, added to those of the step's passes before. The last one updates.
+
+        Notes the members' losses.
+        """
+        stack, at = self.stack, self.at
         everyone = tuple(range(len(stack.members)))
         try:
-            losses = stack.static_loss(everyone, self.rows.index_select(0, self.at)[0], size)
+            rows, weight = self.rows.index_select(0, self.passed)[0], self.weights.index_select(0, at)[0]
+            losses = stack.static_loss(everyone, rows, taken.size, weight)
             losses.sum().backward()
-            stack.update(self.coefficients.index_select(0, self.at)[0])
+            if taken.is_last:
+                stack.update(self.coefficients.index_select(0, at)[0])
+            if taken.is_last and self.has_parts and stack.values.grad is not None:
+                stack.values.grad.zero_()
         finally:
-            stack.clear()
-        self.losses.index_copy_(0, self.at, losses.detach()[None])
-        self.at += 1
+            if self.has_parts:
+                stack.end()
+            else:
+                stack.clear()
+        self.losses.index_add_(0, at, losses.detach()[None])
+        self.passed += 1
+        at += int(taken.is_last)
 
     def _rest(self, batches: Sequence[Sequence[np.ndarray]], coefficients: torch.Tensor) -> None:
         """Takes the steps that were not taken when memory ran out, with fewer members a pass."""

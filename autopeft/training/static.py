@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from autopeft.tasks import UNSCORED, Columns, Ragged, Split, Task, TokenWise
-from autopeft.training.batches import collate, mask_of, order, pick_split
+from autopeft.training.batches import collate, divided, mask_of, order, pick_split
 from autopeft.training.data import Data
 from autopeft.training.flat import Flattening, Layout
 from autopeft.training.model import ModelView, clone_shared
@@ -356,8 +356,7 @@ def _training(lengths: np.ndarray, batch_size: int, most_rows: int, seed: int) -
     n_seen = 0
     for epoch in range(EPOCHS):
         for batch in order(lengths, batch_size, seed, epoch):
-            for at in range(0, len(batch), most_rows):
-                yield batch[at : at + most_rows]
+            yield from divided(batch, most_rows)
             n_seen += 1
             if n_seen == MOST_BATCHES:
                 return

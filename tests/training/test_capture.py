@@ -11,7 +11,7 @@ from models import text_setup
 from autopeft import plugins
 from autopeft.training.batches import collate
 from autopeft.training.loop import Worker
-from autopeft.training.program import Program, is_static
+from autopeft.training.program import Pass, Program, is_static
 from autopeft.training.stack import Member, Stack
 from autopeft.training.stack_program import StackProgram
 from autopeft.trial import Trial
@@ -55,7 +55,7 @@ def test_a_step_of_a_trial_can_be_captured(setup, method, options, monkeypatch):
     program.begin(network.attached, 1)
     monkeypatch.setattr(program.optimizer, "step", lambda: None)
     before = torch.random.get_rng_state()
-    found = watched(program.step, program.sizes[0])
+    found = watched(program.step, program.passes[0])
     assert torch.equal(before, torch.random.get_rng_state()) == (method not in DRAWING)
     assert not found or method in DRAWING
 
@@ -67,8 +67,9 @@ def test_a_step_of_a_stack_can_be_captured(setup):
     program = StackProgram(Stack(worker, members, 2))
     program.launch(2)
     program.at.zero_()
+    program.passed.zero_()
     size = program.stack.network.size_of([next(member.batches) for member in members])
-    assert watched(program.step, size) == []
+    assert watched(program.step, Pass(size, is_last=True)) == []
 
 
 def take(given):
@@ -110,8 +111,8 @@ def test_what_follows_a_replay_finds_the_model_as_it_is(setup):
     program.begin(network.attached, 1)
     rows = np.arange(2)
     inputs = collate(worker.data.splits["validation"], rows, worker.device)
-    split, size = network.worker.statics.split(worker.data, "train"), program.sizes[0]
-    layout = split.layout(network.send([program.batches[0]], size), size)
+    split, size = network.worker.statics.split(worker.data, "train"), program.passes[0].size
+    layout = split.layout(network.send([program.parts[0]], size), size)
     network.eval()
     with torch.no_grad():
         expected = network.logits("validation", rows)

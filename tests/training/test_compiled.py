@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from autopeft.errors import EnvironmentFault
 from autopeft.training import compiled, program
-from autopeft.training.compiled import GAIN, SECONDS, Compiler, Compiling
+from autopeft.training.compiled import GAIN, SECONDS, Compiler, Compiling, largest_difference
 from autopeft.training.loop import Worker
+from autopeft.training.pack import Pack
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack
 from autopeft.training.stack_program import StackProgram
@@ -236,6 +237,59 @@ def test_memory_that_runs_out_is_no_fault_of_the_compiler(setup, monkeypatch):
     assert worker.compiler.mode == "auto"
 
 
+# ── whether it is right ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("mode", ["on", "auto"])
+def test_a_compiler_that_loses_gradients_is_found_out(setup, monkeypatch, caplog, mode, stacked):
+    """As torch 2.11 did. The trial is what it is with plain blocks, dropout included."""
+    monkeypatch.setattr(torch, "compile", lambda call, **options: lambda *given, **more: losing(call(*given, **more)))
+    monkeypatch.setattr(Compiler, "pays", lambda compiler, *given: compiler.mode != "off")
+
+    def run(compile):
+        worker = Worker(setup.but(prefix_cache_bytes=0))
+        worker.compiler.mode = compile
+        if not stacked:
+            return trained(worker, LORA)
+        pack = Pack(worker)
+        for number in (0, 1):
+            pack.join(Trial(number, {**LORA, "lora.rank": 2 + number}, 7))
+        events = [event for _ in range(STEPS + 1) for _, event in pack.advance()]
+        return events[-1]
+
+    if mode == "on":
+        with pytest.raises(EnvironmentFault, match=r"other gradients than plain ones.*turn it off"):
+            run("on")
+        return
+    found = run("auto")
+    assert "other gradients than plain ones" in caplog.text
+    expected = run("off")
+    assert found.metrics["loss"] == expected.metrics["loss"]
+    assert found.ran == expected.ran == ("stack" if stacked else "static")
+
+
+def losing(states):
+    """A block's outputs without their gradient."""
+    return tuple(map(losing, states)) if isinstance(states, tuple) else states.detach() + 0 * states
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "difference"),
+    [
+        ([[3.0, 4.0]], [[3.0, 4.0]], 0.0),
+        ([[3.0, 4.0], [0.0]], [[3.0, 4.0], [1.0]], 1.0),
+        ([None, [1.0]], [[0.5], [1.0]], 1.0),
+        ([[1000.0], [0.3]], [[1000.0], [0.1]], 0.0),  # beside so large a gradient it may be rounding
+        ([[1.1], None], [[1.0], None], 0.1),
+        ([None], [None], 0.0),
+    ],
+)
+def test_how_far_gradients_are_apart(found, expected, difference):
+    own = [[None if values is None else torch.tensor(values) for values in side] for side in (found, expected)]
+    assert largest_difference(*own) == pytest.approx(difference)
+
+
 # ── whether it pays ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -266,7 +320,8 @@ class Program:
         monkeypatch.setattr(compiled, "time", SimpleNamespace(monotonic=lambda: self.now))
         monkeypatch.setattr(compiler, "compile", lambda network: self.calls.append("compile"))
         launcher = SimpleNamespace(wait=lambda: self.calls.append("wait"), forget=lambda: self.calls.append("forget"))
-        self.compiling = Compiling(compiler, SimpleNamespace(is_checkpointed=False, blocks=("block.0",)), launcher)
+        network = SimpleNamespace(is_checkpointed=False, blocks=("block.0",))
+        self.compiling = Compiling(compiler, network, launcher, list)
 
     def take(self, sizes, left):
         self.compiling.decide(left, sizes)

@@ -158,7 +158,7 @@ def test_losses_are_read_at_rungs_and_every_few_steps(setup, monkeypatch):
     assert [event.step for event in events[:-1]] == [7, 35]
 
 
-def test_out_of_memory_begins_again_as_a_plain_loop_that_divides_its_batches(setup, monkeypatch):
+def test_out_of_memory_begins_again_with_smaller_passes(setup, monkeypatch):
     """Nothing is reported twice."""
     expected = list(Worker(setup).evaluate(trial()))
     static_loss, calls = Network.static_loss, []
@@ -172,7 +172,7 @@ def test_out_of_memory_begins_again_as_a_plain_loop_that_divides_its_batches(set
     monkeypatch.setattr(Network, "static_loss", limited)
     found = list(Worker(setup.but(layout="flat")).evaluate(trial()))
     assert [type(event) for event in found] == [Report, Report, Result]
-    assert found[-1].metrics["micro_batch_size"] == 8 and found[-1].ran == "plain"
+    assert found[-1].metrics["micro_batch_size"] == 8 and found[-1].ran == "static"
     assert found[-1].metrics["train_loss"] == pytest.approx(expected[-1].metrics["train_loss"], rel=1e-3)
 
 

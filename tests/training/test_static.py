@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import bert, mobilenet, text_setup, vit, write_completions, write_texts, writer
-from PIL import Image
+from models import bert, mobilenet, picture_setup, text_setup, vit, write_completions, write_texts, writer
 
 from autopeft.tasks import Ragged
 from autopeft.training import stack as stacks
@@ -27,19 +26,6 @@ LORA = {"method": "lora", "lora.lr": 1e-2, "head.lr": 1e-2}
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
     return text_setup(tmp_path_factory.mktemp("static"))
-
-
-def pictures(folder, make):
-    rng = np.random.default_rng(0)
-    for index in range(21):
-        place = folder / "pictures" / "ab"[index % 2]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)).save(place / f"{index}.png")
-    (folder / "model").mkdir()
-    return Setup.of(
-        model=make(folder / "model"), task="image_classification", data={"train": str(folder / "pictures")},
-        folder=str(folder / "run"), cache=str(folder / "cache"), steps=5, batch_size=8,
-    )  # fmt: skip
 
 
 def network_of(setup, params=LORA, **options):
@@ -276,7 +262,7 @@ def test_passes_of_a_stack_of_a_size_take_the_same_operations_and_wait_for_no_va
 
 @pytest.mark.parametrize("make", [vit, mobilenet])
 def test_pictures_have_one_shape_and_the_last_batch_is_filled(tmp_path, make):
-    network = network_of(pictures(tmp_path, make), {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2})
+    network = network_of(picture_setup(tmp_path, make), {"method": "bias", "bias.lr": 1e-2, "head.lr": 1e-2})
     sizes = network.worker.statics.sizes(network.worker.data, "train", 8, network.micro_batch_size)
     assert [size.rows for size in sizes.all] == [8]
     for rows in (np.arange(8), np.arange(8, 11)):
