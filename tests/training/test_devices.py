@@ -1,19 +1,26 @@
 """All tensors of a pass lie on the model's device: on a GPU that only torch's shapes know (FakeTensor), so on any machine.
 
 Such tensors have no numbers. An operation on tensors of two devices is an error, and so is one that waits for a number.
+A build of torch for CPUs has to be told that switching to a GPU is nothing, which takes a few lines of C++.
 """
 
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from models import mobilenet, picture_setup, text_setup, vit, write_completions, writer
+from models import mobilenet, picture_setup, text_setup, translator, vit, write_completions, writer
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from autopeft import plugins
 from autopeft.errors import Refused
-from autopeft.training import low_rank, program, scorer, stack, stack_program
+from autopeft.training import greedy, low_rank, program, scorer, stack, stack_program
+from autopeft.training.greedy import Greedy
 from autopeft.training.launch import Eager
 from autopeft.training.loop import Worker
 from autopeft.training.program import Program, is_static
@@ -26,8 +33,30 @@ from autopeft.trial import Trial
 GPU = torch.device("cuda", 0)
 
 
+GUARD = """
+#include <c10/core/impl/DeviceGuardImplInterface.h>
+namespace c10::impl { C10_REGISTER_GUARD_IMPL(CUDA, NoOpDeviceGuardImpl<DeviceType::CUDA>) }
+"""
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory):
+    """Lets Python's bindings of torch switch to a GPU that is not there."""
+    if torch.version.cuda is not None:
+        return  # such a build does that by itself
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not here")
+    folder, torchs = tmp_path_factory.mktemp("guard"), Path(torch.__file__).parent
+    (folder / "guard.cpp").write_text(GUARD)
+    include = [f"-I{torchs / 'include' / part}" for part in ("", "torch/csrc/api/include")]
+    library = folder / "guard.so"
+    build = ["g++", "-std=c++20", "-shared", "-fPIC", "guard.cpp", *include, f"-L{torchs / 'lib'}", "-lc10"]
+    subprocess.run([*build, "-o", str(library)], cwd=folder, check=True, capture_output=True)
+    ctypes.CDLL(str(library))
+
+
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(monkeypatch, guarded):
     """A mode in which tensors can be on a GPU, and have no numbers."""
     fakes = {
         "mem_get_info": lambda device=None: (2**36, 2**37),
@@ -39,7 +68,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": make())
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     monkeypatch.setattr(torch.nn.Module, "to", moved)
-    for module in (program, stack_program, scorer):
+    for module in (program, stack_program, scorer, greedy):
         monkeypatch.setattr(module, "launcher_of", lambda step, device, generators=(): Eager(step))
     for module in (low_rank, stack):  # a FakeTensor is not quantised
         monkeypatch.setattr(module, "is_plain", lambda layer: not layer.lora_variant)
@@ -117,7 +146,7 @@ def test_a_trial_is_on_its_models_device(setup, method, gpu):
         rows = network.score_batches("validation")[0]
         network.eval()
         assert network.logits("validation", rows).device == GPU
-        if not is_static(network):
+        if not is_static(network) or method in ("loha", "lokr"):  # these toss a coin on the host
             return
         steps = Program(network, 4)
         steps.begin(network.attached, 1)
@@ -143,6 +172,23 @@ def test_a_stack_is_on_its_models_device(setup, gpu):
         both.update(steps.coefficients[0])
         rows = both.network.score_batches("validation", 8, 2)[0]
         assert {logits.device for logits in both._logits("validation", [rows] * 2, [0, 1], 8)} == {GPU}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "t5", "bart"])
+def test_generation_is_on_its_models_device(kind, gpu, tmp_path):
+    if kind in ("t5", "bart"):
+        model = translator(kind).eval()
+    else:
+        model = AutoModelForCausalLM.from_pretrained(writer(tmp_path, kind)).eval()
+    config = GenerationConfig(
+        do_sample=False, num_beams=1, max_new_tokens=6, pad_token_id=1, eos_token_id=[0], decoder_start_token_id=3
+    )
+    with gpu, torch.no_grad():
+        on_gpu(model, gpu)
+        ids = torch.full((3, 5), 4, device=GPU)
+        writing = Greedy(model, GPU).begin(ids, torch.ones_like(ids), config)
+        writing.step()
+        assert {writing.written.device, writing.token.device} == {GPU}
 
 
 def test_it_shows_what_is_left_on_the_host(gpu):
