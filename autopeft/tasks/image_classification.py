@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autopeft.errors import ConfigError, Fault, UsageError
+from autopeft.errors import ConfigError, EnvironmentFault, Fault, UsageError
 from autopeft.tasks import Dataset, Kind, Raw, Source, Split, column_names
 from autopeft.tasks._augment import CHANGES
 from autopeft.tasks._classification import Classification
@@ -112,6 +112,11 @@ def image_processor(source: Source) -> Any:
         processor = AutoImageProcessor.from_pretrained(source.model, **source.options)
     except (OSError, ValueError) as fault:
         raise lacks("image processor", source.model, fault) from fault
+    except ImportError as fault:
+        raise EnvironmentFault(
+            "the image processor needs a package that is not here "
+            f"({str(fault).strip().splitlines()[0]}): install it; transformers from 5.18 on needs none"
+        ) from fault
     finally:
         logging.set_verbosity(verbosity)
     size = source.data.get("image_size")

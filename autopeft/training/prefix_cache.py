@@ -32,7 +32,9 @@ from autopeft.training.batches import by_length, collate, pad
 from autopeft.training.model import Passed, replace_module
 
 MOST_TRIES = 10  # to open caches that other workers drop meanwhile
-BATCH = 64  # rows of one forward pass while a cache is built: fixed, so that its bits are
+# Rows of one forward pass while a cache is built, and of texts on a GPU its tokens, padding included: fixed, so that its
+# bits are.
+BATCH, PLACES = 64, 2**14
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class PrefixCache:
         values: np.memmap[Any, Any] | None = None
         offsets = np.concatenate([[0], np.cumsum(split.lengths)])
         ragged, dtype = False, torch.float32
-        for rows in by_length(split.lengths, BATCH):
+        for rows in passes(split, reach.device):
             hidden = reach(split, rows)
             if values is None:
                 ragged, dtype = reach.is_ragged(split, hidden), hidden.dtype
@@ -182,6 +184,14 @@ class PrefixCache:
             if folder.path not in keep:
                 _remove(folder.path)
                 size -= folder.size
+
+
+def passes(split: Split, device: torch.device) -> list[np.ndarray]:
+    """Returns the rows of each pass that builds a cache. On a GPU few tokens would take as long as many: launches."""
+    is_text = any(isinstance(c, Ragged) and np.issubdtype(c.values.dtype, np.integer) for c in split.inputs.values())
+    if device.type == "cuda" and is_text:
+        return by_length(split.lengths, PLACES, PLACES)
+    return by_length(split.lengths, BATCH)
 
 
 @dataclass(frozen=True)
@@ -260,7 +270,7 @@ class Reach:
         target: str,
         takes: bool,
         precision: Callable[[], contextlib.AbstractContextManager[Any]],
-        device: Any,
+        device: torch.device,
         cut: Cut | None = None,
         below: Cached | None = None,
     ) -> None:

@@ -84,7 +84,7 @@ class Sizes:
 
 WHOLE = Sizes()
 SMALL = Sizes(
-    epochs=1, plain_trials=6, plain_processes_trials=16, picture_trials=12, plain_picture_trials=6, steps=120,
+    epochs=2, plain_trials=6, plain_processes_trials=16, picture_trials=12, plain_picture_trials=6, steps=120,
     plain_steps=40, score_intents=20, limit=150,
 )  # fmt: skip
 REHEARSAL = Sizes(
@@ -138,7 +138,7 @@ class Bench:
             "budget": {"trials": len(config["sampler"]["params"])}, **config,
         }  # fmt: skip
         if self.is_rehearsal:  # measuring what is fastest would take most of its time
-            whole["training"] = {"precision": "fp32", "attention": "sdpa", **whole["training"]}
+            whole["training"] = {"precision": "fp32", "attention": "sdpa", "layout": "flat", **whole["training"]}
         folder = self.folder / f"ours-{name}"
         shutil.rmtree(folder, ignore_errors=True)
         return Started("ours.py", {"config": whole, "folder": str(folder), **more}, self).result()

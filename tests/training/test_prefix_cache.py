@@ -33,6 +33,19 @@ def text():
     return model, split, ("bert.embeddings",), tuple(f"bert.encoder.layer.{i}" for i in range(N_LAYERS))
 
 
+def test_on_a_gpu_a_pass_holds_many_tokens_of_texts(monkeypatch):
+    _, split, *_ = text()
+    own = prefix_cache.passes(split, torch.device("cpu"))
+    assert [len(rows) for rows in own] == [64, 64, 22]
+    monkeypatch.setattr(prefix_cache, "PLACES", 500)
+    many = prefix_cache.passes(split, torch.device("cuda"))
+    lengths = split.lengths
+    assert sorted(np.concatenate(many)) == list(range(150))
+    assert all(len(rows) * lengths[rows].max() <= 500 for rows in many) and len(many) == 3
+    sounds = Split({"input_values": Ragged(np.ones(90, np.float32), np.arange(91), 0)}, {})
+    assert [len(rows) for rows in prefix_cache.passes(sounds, torch.device("cuda"))] == [64, 26]
+
+
 def images():
     torch.manual_seed(0)
     config = ViTConfig(
@@ -61,7 +74,7 @@ def reach_of(model, stem, blocks):
         cut = Cut(clone, stem, blocks, lower) if lower is not None else None
         takes = depth > N_LAYERS
         target = "classifier" if takes else blocks[depth - 1]
-        return Reach(clone, target, takes, contextlib.nullcontext, "cpu", cut, below)
+        return Reach(clone, target, takes, contextlib.nullcontext, torch.device("cpu"), cut, below)
 
     return reach
 
