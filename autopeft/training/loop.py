@@ -169,6 +169,7 @@ class Worker:
         self, trial: Trial, split: str, course: Course, attempt: Attempt
     ) -> Iterator[Report | Result | Phase | Pause]:
         setup, built = self.setup, self.prefix.seconds
+        attempt.is_last, attempt.ran = True, PLAIN  # where memory runs out before it is known, or steps divide batches
         yield Phase.PREPARING
         with contextlib.ExitStack() as stack:
             network = self.network(trial)

@@ -55,6 +55,7 @@ class StackProgram:
         stack.scorer = scorer_of(stack.static_logits, stack.network.model, device)
         self._launched = 0  # steps that nobody has read
         self._sizes: Sequence[Size] = ()  # of their passes
+        self._first: Sequence[np.ndarray] = ()  # rows of the first one
 
     @property
     def is_launched(self) -> bool:
@@ -76,14 +77,12 @@ class StackProgram:
         passes = [Pass(network.size_of(part), part is own[-1]) for own in parts for part in own]
         flat = [part for own in parts for part in own]
         self._send(flat, batches, coefficients)
-        self._sizes = [taken.size for taken in passes]
+        self._sizes, self._first = [taken.size for taken in passes], flat[0]
         left = max(member.course.total - member.step for member in stack.members)
         self.compiling.decide(left * len(passes) // n_steps, self._sizes)
         before = None if network.is_resident else lambda index: network.send(flat[index], passes[index].size)
         try:
             with self.compiling.timed():
-                if before is not None:
-                    before(0)
                 self.compiling.check()
                 self.launcher.launch(passes, before)
             if before is not None:  # what was sent lies where all trials' batches lie
@@ -116,6 +115,8 @@ class StackProgram:
         stack = self.stack
         generators = [member.randomness for member in stack.members]
         states = [generator.get_state() for generator in generators]
+        if not stack.network.is_resident:
+            stack.network.send(self._first, self._sizes[0])
         try:
             everyone = tuple(range(len(stack.members)))
             losses = stack.static_loss(everyone, self.rows[0], self._sizes[0], self.weights[0])

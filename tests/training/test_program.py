@@ -176,6 +176,23 @@ def test_out_of_memory_begins_again_with_smaller_passes(setup, monkeypatch):
     assert found[-1].metrics["train_loss"] == pytest.approx(expected[-1].metrics["train_loss"], rel=1e-3)
 
 
+def test_memory_that_runs_out_before_it_trains_again_ends_the_trial(setup, monkeypatch):
+    """After a first attempt that could have been narrowed."""
+    network, begun = Worker.network, []
+
+    def full(*given):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+    def once(worker, given):
+        begun.append(given)
+        return network(worker, given) if len(begun) == 1 else full()
+
+    monkeypatch.setattr(Worker, "network", once)
+    monkeypatch.setattr(Network, "static_loss", full)
+    *_, result = Worker(setup.but(layout="flat")).evaluate(trial())
+    assert result.status is Status.OUT_OF_MEMORY and len(begun) == 2
+
+
 def test_a_trial_that_ends_by_should_end_leaves_its_program_ready(setup):
     asked = []
     worker = Worker(setup.but(layout="flat"), lambda: len(asked) > 0)
