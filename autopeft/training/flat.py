@@ -17,16 +17,11 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from autopeft.training import varlen
 from autopeft.training.sizes import Size
 
 FLAT = "autopeft_flat_"
 PLAIN = ("eager", "sdpa")  # attentions that do no more than softmax(q k) v
-MOST_WIDTH = 256  # of a head, in flash attention
-# What an attention function may be given and `varlen_attn` needs no more; anything else goes the general way.
-NEEDLESS = frozenset({
-    "position_ids", "use_cache", "output_attentions", "output_hidden_states", "cache_position", "is_causal",
-    "past_key_values", "past_key_value", "head_mask", "encoder_hidden_states", "encoder_attention_mask",
-})  # fmt: skip
 
 
 class Layout:
@@ -266,11 +261,13 @@ def attend(
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # angles of positions in fp32 widen queries and keys
         half = torch.get_autocast_dtype("cuda")
         query, key, value = (states.to(half) for states in (query, key, value))
-    if name in PLAIN and _takes_varlen(query, value, options):
-        window = options.get("sliding_window")
-        reach = -1 if window is None else window - 1
-        bounds = (reach, 0 if is_causal else reach)
-        return _by_boundaries(layout, query, key, value, bounds, options.get("scaling")), None
+    reach = -1 if options.get("sliding_window") is None else options["sliding_window"] - 1
+    window = (reach, 0 if is_causal else reach)
+    if name in PLAIN and varlen.takes(query, value, options, window):
+        out = varlen.attention(
+            query[0], key[0], value[0], layout.cu, layout.width, window, scaling=options.get("scaling")
+        )
+        return out.unsqueeze(0), None
     own = ALL_ATTENTION_FUNCTIONS.get_interface(
         name, getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     )
@@ -279,37 +276,3 @@ def attend(
     query, key, value = (layout.padded(states) for states in (query, key, value))
     out = own(module, query, key, value, mask, **options)[0]
     return out.flatten(0, 1).index_select(0, layout.index).unsqueeze(0), None
-
-
-def _takes_varlen(query: torch.Tensor, value: torch.Tensor, options: Mapping[str, Any]) -> bool:
-    """Whether flash attention by boundaries does all that is asked: on a GPU, in 16 bits, without biases or dropout."""
-    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
-        return False
-    if query.shape[-1] > MOST_WIDTH or query.shape[-1] % 8 or query.shape[-1] != value.shape[-1]:
-        return False
-    more = {name for name, given in options.items() if given is not None and name not in NEEDLESS}
-    return more <= {"scaling", "dropout", "sliding_window"} and not options.get("dropout")
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _by_boundaries(
-    layout: Layout,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    window: tuple[int, int],
-    scaling: Any,
-) -> torch.Tensor:
-    """Flash attention; a query sees keys of its row only, `window` places before and behind it (-1: all)."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-    width, copies = query.shape[-1], query.shape[1] // key.shape[1]
-    if scaling is not None and scaling != width**-0.5:  # it scales by the width alone
-        query = query * (scaling * width**0.5)
-    if copies > 1:
-        key, value = (states.repeat_interleave(copies, 1) for states in (key, value))
-    query, key, value = (states.contiguous() for states in (query, key, value))
-    out = varlen_attn(query, key, value, layout.cu, layout.cu, layout.width, layout.width, window_size=window)
-    assert isinstance(out, torch.Tensor), "nothing else was asked for"
-    return out.unsqueeze(0)
