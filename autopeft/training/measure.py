@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import statistics
 import sys
 import time
@@ -30,6 +31,8 @@ from autopeft.training.setup import Setup
 from autopeft.training.stack import Member, Stack
 from autopeft.trial import Trial
 
+logger = logging.getLogger(__name__)
+
 # Largest difference that a candidate's logits may have from those of fp32 eager, as a share of the largest logit. bf16
 # has 8 bits of mantissa; this is its rounding error after a dozen layers.
 TOLERANCE = 0.05
@@ -49,8 +52,9 @@ class Choice:
         precision, attention: The fastest candidate that agrees with fp32 eager.
         micro_batch_size: Rows of one forward pass.
         layout: "padded" or "flat"; it follows from the device, unless the config names it.
-        candidates: For each: seconds a step (CPU seconds on a CPU; None if the candidate does not agree), and the
-            largest difference of logits as a share of the largest logit. There is no bf16 candidate if bf16 is slow.
+        candidates: For each: seconds a step (CPU seconds on a CPU; None if the candidate does not agree, or a step of it
+            failed), and the largest difference of logits as a share of the largest logit. There is no bf16 candidate if
+            bf16 is slow.
     """
 
     precision: str
@@ -93,13 +97,18 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
             logits = _logits(_with(setup, name), params)
         except NoSuchAttention:
             continue
+        except UsageError as fault:
+            if exact is None:
+                raise
+            _leave_out(name, fault)
+            continue
         exact = logits if exact is None else exact
         if name[0] in precisions:
             differences[name] = float(np.abs(logits - exact).max() / np.abs(exact).max())
     agree = [name for name, difference in differences.items() if difference <= TOLERANCE]
     agree = agree or list(differences)  # a precision that the user fixed is kept, even if it differs more
     seconds = _fastest_steps(setup, params, agree, pack)
-    best = min(agree, key=seconds.__getitem__)
+    best = min(seconds, key=seconds.__getitem__)
     candidates = tuple(
         {"precision": name[0], "attention": name[1], "step_seconds": seconds.get(name), "difference": difference}
         for name, difference in differences.items()
@@ -116,13 +125,23 @@ def _fastest_steps(
     """
     found: dict[tuple[str, str], list[list[float]]] = {name: [] for name in names}
     for _ in range(ROUNDS):
-        for name in names:
+        for name in list(found):
             worker = Worker(_with(setup, name).but(prefix_cache_bytes=0))
             # CPU seconds on a CPU, so that other processes of the machine do not change the choice.
             clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
-            with taken(worker, "train"):
-                found[name].append(_step_times(worker, params, pack, clock))
+            try:
+                with taken(worker, "train"):
+                    found[name].append(_step_times(worker, params, pack, clock))
+            except UsageError as fault:
+                del found[name]
+                if not found:
+                    raise
+                _leave_out(name, fault)
     return {name: statistics.mean(map(min, zip(*rounds, strict=True))) for name, rounds in found.items()}
+
+
+def _leave_out(name: tuple[str, str], fault: UsageError) -> None:
+    logger.warning("%s with attention %s is left out, as the model or this device does not take it: %s", *name, fault)
 
 
 def _step_times(worker: Worker, params: Mapping[str, Any], pack: int, clock: Callable[[], float]) -> list[float]:

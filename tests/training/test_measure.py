@@ -95,6 +95,32 @@ def test_bf16_is_a_candidate_where_its_products_are_fast(setup, monkeypatch, is_
         assert (choice.precision, choice.candidates) == ("fp32", ())
 
 
+@pytest.mark.parametrize("where", ["logits", "step"])
+def test_a_candidate_that_fails_beside_others_is_left_out(setup, monkeypatch, caplog, where):
+    """As a kernel for 16 bits may, on a card that is too old."""
+    monkeypatch.setattr(measure, "is_bf16_fast", lambda device: True)
+    monkeypatch.setattr(measure, "TOLERANCE", 1.0)
+
+    def failing(name):
+        whole = getattr(Network, name)
+
+        def maybe(network, *given):
+            if network.worker.setup.machine.precision == "bf16":
+                raise RuntimeError("CUDA error: no kernel image is available")
+            return whole(network, *given)
+
+        return maybe
+
+    name = {"logits": "logits", "step": "backward"}[where]
+    monkeypatch.setattr(Network, name, failing(name))
+    choice = choose(setup, "auto", "sdpa", {"method": "lora"})
+    assert choice.precision != "bf16"
+    assert caplog.text.count("bf16 with attention sdpa is left out") == 1 and "no kernel image" in caplog.text
+    seconds = {each["precision"]: each["step_seconds"] for each in choice.candidates}
+    assert "bf16" not in seconds if where == "logits" else seconds["bf16"] is None
+    assert seconds["fp32"] > 0 and seconds["bf16_frozen"] > 0
+
+
 def test_whether_bf16_is_fast_is_measured(monkeypatch):
     seconds = iter([3.0] * 8 + [2.0] * 8 + [2.0] * 8 + [3.0] * 8)
     monkeypatch.setattr(measure, "_seconds_of", lambda call: call() and next(seconds))
