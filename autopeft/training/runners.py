@@ -257,7 +257,12 @@ class Together:
         return events
 
     def _until_due(self) -> int:
-        """Returns how many steps all members can take before one of them is due, or losses have to be read."""
+        """Returns how many steps all members can take before one of them is due, or losses have to be read.
+
+        One, if some have just begun: it shows what they need of the memory, and whether others have room to join.
+        """
+        if self.n_new:
+            return 1
         stops = [(member.step, {*member.course.rungs, member.course.total}) for member in self.members]
         return min(READ, *(min(stop - step for stop in own if stop > step) for step, own in stops))
 

@@ -79,7 +79,8 @@ class StackProgram:
         self._send(flat, batches, coefficients)
         self._sizes, self._first = [taken.size for taken in passes], flat[0]
         left = max(member.course.total - member.step for member in stack.members)
-        self.compiling.decide(left * len(passes) // n_steps, self._sizes)
+        if all(member.step > 0 for member in stack.members):  # others may join at the first step, and change shapes
+            self.compiling.decide(left * len(passes) // n_steps, self._sizes)
         before = None if network.is_resident else lambda index: network.send(flat[index], passes[index].size)
         try:
             with self.compiling.timed():

@@ -143,7 +143,8 @@ def test_a_stack_is_compiled_once_for_all_its_updates(writing, traced):
     assert found == pytest.approx(plain, abs=1e-5)
     assert (off.named("stack"), on.named("stack")) == ("stack", "stack+compiled")
     sizes = len(on._known)
-    assert 0 < counts[-1] <= counts[0] * sizes, "no more for each step"
+    assert counts[0] == 0, "others may join in the first step, and change shapes"
+    assert 0 < counts[-1] <= counts[1] * sizes, "no more for each step"
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++, which is not here")

@@ -608,6 +608,24 @@ def test_as_many_join_as_memory_holds_by_what_the_first_was_seen_to_take(setup):
     assert most == 4
 
 
+def test_a_stack_grows_to_what_memory_holds_within_a_few_steps(setup):
+    """Not 25 steps for each doubling: those that were first would be at their end before the last join."""
+    own = setup.but(layout="flat", epochs=None, steps=60, rungs=(0.9,), score_rungs=False)
+    trials = [lora(number, rank=2) for number in range(8)]
+    pack = measured_pack(own, size=10_000, held=dict.fromkeys(range(8), 100), extra=20)
+    left, steps = list(trials), []
+    while left:
+        while left and (not pack._running() or pack.has_room()):
+            pack.join(left.pop(0))
+            steps.append(max(course_steps(pack)))
+        assert pack.advance(pack.has_room) == [] or not left
+    assert steps == [0, 1, 2, 2, 3, 3, 3, 3]
+
+
+def course_steps(pack):
+    return [member.step for together in pack._together.values() for member in together.members]
+
+
 def test_out_of_memory_in_company_costs_no_trial_a_result_or_a_batch(setup, monkeypatch):
     """It begins again beside half as many others, at last alone; nothing is reported twice, no batch is divided."""
     backward, company, pack = Network.backward, [], Pack(Worker(setup))
