@@ -40,8 +40,10 @@ STEPS = 4  # measured for a cost
 CHOICE_STEPS, ROUNDS = 3, 2  # measured for a choice: each round runs all candidates; each step counts at its fastest
 PRODUCT = 512  # rows, inner size and columns of the product that shows whether bf16 is fast here
 SAMPLE = 512  # rows of a split that a cost is measured on
-PASS_SECONDS, FEWEST = 0.5, 64  # on a CPU so many rows as pass in this time, but not fewer: a plan is made in minutes
-LONG = 3.0  # seconds of a round after which no other follows: steps that take long vary little
+# On a CPU so many rows as pass in this time, but not fewer: what is measured takes minutes, whatever the model.
+PASS_SECONDS, FEWEST = 0.5, 2
+SHOWING = 64  # most rows that show how long one takes
+LONG = 3.0  # seconds after which no other round or step follows: those that take long vary little
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
     attentions = ("eager", "sdpa") if attention == "auto" else (attention,)
     if len(precisions) * len(attentions) == 1:
         return Choice(precisions[0], attentions[0], setup.machine.micro_batch_size, setup.machine.layout)
+    rows = quick_rows(_with(setup, ("fp32", attentions[-1])), params)
     exact: np.ndarray | None = None
     differences: dict[tuple[str, str], float] = {}
     for name in itertools.product(dict.fromkeys(("fp32", *precisions)), attentions):
         if name[0] not in precisions and exact is not None:
             continue  # if fp32 is no candidate, it runs once, as the reference
         try:
-            logits = _logits(_with(setup, name), params)
+            logits = _logits(_with(setup, name), params, rows)
         except NoSuchAttention:
             continue
         except UsageError as fault:
@@ -107,7 +110,7 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
             differences[name] = float(np.abs(logits - exact).max() / np.abs(exact).max())
     agree = [name for name, difference in differences.items() if difference <= TOLERANCE]
     agree = agree or list(differences)  # a precision that the user fixed is kept, even if it differs more
-    seconds = _fastest_steps(setup, params, agree, pack)
+    seconds = _fastest_steps(setup, params, agree, pack, rows)
     best = min(seconds, key=seconds.__getitem__)
     candidates = tuple(
         {"precision": name[0], "attention": name[1], "step_seconds": seconds.get(name), "difference": difference}
@@ -117,16 +120,24 @@ def choose(setup: Setup, precision: str, attention: str, params: Mapping[str, An
 
 
 def _fastest_steps(
-    setup: Setup, params: Mapping[str, Any], names: Sequence[tuple[str, str]], pack: int
+    setup: Setup, params: Mapping[str, Any], names: Sequence[tuple[str, str]], pack: int, rows: int
 ) -> dict[tuple[str, str], float]:
     """Measures the mean seconds of a step of each candidate, each step at its fastest.
 
     Candidates take turns, so that a slow phase of the machine does not decide: its speed can halve within a minute.
+
+    Args:
+        rows: Most rows of the steps, of all trials of a pack together.
     """
     found: dict[tuple[str, str], list[list[float]]] = {name: [] for name in names}
-    for _ in range(ROUNDS):
+    start = time.process_time()
+    for index in range(ROUNDS):
+        if index and time.process_time() - start > LONG * len(names):
+            break
         for name in list(found):
             worker = Worker(_with(setup, name).but(prefix_cache_bytes=0))
+            if rows < pack * setup.train.batch_size:
+                worker.data = replace(worker.data, splits=_some(worker, max(FEWEST, rows // pack)))
             # CPU seconds on a CPU, so that other processes of the machine do not change the choice.
             clock = time.process_time if worker.device.type == "cpu" else time.perf_counter
             try:
@@ -151,17 +162,17 @@ def _step_times(worker: Worker, params: Mapping[str, Any], pack: int, clock: Cal
     if members:
         static = pace.of_pack(worker, members, CHOICE_STEPS, clock)
         stack = Stack(worker, members, pack)
-        return static or _timed(worker, (stack.step() for _ in range(CHOICE_STEPS + 1)), clock)[1:]
+        return static or [*_timed(worker, (stack.step() for _ in range(CHOICE_STEPS + 1)), clock)][1:]
     network = worker.network(trials[0])
     static = pace.of_trial(network, CHOICE_STEPS, clock)
-    return static or _timed(worker, worker.train(network, worker.setup.seed, CHOICE_STEPS + 1), clock)[1:]
+    return static or [*_timed(worker, worker.train(network, worker.setup.seed, CHOICE_STEPS + 1), clock)][1:]
 
 
-def _logits(setup: Setup, params: Mapping[str, Any]) -> np.ndarray:
+def _logits(setup: Setup, params: Mapping[str, Any], most_rows: int) -> np.ndarray:
     """Computes the logits of some validation rows, before any training step."""
     worker = Worker(setup.but(prefix_cache_bytes=0))
     lengths = worker.data.splits["validation"].lengths
-    rows = np.arange(len(score_batches(lengths, worker.base)[0]))
+    rows = np.arange(min(most_rows, len(score_batches(lengths, worker.base)[0])))
     with taken(worker, "validation"), torch.no_grad():
         network = worker.network(Trial(0, params, setup.seed))
         network.eval()
@@ -231,21 +242,24 @@ def clock_of(worker: Worker) -> Callable[[], float]:
 
 
 def step_seconds(worker: Worker, network: Network, steps: int) -> list[float]:
-    """Measures the seconds of each of some training steps. The first step is a warm-up."""
-    return _timed(worker, worker.train(network, worker.setup.seed, steps + 1), clock_of(worker))
+    """Measures the seconds of each of some training steps, of fewer if they are slow. The first one is a warm-up."""
+    clock, out = clock_of(worker), list[float]()
+    for seconds in _timed(worker, worker.train(network, worker.setup.seed, steps + 1), clock):
+        out.append(seconds)
+        if len(out) > 1 and sum(out) > LONG:
+            break
+    return out
 
 
-def _timed(worker: Worker, steps: Iterator[Any], clock: Callable[[], float] = time.perf_counter) -> list[float]:
-    """Measures the seconds of each step, by a clock."""
-    seconds = []
+def _timed(worker: Worker, steps: Iterator[Any], clock: Callable[[], float]) -> Iterator[float]:
+    """Yields the seconds of each step, by a clock."""
     last = clock()
     for _ in steps:
         if worker.device.type == "cuda":
             torch.cuda.synchronize(worker.device)
         now = clock()
-        seconds.append(now - last)
-        last = now
-    return seconds
+        yield now - last
+        last = clock()
 
 
 @dataclass(frozen=True)
@@ -273,7 +287,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
         setup: Has a cache folder of its own, as the caches written there hold some rows only.
         members: Configurations, in the order in which a search would ask for them.
     """
-    rows = _sample_size(setup, members)
+    rows = quick_rows(setup, members[0]) if members else SAMPLE
     worker = Worker(setup)
     whole = {name: int(split.lengths.sum()) for name, split in worker.data.splits.items()}
     lengths = worker.data.splits["train"].lengths
@@ -281,7 +295,7 @@ def costs(setup: Setup, members: Sequence[Mapping[str, Any]]) -> list[Cost]:
         total_steps(setup, len(lengths)),
         _units(lengths, order(lengths, setup.train.batch_size, setup.seed, 0)),
     )
-    some = {name: some_rows(split, rows, setup.seed) for name, split in worker.data.splits.items() if name != "test"}
+    some = _some(worker, rows)
     worker.data = replace(worker.data, splits=some)
     parts = {name: int(split.lengths.sum()) / whole[name] for name, split in some.items()}
     worker.prefix.parts = parts  # so that the bound holds for the whole splits
@@ -315,30 +329,39 @@ def _steps_of(worker: Worker, network: Network) -> tuple[float, list[np.ndarray]
         return min(static), [pace.middle_batch(worker)]
     rounds = _in_rounds(lambda: step_seconds(worker, network, STEPS)[1:], clock_of(worker))
     lengths, setup = worker.data.splits["train"].lengths, worker.setup
-    batches = list(islice(endless(lengths, setup.train.batch_size, setup.seed), 1 + STEPS))[1:]
-    return statistics.mean(map(min, zip(*rounds, strict=True))), batches
+    n_steps = min(map(len, rounds))
+    batches = list(islice(endless(lengths, setup.train.batch_size, setup.seed), 1 + n_steps))[1:]
+    return statistics.mean(min(own[index] for own in rounds) for index in range(n_steps)), batches
 
 
-def _sample_size(setup: Setup, members: Sequence[Mapping[str, Any]]) -> int:
-    """Returns how many rows pass the first configuration in PASS_SECONDS of a CPU, at most SAMPLE; SAMPLE on a GPU."""
-    if setup.machine.device != "cpu" or not members:
+def _some(worker: Worker, rows: int) -> dict[str, Split]:
+    """Returns some rows of each split but the test."""
+    splits = worker.data.splits.items()
+    return {name: some_rows(split, rows, worker.setup.seed) for name, split in splits if name != "test"}
+
+
+def quick_rows(setup: Setup, params: Mapping[str, Any]) -> int:
+    """Returns how many rows pass a configuration in PASS_SECONDS of a CPU, FEWEST to SAMPLE; SAMPLE on a GPU."""
+    if setup.machine.device != "cpu":
         return SAMPLE
-    worker = Worker(setup.but(prefix_cache_bytes=0))
-    rows = np.arange(min(FEWEST, len(worker.data.splits["validation"])))
-    clock, seconds = clock_of(worker), []
     try:
-        network = worker.network(Trial(0, members[0], setup.seed))
+        worker = Worker(setup.but(prefix_cache_bytes=0))
+        clock, most = clock_of(worker), min(SHOWING, len(worker.data.splits["validation"]))
+        network = worker.network(Trial(0, params, setup.seed))
         network.eval()
-        for _ in range(ROUNDS):
-            start = clock()
-            with torch.no_grad():
-                network.logits("validation", rows)
-            seconds.append(clock() - start)
-    except Exception as fault:  # of the configuration: it is said when that is measured
-        if not is_trials_own(fault):
+        n_rows, seconds = 1, 0.0
+        with torch.no_grad():
+            network.logits("validation", np.arange(n_rows))  # the first pass is slower
+            while n_rows < most and seconds < PASS_SECONDS / 4:
+                n_rows = min(2 * n_rows, most)
+                start = clock()
+                network.logits("validation", np.arange(n_rows))
+                seconds = clock() - start
+    except Exception as fault:  # of the configuration, or an attention that the model lacks: said when that is measured
+        if not is_trials_own(fault) and not isinstance(fault, NoSuchAttention):
             raise
         return SAMPLE
-    return int(np.clip(len(rows) * PASS_SECONDS / max(min(seconds), 1e-9), FEWEST, SAMPLE))
+    return int(np.clip(n_rows * PASS_SECONDS / max(seconds, 1e-9), FEWEST, SAMPLE))
 
 
 def _in_rounds(measured: Callable[[], Any], clock: Callable[[], float]) -> list[Any]:

@@ -18,6 +18,7 @@ from autopeft.training.pace import middle_batch
 from autopeft.training.precision import PRECISIONS
 from autopeft.training.setup import Setup
 from autopeft.training.stack import Stack
+from autopeft.trial import Trial
 
 WAIT = 0.3  # seconds: many times what a step of the tiny model takes
 
@@ -203,6 +204,31 @@ def test_a_slow_model_is_measured_on_few_rows_and_once(setup, monkeypatch):
     (cost,) = measure.costs(setup.but(cache=str(setup.cache) + "-own"), [{"method": "bias"}])
     assert seen == [8]
     assert cost.seconds > 0
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, measure.FEWEST), (1e9, 32)])
+def test_a_choice_of_a_slow_model_is_made_on_few_rows(setup, monkeypatch, seconds, most):
+    """A whole batch of texts takes a language model minutes on a CPU."""
+    monkeypatch.setattr(measure, "PASS_SECONDS", seconds)
+    rows = {"logits": [], "_backward": []}
+
+    def noted(name):
+        whole = getattr(Network, name)
+        return lambda network, split, some: rows[name].append(len(some)) or whole(network, split, some)
+
+    for name in rows:
+        monkeypatch.setattr(Network, name, noted(name))
+    choice = choose(setup.but(batch_size=32, micro_batch_size=32), "fp32", "auto", {"method": "lora"})
+    assert len(choice.candidates) == 2
+    assert max(rows["_backward"]) == most and len(rows["_backward"]) == 2 * measure.ROUNDS * (measure.CHOICE_STEPS + 1)
+    assert max(rows["logits"]) == (most if seconds == 0.0 else 32)
+
+
+def test_steps_that_take_long_are_measured_once(setup, monkeypatch):
+    monkeypatch.setattr(measure, "LONG", 0.0)
+    worker = Worker(setup)
+    network = worker.network(Trial(0, {"method": "bias"}, 1))
+    assert len(measure.step_seconds(worker, network, measure.STEPS)) == 2, "after one that warms up"
 
 
 def test_a_configuration_that_fails_has_no_cost_and_ends_no_plan(setup, monkeypatch, capsys):
