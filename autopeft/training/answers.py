@@ -13,6 +13,7 @@ from autopeft.training.batches import by_length, collate, collate_targets
 from autopeft.training.greedy import static_generation
 
 SCORE_BATCH = 128  # rows of one forward pass without gradient
+GPU_BATCH, GPU_PLACES = 1024, 2**15  # the same of texts on a GPU, and its tokens: smaller passes are all launches
 SCORE_SHARE = 128  # on a GPU: its bytes for each of them; with copies, a sixth of its memory
 WRITTEN = 1024  # rows for which a model writes at once
 SCORE_VALUES = 2**27  # most logits of one such pass, for a model with logits for each token: 0.5 GB in fp32
@@ -136,11 +137,15 @@ def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:
         lengths: (n_rows,) tokens, or samples of a sound, a row.
         model: The model that scores the rows.
     """
-    return by_length(lengths, bounded_rows(model, SCORE_BATCH), most_places(model))
+    return by_length(lengths, pass_rows(model), most_places(model))
 
 
 def _hears(model: Any) -> bool:
     return getattr(model, "main_input_name", None) in SOUND_INPUTS
+
+
+def _reads_on_gpu(model: Any) -> bool:
+    return getattr(model, "main_input_name", None) == "input_ids" and next(model.parameters()).device.type == "cuda"
 
 
 def has_vocabulary(model: Any) -> bool:
@@ -148,9 +153,11 @@ def has_vocabulary(model: Any) -> bool:
     return getattr(model, "get_output_embeddings", lambda: None)() is not None
 
 
-def bounded_rows(model: Any, wanted: int) -> int:
+def pass_rows(model: Any) -> int:
     """Returns how many rows a pass for scoring may hold."""
-    return min(wanted, SOUND_BATCH) if _hears(model) else wanted
+    if _hears(model):
+        return SOUND_BATCH
+    return GPU_BATCH if _reads_on_gpu(model) else SCORE_BATCH
 
 
 def most_places(model: Any) -> int | None:
@@ -158,7 +165,7 @@ def most_places(model: Any) -> int | None:
     if _hears(model):
         return SOUND_SAMPLES
     if not has_vocabulary(model):
-        return None
+        return GPU_PLACES if _reads_on_gpu(model) else None
     values, device = SCORE_VALUES, next(model.parameters()).device
     if device.type == "cuda":  # small passes would leave a large GPU idle
         values = max(values, torch.cuda.get_device_properties(device).total_memory // SCORE_SHARE)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autopeft.tasks import Augmenting, Ragged, Split, TokenWise, augments
-from autopeft.training.answers import SCORE_BATCH, bounded_rows, most_places
+from autopeft.training.answers import most_places, pass_rows
 from autopeft.training.batches import batch_weight, by_length, collate, collate_targets, divided
 from autopeft.training.checkpointing import checkpoint_blocks
 from autopeft.training.faults import is_out_of_memory
@@ -153,17 +153,17 @@ class Network:
     def eval(self) -> None:
         self.model.eval()
 
-    def score_batches(self, split: str, most_rows: int = SCORE_BATCH, members: int = 1) -> list[np.ndarray]:
+    def score_batches(self, split: str, most_rows: int | None = None, members: int = 1) -> list[np.ndarray]:
         """Returns the rows of a split in batches for scoring.
 
         Args:
-            most_rows: Most rows of a batch.
+            most_rows: Most rows of a batch; None for those of a pass.
             members: Number of members that share a pass, each with a batch.
         """
         lengths = self.worker.data.splits[split].lengths
         if self.takes_static(split):
             return self._widths(split, most_rows, members).batches()
-        return by_length(lengths, bounded_rows(self.model, most_rows), self._most_places(members))
+        return by_length(lengths, most_rows or pass_rows(self.model), self._most_places(members))
 
     def _most_places(self, members: int) -> int | None:
         most = most_places(self.model)
@@ -209,12 +209,12 @@ class Network:
         batch_size = worker.setup.train.batch_size
         return worker.statics.sizes(worker.data, split, batch_size, self.micro_batch_size, members).fit(batches)
 
-    def score_size(self, split: str, batches: Sequence[np.ndarray], most_rows: int = SCORE_BATCH) -> Size:
+    def score_size(self, split: str, batches: Sequence[np.ndarray], most_rows: int | None = None) -> Size:
         """Returns the size of a pass without gradient over some batches of rows, one a member of the pass."""
         return self._widths(split, most_rows, len(batches)).fit(batches)
 
-    def _widths(self, split: str, most_rows: int, members: int) -> Widths:
-        rows, places = bounded_rows(self.model, most_rows), self._most_places(members)
+    def _widths(self, split: str, most_rows: int | None, members: int) -> Widths:
+        rows, places = most_rows or pass_rows(self.model), self._most_places(members)
         return self.worker.statics.widths(self.worker.data, split, rows, places, self.is_joined)
 
     def send(self, batches: Sequence[np.ndarray], size: Size, split: str = "train") -> torch.Tensor:

@@ -21,7 +21,7 @@ from torch import nn
 from autopeft import recipe
 from autopeft.recipe import Head
 from autopeft.tasks import Writer, augments
-from autopeft.training.answers import SCORE_BATCH, Answers, calibrated, write
+from autopeft.training.answers import Answers, calibrated, pass_rows, write
 from autopeft.training.batches import batch_weight, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
@@ -272,7 +272,8 @@ class Stack:
         def score() -> list[Answers]:
             out: list[Answers] = []
             for some in _parts(chosen, self.most_members):
-                most = max(SCORE_BATCH, len(some) * worker.setup.train.batch_size) // len(some)
+                whole = pass_rows(self.network.model)
+                most = min(whole, max(whole, len(some) * worker.setup.train.batch_size) // len(some))
                 found = [Answers(worker.task, data) for _ in some]
                 for rows in self.network.score_batches(split, most, len(some)):
                     for answers, own in zip(found, self._logits(split, [rows] * len(some), some, most), strict=True):
@@ -359,7 +360,7 @@ class Stack:
         return losses.tolist()
 
     def _logits(
-        self, split: str, parts: Sequence[np.ndarray], chosen: Sequence[int], most_rows: int = SCORE_BATCH
+        self, split: str, parts: Sequence[np.ndarray], chosen: Sequence[int], most_rows: int | None = None
     ) -> list[torch.Tensor]:
         """Computes each chosen member's logits (n_rows of its part, n_labels). Pads shorter parts for the pass.
 

@@ -1,12 +1,14 @@
 """What is kept of each row lies in the split's order; outputs that are not finite have no score."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from autopeft.tasks import Split
 from autopeft.tasks.text_classification import TextClassification
-from autopeft.training.answers import Answers
+from autopeft.training.answers import Answers, most_places, pass_rows, score_batches
 
 ABOUT = {"n_outputs": 2, "label_names": ["a", "b"]}
 
@@ -34,3 +36,23 @@ def test_outputs_that_are_not_finite_have_no_score():
     found = answered([[float("nan")] * 2] * 4)
     with pytest.raises(FloatingPointError, match="not finite"):
         found.scores(np.ones(4), ABOUT)
+
+
+@pytest.mark.parametrize(
+    ("reads", "device", "rows", "places"),
+    [
+        ("input_ids", "cpu", 128, None),
+        ("input_ids", "cuda", 1024, 2**15),
+        ("pixel_values", "cuda", 128, None),
+        ("input_values", "cuda", 16, 2**21),
+    ],
+)
+def test_a_pass_of_texts_on_a_gpu_holds_many_rows(reads, device, rows, places):
+    """Small passes are all launches there. Pictures are large, and sounds have bounds of their own."""
+    weight = SimpleNamespace(device=torch.device(device))
+    model = SimpleNamespace(main_input_name=reads, parameters=lambda: iter([weight]))
+    assert (pass_rows(model), most_places(model)) == (rows, places)
+    lengths = np.full(3000, 12)
+    batches = score_batches(lengths, model)
+    assert sum(map(len, batches)) == 3000 and max(map(len, batches)) == rows
+    assert all(len(batch) * 12 <= (places or 1e9) for batch in batches)
