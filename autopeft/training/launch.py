@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -170,21 +170,45 @@ class Graphs:
         return self._passes[size] >= (WARM_LATER if self._graphs else WARM)
 
     def _capture(self, size: Any) -> None:
-        """Captures the step. A step that cannot be captured is called instead, for all sizes."""
-        graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)
-        try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=self.stream):
-                self.step(size)
-        except RuntimeError as fault:
-            if is_out_of_memory(fault):
-                raise
-            logger.warning("a step is no CUDA graph, and is launched kernel by kernel: %s", fault)
-            self.name = "static"
-            self._graphs.clear()
+        """Captures the step, beside what other streams do; if that fails, once more with the device to itself.
+
+        A step that cannot be captured is called instead, for all sizes.
+        """
+        for is_alone in (False, True):
+            graph = torch.cuda.CUDAGraph()
+            for generator in self.generators:
+                graph.register_generator_state(generator)
+            try:
+                with torch.cuda.graph(graph, self._pool, self.stream) if is_alone else _captured(graph, self._pool):
+                    self.step(size)
+            except RuntimeError as fault:
+                self._pool = torch.cuda.graph_pool_handle()  # what a failed capture has left in the other is nobody's
+                if not is_alone:
+                    continue
+                if is_out_of_memory(fault):
+                    raise
+                logger.warning("a step is no CUDA graph, and is launched kernel by kernel: %s", fault)
+                self.name = "static"
+                self._graphs.clear()
+                return
+            self._graphs[size] = graph
             return
-        self._graphs[size] = graph
+
+
+@contextmanager
+def _captured(graph: torch.cuda.CUDAGraph, pool: Any) -> Iterator[None]:
+    """Captures what the present stream is given.
+
+    As `torch.cuda.graph` does, but that waits for all streams first, and gives back all memory that is not in use.
+    """
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError):  # it tells of the same fault
+            graph.capture_end()
+        raise
+    graph.capture_end()
 
 
 def launcher_of(step: Step, device: torch.device, generators: Sequence[torch.Generator] = ()) -> Launcher:

@@ -57,6 +57,15 @@ class Graph:
     def register_generator_state(self, generator):
         self.generators.append(generator)
 
+    def capture_begin(self, pool=None, capture_error_mode="global"):
+        self.recording = Recording(self.generators)
+        self.recording.__enter__()
+
+    def capture_end(self):
+        self.recording.__exit__(None, None, None)
+        self.recording.undo()
+        self.operations = self.recording.operations
+
     def replay(self):
         Graph.replayed += 1
         with torch.no_grad():
@@ -72,10 +81,11 @@ class Graph:
 @contextlib.contextmanager
 def capturing(graph, pool=None, stream=None):
     """torch.cuda.graph."""
-    with Recording(graph.generators) as recording:
+    graph.capture_begin()
+    try:
         yield
-    recording.undo()
-    graph.operations = recording.operations
+    finally:
+        graph.capture_end()
 
 
 class Drawing:

@@ -15,7 +15,7 @@ class Card:
     """torch.cuda in names. A step that is captured is not taken; a replay takes it. Notes what it is asked for."""
 
     def __init__(self, monkeypatch):
-        self.done, self.states, self.is_capturing, self.fault = [], [], False, None
+        self.done, self.states, self.is_capturing, self.faults, self.emptied = [], [], False, [], 0
         card = self
 
         class Graph:
@@ -28,13 +28,20 @@ class Card:
             def replay(self):
                 card.done.append(("replay", self.size))
 
+            def capture_begin(self, pool, capture_error_mode):
+                card.is_capturing, card.graph = True, self
+
+            def capture_end(self):
+                card.is_capturing = False
+
         @contextlib.contextmanager
         def graph(made, pool, stream):
-            self.is_capturing, self.graph = True, made
+            self.emptied += 1
+            made.capture_begin(pool, "global")
             try:
                 yield
             finally:
-                self.is_capturing = False
+                made.capture_end()
 
         stream = SimpleNamespace(wait_stream=lambda other: None, synchronize=lambda: None)
         state = SimpleNamespace(
@@ -55,8 +62,8 @@ class Card:
         if not self.is_capturing:
             self.done.append(("step", size))
             return
-        if self.fault is not None:
-            raise self.fault
+        if self.faults:
+            raise self.faults.pop(0)
         self.graph.size = size
 
 
@@ -82,7 +89,7 @@ def test_each_size_is_captured_after_real_passes_and_replayed(card):
 
 def test_what_cannot_be_captured_is_called_from_then_on(card, caplog):
     graphs = Graphs(card.step, DEVICE)
-    card.fault = RuntimeError("operation not permitted when stream is capturing")
+    card.faults = [RuntimeError("operation not permitted when stream is capturing")] * 2
     graphs.launch(["a"] * (WARM + 2))
     assert card.done == [("step", "a")] * (WARM + 2)
     assert graphs.name == "static" and caplog.text.count("is no CUDA graph") == 1
@@ -90,10 +97,21 @@ def test_what_cannot_be_captured_is_called_from_then_on(card, caplog):
 
 def test_memory_that_runs_out_in_a_capture_is_raised(card):
     graphs = Graphs(card.step, DEVICE)
-    card.fault = torch.cuda.OutOfMemoryError("CUDA out of memory")
+    card.faults = [torch.cuda.OutOfMemoryError("CUDA out of memory")] * 2
     with pytest.raises(torch.cuda.OutOfMemoryError):
         graphs.launch(["a"] * (WARM + 1))
-    assert card.states[-1] == "before"
+    assert card.states[-1] == "before" and not card.is_capturing
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("not beside other streams"), torch.cuda.OutOfMemoryError("CUDA out")])
+def test_what_fails_beside_others_is_captured_with_the_device_to_itself(card, fault):
+    """All streams have ended then, and memory that nobody uses is given back."""
+    graphs = Graphs(card.step, DEVICE)
+    card.faults = [fault]
+    graphs.launch(["a"] * (WARM + 2))
+    assert card.done == [("step", "a")] * WARM + [("replay", "a")] * 2 and card.emptied == 1
+    graphs.launch(["b"] * 3)
+    assert card.emptied == 1 and graphs.name == "graph"
 
 
 def test_a_step_that_draws_on_the_host_is_not_captured(card):
