@@ -8,15 +8,14 @@ are read now and then. A batch of several micro-batches is as many launches: gra
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, islice
+from itertools import islice
 
 import numpy as np
 import torch
 from torch import nn
 
-from autopeft.training.batches import batch_weight, divided, endless
+from autopeft.training.batches import endless
 from autopeft.training.compiled import Compiling
 from autopeft.training.course import Course
 from autopeft.training.launch import READ, Pause, launcher_of
@@ -24,22 +23,8 @@ from autopeft.training.network import Network
 from autopeft.training.optimizer import learning_rate_factor, make_optimizer
 from autopeft.training.recipe import Attached, load_trained, trained_state
 from autopeft.training.scorer import scorer_of
-from autopeft.training.sizes import Size
-from autopeft.training.static import filled
+from autopeft.training.tape import Pass, Tape
 from autopeft.trial import Phase
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What a pass over a micro-batch depends on, but for its rows.
-
-    Attributes:
-        size: The shape of its batch.
-        is_last: Whether the optimiser's update follows: no more rows of the batch are left.
-    """
-
-    size: Size
-    is_last: bool
 
 
 def is_static(network: Network) -> bool:
@@ -70,22 +55,13 @@ class Program:
         groups = self.optimizer.param_groups
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.penalties = [during.penalty for during in network.attached.during if during.penalty is not None]
-        self.most_rows = min(network.micro_batch_size, setup.train.batch_size)  # of a pass
-        most_passes = -(-setup.train.batch_size // self.most_rows)  # of a step
-        self.has_parts = most_passes > 1
-        self.rows = torch.full((total * most_passes, self.most_rows), -1, device=device)
-        self.weights = torch.zeros(total, device=device)  # divisors of the batches' summed losses
+        self.tape = Tape(setup, total, 1, network.micro_batch_size, device)
         factors = [learning_rate_factor(setup, total, step) for step in range(total)]
         self.factors = torch.tensor(factors, device=device)
-        self.losses = torch.zeros(total, device=device)
-        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # steps done
-        self.passed = torch.zeros(1, dtype=torch.int64, device=device)  # passes done
         self.rates = torch.zeros(len(groups), device=device)
         for group, rate in zip(groups, torch.zeros(len(groups), device=device).unbind(), strict=True):
             group["lr"] = rate
-        self.parts: Sequence[np.ndarray] = ()  # rows of each pass
         self.passes: Sequence[Pass] = ()
-        self.first_of: Sequence[int] = ()  # number of passes before each step
         self.done = 0
         self.launcher = launcher_of(self.step, device)
         self.compiling = Compiling(worker.compiler, network, self.launcher, self.gradients)
@@ -105,28 +81,15 @@ class Program:
                 if isinstance(tensor, torch.Tensor):
                     tensor.zero_()
         own = endless(split.lengths, setup.train.batch_size, seed) if batches is None else batches
-        chosen, weights = list(islice(own, self.total)), self.network.worker.data.weights["train"]
-        self._plan(chosen)
-        self.rows[: len(self.parts)].copy_(torch.from_numpy(filled(self.parts, self.most_rows)))
-        self.weights.copy_(torch.tensor([batch_weight(weights, batch) for batch in chosen]))
+        chosen, weights = [[batch] for batch in islice(own, self.total)], self.network.worker.data.weights["train"]
+        self.passes = self.tape.fill(chosen, weights, self.network.size_of)
         self.rates.copy_(torch.tensor([group.lr for group in attached.groups]))
-        for tensor in (self.at, self.passed, self.losses):
-            tensor.zero_()
-        if self.has_parts:  # what was captured adds to gradients where they lie
+        if self.tape.has_parts:  # what was captured adds to gradients where they lie
             for parameter in self.parameters:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+        self.done = 0
         self.launcher.seed(seed)
         self.network.train()
-
-    def _plan(self, batches: Sequence[np.ndarray]) -> None:
-        """Divides the batches in passes."""
-        parts = [divided(batch, self.most_rows) for batch in batches]
-        self.parts = [part for own in parts for part in own]
-        self.passes = [
-            Pass(self.network.size_of([part]), index == len(own) - 1) for own in parts for index, part in enumerate(own)
-        ]
-        self.first_of = list(accumulate(map(len, parts), initial=0))
-        self.done = 0
 
     def step(self, taken: Pass) -> None:
         """Takes the next pass: gradients, added to those of the batch's passes before. The last one updates.
@@ -134,42 +97,40 @@ class Program:
         Notes its part of the batch's loss.
         """
         try:
-            rows, weight = self.rows.index_select(0, self.passed), self.weights.index_select(0, self.at)
-            loss = self.network.static_loss(rows, taken.size, "train", weight)[0]
-            whole = loss
+            rows, weight = self.tape.read()
+            losses = self.network.static_loss(rows, taken.size, "train", weight)
+            whole = losses.sum()
             for penalty in self.penalties if taken.is_last else ():
                 whole = whole + penalty()
             whole.backward()
             if taken.is_last:
                 self._update()
         finally:
-            if not self.has_parts:
+            if not self.tape.has_parts:
                 self.optimizer.zero_grad(set_to_none=True)
-        self.losses.index_add_(0, self.at, loss.detach().view(1))
-        self.passed += 1
-        self.at += int(taken.is_last)
+        self.tape.note(losses, taken)
 
     def _update(self) -> None:
         """Clips the gradients, updates the tensors, and begins gradients anew."""
-        setup, factor = self.network.worker.setup, self.factors.index_select(0, self.at)
+        setup, factor = self.network.worker.setup, self.factors.index_select(0, self.tape.at)
         for group, rate in zip(self.optimizer.param_groups, self.rates.unbind(), strict=True):
             torch.mul(rate, factor[0], out=group["lr"])
         if setup.train.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, setup.train.clip)
         self.optimizer.step()
-        if self.has_parts:
+        if self.tape.has_parts:
             self.optimizer.zero_grad(set_to_none=False)
 
     def gradients(self) -> list[torch.Tensor | None]:
         """Computes the gradients of the next pass, of whichever randomness. Changes nothing."""
-        first, device = self.first_of[self.done], self.network.worker.device
-        taken, part = self.passes[first], self.rows[first : first + 1]
+        first, device = self.tape.first_of[self.done], self.network.worker.device
+        rows, weight = self.tape.read()
         if not self.network.is_resident:
             self._send(first, 0)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            loss = self.network.static_loss(part, taken.size).sum()
-            return list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+            losses = self.network.static_loss(rows, self.passes[first].size, "train", weight)
+            return list(torch.autograd.grad(losses.sum(), self.parameters, allow_unused=True))
 
     def run(self, course: Course) -> Iterator[tuple[int, float] | Pause | Phase]:
         """Trains the trial. Yields (step, mean loss of its batch) for each step, and a pause after launching some.
@@ -182,8 +143,8 @@ class Program:
         while self.done < self.total:
             first = self.done
             last = min(first + READ, next(rung for rung in rungs if rung > first))
-            ahead = [taken.size for taken in self.passes[self.first_of[first] :]]
-            sizes = ahead[: self.first_of[last] - self.first_of[first]]
+            ahead = [taken.size for taken in self.passes[self.tape.first_of[first] :]]
+            sizes = ahead[: self.tape.first_of[last] - self.tape.first_of[first]]
             self.compiling.decide(len(ahead), ahead)
             is_compiling = self.compiling.compiles(sizes)
             if is_compiling:  # for all trials of the structure: no watchdog ends it
@@ -194,7 +155,7 @@ class Program:
             if self.network.is_resident:
                 yield Pause(self.launcher.is_done)
             with self.compiling.timed():
-                losses = self.launcher.read(self.losses[first:last])
+                losses = self.launcher.read(self.tape.losses[first:last, 0])
             course.wait(self.compiling.note(sizes))
             if is_compiling:
                 yield Phase.TRAINING
@@ -205,11 +166,11 @@ class Program:
 
         If batches are sent, they have to be read before another trial's are: they lie where all trials' batches lie.
         """
-        first, last = self.first_of[self.done], self.first_of[self.done + n_steps]
+        first, last = self.tape.first_of[self.done], self.tape.first_of[self.done + n_steps]
         self.done += n_steps
         before = None if self.network.is_resident else partial(self._send, first)
         self.launcher.launch(self.passes[first:last], before)
 
     def _send(self, first: int, ahead: int) -> None:
         """Sends what a pass reads, and is not on the device."""
-        self.network.send([self.parts[first + ahead]], self.passes[first + ahead].size)
+        self.network.send(self.tape.parts[first + ahead], self.passes[first + ahead].size)

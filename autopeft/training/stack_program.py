@@ -7,21 +7,18 @@ was captured serves on.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from autopeft.training.batches import batch_weight, divided
 from autopeft.training.compiled import Compiling
 from autopeft.training.faults import is_out_of_memory
 from autopeft.training.launch import READ, launcher_of
-from autopeft.training.program import Pass
 from autopeft.training.scorer import scorer_of
 from autopeft.training.sizes import Size
 from autopeft.training.stack import Member, Stack
-from autopeft.training.static import filled
+from autopeft.training.tape import Pass, Tape
 
 
 def is_static(stack: Stack) -> bool:
@@ -39,23 +36,15 @@ class StackProgram:
     def __init__(self, stack: Stack) -> None:
         self.stack, device, n_members = stack, stack.worker.device, len(stack.members)
         setup = stack.worker.setup
-        self.most_rows = min(setup.machine.micro_batch_size, setup.train.batch_size)  # of a member's part of a pass
-        most_passes = -(-setup.train.batch_size // self.most_rows)  # of a step
-        self.has_parts = most_passes > 1
-        self.rows = torch.full((READ * most_passes, n_members, self.most_rows), -1, device=device)
-        self.weights = torch.zeros((READ, n_members), device=device)  # divisors of the batches' summed losses
+        self.tape = Tape(setup, READ, n_members, setup.machine.micro_batch_size, device)
         self.coefficients = torch.zeros((READ, n_members, 6), device=device)
-        self.losses = torch.zeros((READ, n_members), device=device)
-        self.at = torch.zeros(1, dtype=torch.int64, device=device)  # steps done of those that were launched
-        self.passed = torch.zeros(1, dtype=torch.int64, device=device)  # passes done of them
-        if self.has_parts:  # what was captured adds to gradients where they lie
+        if self.tape.has_parts:  # what was captured adds to gradients where they lie
             stack.values.grad = torch.zeros_like(stack.values)
         self.launcher = launcher_of(self.step, device, [member.randomness for member in stack.members])
         self.compiling = Compiling(stack.worker.compiler, stack.network, self.launcher, self.gradients)
         stack.scorer = scorer_of(stack.static_logits, stack.network.model, device)
         self._launched = 0  # steps that nobody has read
         self._sizes: Sequence[Size] = ()  # of their passes
-        self._first: Sequence[np.ndarray] = ()  # rows of the first one
 
     @property
     def is_launched(self) -> bool:
@@ -73,15 +62,14 @@ class StackProgram:
         stack, network = self.stack, self.stack.network
         batches = [self._batches() for _ in range(n_steps)]
         coefficients = torch.stack([stack.coefficients(step) for step in range(n_steps)])
-        parts = [self._divided(batch) for batch in batches]
-        passes = [Pass(network.size_of(part), part is own[-1]) for own in parts for part in own]
-        flat = [part for own in parts for part in own]
-        self._send(flat, batches, coefficients)
-        self._sizes, self._first = [taken.size for taken in passes], flat[0]
+        passes = self.tape.fill(batches, stack.worker.data.weights["train"], network.size_of)
+        self.coefficients[:n_steps].copy_(coefficients)
+        parts = self.tape.parts
+        self._sizes = [taken.size for taken in passes]
         left = max(member.course.total - member.step for member in stack.members)
         if all(member.step > 0 for member in stack.members):  # others may join at the first step, and change shapes
             self.compiling.decide(left * len(passes) // n_steps, self._sizes)
-        before = None if network.is_resident else lambda index: network.send(flat[index], passes[index].size)
+        before = None if network.is_resident else lambda index: network.send(parts[index], passes[index].size)
         try:
             with self.compiling.timed():
                 self.compiling.check()
@@ -94,33 +82,17 @@ class StackProgram:
             self._rest(batches, coefficients)
         self._launched = n_steps
 
-    def _divided(self, batch: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        """Divides the members' batches of a step: their rows of each pass, of some maybe none in the last ones."""
-        parts = [divided(rows, self.most_rows) for rows in batch]
-        return [list(part) for part in itertools.zip_longest(*parts, fillvalue=batch[0][:0])]
-
-    def _send(
-        self, parts: Sequence[Sequence[np.ndarray]], batches: Sequence[Sequence[np.ndarray]], coefficients: torch.Tensor
-    ) -> None:
-        """Sends what the next steps read."""
-        weights = self.stack.worker.data.weights["train"]
-        divisors = [[batch_weight(weights, rows) for rows in batch] for batch in batches]
-        self.rows[: len(parts)].copy_(torch.from_numpy(np.stack([filled(part, self.most_rows) for part in parts])))
-        self.weights[: len(batches)].copy_(torch.tensor(divisors))
-        self.coefficients[: len(batches)].copy_(coefficients)
-        for tensor in (self.at, self.passed, self.losses):
-            tensor.zero_()
-
     def gradients(self) -> list[torch.Tensor | None]:
         """Computes the gradients of the first of the passes that are about to be launched. Changes nothing."""
         stack = self.stack
         generators = [member.randomness for member in stack.members]
         states = [generator.get_state() for generator in generators]
         if not stack.network.is_resident:
-            stack.network.send(self._first, self._sizes[0])
+            stack.network.send(self.tape.parts[0], self._sizes[0])
         try:
             everyone = tuple(range(len(stack.members)))
-            losses = stack.static_loss(everyone, self.rows[0], self._sizes[0], self.weights[0])
+            rows, weight = self.tape.read()
+            losses = stack.static_loss(everyone, rows, self._sizes[0], weight)
             (found,) = torch.autograd.grad(losses.sum(), [stack.values])
         finally:
             stack.end()
@@ -135,7 +107,7 @@ class StackProgram:
     def read(self) -> Iterator[list[float]]:
         """Waits for the launched steps. Moves the members on step by step, and yields their losses of each."""
         with self.compiling.timed():
-            losses: list[list[float]] = self.launcher.read(self.losses[: self._launched])
+            losses: list[list[float]] = self.launcher.read(self.tape.losses[: self._launched])
         spent = self.compiling.note(self._sizes)
         for member in self.stack.members:
             member.course.wait(spent)
@@ -172,29 +144,27 @@ class StackProgram:
 
         Notes the members' losses.
         """
-        stack, at = self.stack, self.at
+        stack = self.stack
         everyone = tuple(range(len(stack.members)))
         try:
-            rows, weight = self.rows.index_select(0, self.passed)[0], self.weights.index_select(0, at)[0]
+            rows, weight = self.tape.read()
             losses = stack.static_loss(everyone, rows, taken.size, weight)
             losses.sum().backward()
             if taken.is_last:
-                stack.update(self.coefficients.index_select(0, at)[0])
-            if taken.is_last and self.has_parts and stack.values.grad is not None:
+                stack.update(self.coefficients.index_select(0, self.tape.at)[0])
+            if taken.is_last and self.tape.has_parts and stack.values.grad is not None:
                 stack.values.grad.zero_()
         finally:
-            if self.has_parts:
+            if self.tape.has_parts:
                 stack.end()
             else:
                 stack.clear()
-        self.losses.index_add_(0, at, losses.detach()[None])
-        self.passed += 1
-        at += int(taken.is_last)
+        self.tape.note(losses, taken)
 
     def _rest(self, batches: Sequence[Sequence[np.ndarray]], coefficients: torch.Tensor) -> None:
         """Takes the steps that were not taken when memory ran out, with fewer members a pass."""
-        stack, done = self.stack, int(self.launcher.read(self.at)[0])
+        stack, done = self.stack, int(self.launcher.read(self.tape.at)[0])
         stack.halve()
         for step in range(done, len(batches)):
             losses = stack.take(batches[step], coefficients[step])
-            self.losses[step].copy_(torch.tensor(losses))
+            self.tape.losses[step].copy_(torch.tensor(losses))

@@ -11,9 +11,10 @@ from models import text_setup
 from autopeft import plugins
 from autopeft.training.batches import collate
 from autopeft.training.loop import Worker
-from autopeft.training.program import Pass, Program, is_static
+from autopeft.training.program import Program, is_static
 from autopeft.training.stack import Member, Stack
 from autopeft.training.stack_program import StackProgram
+from autopeft.training.tape import Pass
 from autopeft.trial import Trial
 from tests.training.traces import Watch, watched
 
@@ -66,8 +67,8 @@ def test_a_step_of_a_stack_can_be_captured(setup):
     members = [Member.of(worker, Trial(n, {**given, "lora.dropout": 0.1 * n}, n)) for n in (1, 0)]
     program = StackProgram(Stack(worker, members, 2))
     program.launch(2)
-    program.at.zero_()
-    program.passed.zero_()
+    program.tape.at.zero_()
+    program.tape._passed.zero_()
     size = program.stack.network.size_of([next(member.batches) for member in members])
     assert watched(program.step, Pass(size, is_last=True)) == []
 
@@ -112,7 +113,7 @@ def test_what_follows_a_replay_finds_the_model_as_it_is(setup):
     rows = np.arange(2)
     inputs = collate(worker.data.splits["validation"], rows, worker.device)
     split, size = network.worker.statics.split(worker.data, "train"), program.passes[0].size
-    layout = split.layout(network.send([program.parts[0]], size), size)
+    layout = split.layout(network.send(program.tape.parts[0], size), size)
     network.eval()
     with torch.no_grad():
         expected = network.logits("validation", rows)

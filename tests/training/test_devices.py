@@ -150,7 +150,8 @@ def test_a_trial_is_on_its_models_device(setup, method, gpu):
             return
         steps = Program(network, 4)
         steps.begin(network.attached, 1)
-        losses = network.static_loss(steps.rows[:1], steps.passes[0].size, "train", steps.weights[:1])
+        rows, weight = steps.tape.read()
+        losses = network.static_loss(rows, steps.passes[0].size, "train", weight)
         assert losses.device == GPU and losses.shape == (1,)
 
 
