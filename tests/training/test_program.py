@@ -65,6 +65,8 @@ def both(setup, given, **options):
         (trial(method="serial_adapter", lr=1e-2, layers="last_1"), {}),
         (trial(method="lora_plus", lr=1e-2), {"clip": None, "warmup": 0.5, "score_rungs": False}),
         (trial(method="head"), {}),
+        (trial(lr=2e-2), {"micro_batch_size": 5}),
+        (trial(method="full", lr=1e-3), {"gradient_checkpointing": "on", "micro_batch_size": 7}),
     ],
 )
 def test_it_trains_as_the_plain_loop_does(setup, given, options, device):
@@ -74,6 +76,15 @@ def test_it_trains_as_the_plain_loop_does(setup, given, options, device):
     for one, other in zip(plain, static, strict=True):
         assert steady(other) == pytest.approx(steady(one), rel=1e-3, abs=1e-3)
     same(ours, theirs)
+
+
+@pytest.mark.gpu
+def test_checkpointed_blocks_that_draw_are_called_on_a_gpu(setup):
+    """A graph would draw other masks for the gradients than for the loss."""
+    own = setup.but(layout="flat", device="cuda", gradient_checkpointing="on")
+    for dropout, ran in ((0.0, "graph"), (0.3, "static")):
+        *_, result = Worker(own).evaluate(trial(dropout=dropout))
+        assert (result.status, result.ran) == (Status.COMPLETE, ran)
 
 
 def test_what_changes_ranks_between_steps_runs_as_a_plain_loop(setup):
