@@ -137,15 +137,16 @@ def score_batches(lengths: np.ndarray, model: Any) -> list[np.ndarray]:
         lengths: (n_rows,) tokens, or samples of a sound, a row.
         model: The model that scores the rows.
     """
-    return by_length(lengths, pass_rows(model), most_places(model))
+    device = next(model.parameters()).device
+    return by_length(lengths, pass_rows(model, device), most_places(model, device))
 
 
 def _hears(model: Any) -> bool:
     return getattr(model, "main_input_name", None) in SOUND_INPUTS
 
 
-def _reads_on_gpu(model: Any) -> bool:
-    return getattr(model, "main_input_name", None) == "input_ids" and next(model.parameters()).device.type == "cuda"
+def _reads_on_gpu(model: Any, device: torch.device) -> bool:
+    return getattr(model, "main_input_name", None) == "input_ids" and device.type == "cuda"
 
 
 def has_vocabulary(model: Any) -> bool:
@@ -153,20 +154,20 @@ def has_vocabulary(model: Any) -> bool:
     return getattr(model, "get_output_embeddings", lambda: None)() is not None
 
 
-def pass_rows(model: Any) -> int:
+def pass_rows(model: Any, device: torch.device) -> int:
     """Returns how many rows a pass for scoring may hold."""
     if _hears(model):
         return SOUND_BATCH
-    return GPU_BATCH if _reads_on_gpu(model) else SCORE_BATCH
+    return GPU_BATCH if _reads_on_gpu(model, device) else SCORE_BATCH
 
 
-def most_places(model: Any) -> int | None:
+def most_places(model: Any, device: torch.device) -> int | None:
     """Returns how many tokens, or samples, a pass for scoring may hold, padding included; None for no bound."""
     if _hears(model):
         return SOUND_SAMPLES
     if not has_vocabulary(model):
-        return GPU_PLACES if _reads_on_gpu(model) else None
-    values, device = SCORE_VALUES, next(model.parameters()).device
+        return GPU_PLACES if _reads_on_gpu(model, device) else None
+    values = SCORE_VALUES
     if device.type == "cuda":  # small passes would leave a large GPU idle
         values = max(values, torch.cuda.get_device_properties(device).total_memory // SCORE_SHARE)
     return int(values // model.config.get_text_config().vocab_size)

@@ -163,10 +163,15 @@ class Network:
         lengths = self.worker.data.splits[split].lengths
         if self.takes_static(split):
             return self._widths(split, most_rows, members).batches()
-        return by_length(lengths, most_rows or pass_rows(self.model), self._most_places(members))
+        return by_length(lengths, most_rows or self.pass_rows, self._most_places(members))
+
+    @property
+    def pass_rows(self) -> int:
+        """Returns how many rows a pass for scoring may hold."""
+        return pass_rows(self.model, self.worker.device)
 
     def _most_places(self, members: int) -> int | None:
-        most = most_places(self.model)
+        most = most_places(self.model, self.worker.device)
         return None if most is None else max(1, most // members)
 
     def logits(self, split: str, rows: np.ndarray) -> torch.Tensor:
@@ -214,7 +219,7 @@ class Network:
         return self._widths(split, most_rows, len(batches)).fit(batches)
 
     def _widths(self, split: str, most_rows: int | None, members: int) -> Widths:
-        rows, places = most_rows or pass_rows(self.model), self._most_places(members)
+        rows, places = most_rows or self.pass_rows, self._most_places(members)
         return self.worker.statics.widths(self.worker.data, split, rows, places, self.is_joined)
 
     def send(self, batches: Sequence[np.ndarray], size: Size, split: str = "train") -> torch.Tensor:

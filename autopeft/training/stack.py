@@ -21,7 +21,7 @@ from torch import nn
 from autopeft import recipe
 from autopeft.recipe import Head
 from autopeft.tasks import Writer, augments
-from autopeft.training.answers import Answers, calibrated, pass_rows, write
+from autopeft.training.answers import Answers, calibrated, write
 from autopeft.training.batches import batch_weight, collate_targets, endless
 from autopeft.training.course import Course
 from autopeft.training.faults import is_out_of_memory
@@ -272,7 +272,7 @@ class Stack:
         def score() -> list[Answers]:
             out: list[Answers] = []
             for some in _parts(chosen, self.most_members):
-                whole = pass_rows(self.network.model)
+                whole = self.network.pass_rows
                 most = min(whole, max(whole, len(some) * worker.setup.train.batch_size) // len(some))
                 found = [Answers(worker.task, data) for _ in some]
                 for rows in self.network.score_batches(split, most, len(some)):

@@ -51,7 +51,7 @@ def test_a_pass_of_texts_on_a_gpu_holds_many_rows(reads, device, rows, places):
     """Small passes are all launches there. Pictures are large, and sounds have bounds of their own."""
     weight = SimpleNamespace(device=torch.device(device))
     model = SimpleNamespace(main_input_name=reads, parameters=lambda: iter([weight]))
-    assert (pass_rows(model), most_places(model)) == (rows, places)
+    assert (pass_rows(model, weight.device), most_places(model, weight.device)) == (rows, places)
     lengths = np.full(3000, 12)
     batches = score_batches(lengths, model)
     assert sum(map(len, batches)) == 3000 and max(map(len, batches)) == rows
