@@ -44,7 +44,7 @@ class Compiler:
     """Compiles blocks for the trials of a worker, and knows what that costs and wins.
 
     Args:
-        mode: "auto": where it pays, on a GPU; "on": from the first step on; "off".
+        mode: "auto": where it pays, on a GPU; "on": from the first step on, a stack from the second; "off".
         device: The worker's device.
 
     Attributes:
